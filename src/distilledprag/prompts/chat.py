@@ -1,0 +1,135 @@
+"""What a tokenizer's chat template writes around the messages of a conversation.
+
+The template is rendered with unguessable stand-ins for the messages and split at them, so no text from outside ever
+passes through it, and the same frame serves every question.
+
+    "<|im_start|>user\\n" BODY "<|im_end|>\\n<|im_start|>assistant\\n"
+
+This module knows nothing about passages, masks or token ids.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import TemplateError
+
+from distilledprag.errors import CheckpointError, InputError
+
+# Templates that write today's date would make every day's prompts differ; this is the day Llama 3.x itself falls back to.
+_DAY = {"%d": "26", "%e": "26", "%b": "Jul", "%B": "July", "%Y": "2024", "%y": "24", "%m": "07", "%A": "Friday"}
+_DAY |= {"%a": "Fri", "%H": "12", "%M": "00", "%S": "00", "%F": "2024-07-26", "%-d": "26", "%-m": "7"}
+_SAME_DAY = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f"|replace('{directive}','{value}')" for directive, value in _DAY.items())
+    + " }}{% endmacro %}{{ '' }}"
+)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rendered conversation: texts between messages, and which message stands between them.
+
+    texts[0] messages[0] texts[1] ... messages[-1] texts[-1]; a message is its index in the conversation, the last one
+    being the current turn of the user; len(texts) == len(messages) + 1.
+    """
+
+    texts: tuple[str, ...]
+    messages: tuple[int, ...]
+
+
+class ChatTemplate:
+    """The chat template of one tokenizer, or the plain frames of a tokenizer that has none."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self.source: str = _source(tokenizer)
+        self._template = (_SAME_DAY if "strftime_now" in self.source else "") + self.source
+
+    def frame(self, roles: Sequence[str]) -> Frame:
+        """The frame of a conversation with these roles before the current turn of the user, which comes last.
+
+        The frame's last text ends where the assistant's words begin, after an empty thinking block where the template
+        opens one. Raises InputError when the template refuses the roles, CheckpointError when it loses a message.
+        """
+        if not self.source:
+            return _plain_frame(roles)
+        texts, messages = self._render([*roles, "user"], generate=True)
+        if not messages or messages[-1] != len(roles):
+            raise CheckpointError("the chat template does not end with the user's message; it cannot be used")
+        return Frame((*texts[:-1], self._opening(texts[-1])), messages)
+
+    def after_answer(self) -> str:
+        """What the template writes after the assistant's words; "" without a template."""
+        return self._answer_turn()[1]
+
+    def _opening(self, written: str) -> str:
+        """The text up to the assistant's first word, from what the template writes to ask for an answer."""
+        if "<think>" in written and "</think>" not in written.rpartition("<think>")[2]:
+            return written.rstrip() + "\n\n</think>\n\n"
+        placed = self._answer_turn()[0]
+        # Mistral asks with "[/INST]" and writes the assistant's words after "[/INST] ".
+        return placed if placed.startswith(written) and placed[len(written) :].isspace() else written
+
+    def _answer_turn(self) -> tuple[str, str]:
+        """The texts before and after the assistant's words in an answered conversation."""
+        if not self.source:
+            return "", ""
+        try:
+            texts, messages = self._render(["user", "assistant"], generate=False)
+        except (InputError, CheckpointError):
+            return "", ""
+        return (texts[1], texts[2]) if messages == (0, 1) else ("", "")
+
+    def _render(self, roles: Sequence[str], *, generate: bool) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        names = [f"M{secrets.token_hex(16)}M" for _ in roles]
+        conversation = [{"role": role, "content": name} for role, name in zip(roles, names, strict=True)]
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                conversation,
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=generate,
+                enable_thinking=False,
+                date_string="26 Jul 2024",
+            )
+        except TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses a conversation of {', '.join(roles)}: {error}; user and assistant "
+                "messages must take turns, beginning with the user"
+            ) from error
+        parts = re.split("(" + "|".join(names) + ")", rendered)
+        messages = tuple(names.index(part) for part in parts[1::2])
+        if sorted(messages) != list(range(len(roles))):
+            raise CheckpointError(
+                f"the chat template does not write each message of a conversation of {', '.join(roles)} exactly once; "
+                "it cannot be used"
+            )
+        return tuple(parts[0::2]), messages
+
+    def takes_system(self, roles: Sequence[str]) -> bool:
+        """Whether the template writes a system message where it stands first in `roles`."""
+        if not self.source:
+            return True
+        try:
+            self._render(roles, generate=True)
+        except (InputError, CheckpointError):
+            return False
+        return True
+
+
+def _source(tokenizer: Any) -> str:
+    if not getattr(tokenizer, "chat_template", None):
+        return ""
+    return tokenizer.get_chat_template()
+
+
+def _plain_frame(roles: Sequence[str]) -> Frame:
+    """Frames without a chat template: earlier messages as lines that begin with the role's name."""
+    labels = {"system": "", "user": "User:", "assistant": "Assistant:"}
+    texts = ["".join(("\n" if index else "", labels[role])) for index, role in enumerate(roles)]
+    return Frame((*texts, "\n\n" if roles else "", "\n"), tuple(range(len(roles) + 1)))

@@ -1,0 +1,201 @@
+"""Text -> token ids, in two manners that are never mixed.
+
+`text` is for what comes from outside (documents, questions, answers, history): control tokens written in it, the mask
+token included, come out as the ordinary pieces of their spelling. `structure` is for our own words and for what the
+chat template wrote: there control tokens are recognised.
+
+    tokenizer's model + normalizer + pre-tokenizer, NO added tokens  -> text       (what is absent cannot be matched)
+    the same + control tokens looked up in a table                   -> structure
+
+This module knows nothing about prompts. It never changes the tokenizer it was made from, so threads may share it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from distilledprag.errors import InputError
+
+_BYTE_PIECE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+class PlainTextEncoder:
+    """Encodes untrusted text without control tokens, and trusted text with them.
+
+    Works on tokenizers with a Rust backend and, through `split_special_tokens`, on those written in Python.
+    """
+
+    def __init__(self, tokenizer: Any, mask_token_id: int, template_text: str = "") -> None:
+        """`template_text`: the chat template's source; added tokens it writes (such as `<think>`) are control tokens."""
+        self._control = {added.content: (index, added) for index, added in tokenizer.added_tokens_decoder.items()}
+        self._pattern = _any_of(self._control)
+        self.forbidden_ids = _forbidden_ids(tokenizer, mask_token_id, template_text)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if isinstance(backend, Tokenizer):
+            self._native = _rust_encoder(backend, keep_prefix=True)
+            self._bare = _rust_encoder(backend, keep_prefix=False)
+            self._piece = _model_encoder(backend)
+        else:
+            self._native = self._bare = _python_encoder(tokenizer)
+            self._piece = lambda character: self._bare(character)[0]
+        self._prefix_after_control = self._adds_prefix_after_control(tokenizer)
+
+    def text(self, text: str) -> list[int]:
+        """Token ids of untrusted `text`; none of them is in `forbidden_ids`.
+
+        Raises InputError for text that is not a string, that holds a lone surrogate, or that this tokenizer cannot
+        write without a control token (no tokenizer in use does that).
+        """
+        check_text(text)
+        ids, pieces = self._bare(text)
+        if not self.forbidden_ids.isdisjoint(ids):
+            # A control token's spelling is an entry of the model's own vocabulary: spell it character by character.
+            parts = [
+                self._piece_by_piece(piece) if index in self.forbidden_ids else [index]
+                for index, piece in zip(ids, pieces, strict=True)
+            ]
+            ids = [index for part in parts for index in part]
+        return ids
+
+    def structure(self, text: str, *, at_start: bool = False) -> list[int]:
+        """Token ids of trusted `text`, control tokens recognised. `at_start`: it opens the whole prompt."""
+        ids: list[int] = []
+        for position, part in enumerate(self._split(text)):
+            if isinstance(part, int):
+                ids.append(part)
+            elif part:
+                prefixed = at_start if position == 0 else self._prefix_after_control
+                ids.extend((self._native if prefixed else self._bare)(part)[0])
+        return ids
+
+    def first_control(self, text: str) -> int | None:
+        """The id of the first special token written in trusted `text`, or None."""
+        found = (self._control[match.group()] for match in self._pattern.finditer(text))
+        return next((index for index, added in found if added.special), None)
+
+    def _piece_by_piece(self, piece: str) -> list[int]:
+        ids = [index for character in piece for index in self._piece(character)]
+        if not self.forbidden_ids.isdisjoint(ids):
+            raise InputError(f"this tokenizer has no way to write {piece!r} as plain text; remove it from the text")
+        return ids
+
+    def _split(self, text: str) -> list[str | int]:
+        """Text parts and control-token ids in turn; the first entry is always a text part (perhaps empty)."""
+        parts: list[str | int] = []
+        begin, strip_left = 0, False
+        for match in self._pattern.finditer(text):
+            index, added = self._control[match.group()]
+            part = text[begin : match.start()]
+            part = part.lstrip() if strip_left else part
+            parts += [part.rstrip() if added.lstrip else part, index]
+            begin, strip_left = match.end(), added.rstrip
+        last = text[begin:]
+        return [*parts, last.lstrip() if strip_left else last]
+
+    def _adds_prefix_after_control(self, tokenizer: Any) -> bool:
+        """Whether the tokenizer puts its own word mark before text that follows a control token (older Llama)."""
+        special = next((content for content, (_, added) in self._control.items() if added.special), None)
+        native = self._native("a")[0]
+        if special is None or native == self._bare("a")[0]:
+            return False
+        return tokenizer.encode(special + "a", add_special_tokens=False)[1:] == native
+
+
+def check_text(text: str, what: str = "the text") -> None:
+    """Raise InputError unless `text` is a string of whole characters. `what` names it in the message."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be a string, not {type(text).__name__}")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{what} holds half a character (a lone surrogate, U+{ord(text[error.start]):04X}) at position "
+            f"{error.start}; read the file again as UTF-8, for example with errors='replace'"
+        ) from None
+
+
+def _forbidden_ids(tokenizer: Any, mask_token_id: int, template_text: str) -> frozenset[int]:
+    """Ids untrusted text must never produce.
+
+    The unknown token stays allowed unless it doubles as another control token: it is what a tokenizer without byte
+    fallback writes for a strange character. So do byte pieces, which some tokenizers list among their special tokens.
+    """
+    unknown = tokenizer.unk_token_id
+    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    forbidden = {mask_token_id}
+    for index, added in tokenizer.added_tokens_decoder.items():
+        written = bool(added.content.strip()) and added.content in template_text
+        if (added.special or written) and not _BYTE_PIECE.fullmatch(added.content):
+            forbidden.add(index)
+    forbidden |= set(tokenizer.all_special_ids)
+    if unknown is not None and unknown not in named and unknown != mask_token_id:
+        forbidden.discard(unknown)
+    return frozenset(forbidden)
+
+
+def _any_of(contents: Any) -> re.Pattern[str]:
+    """A pattern that matches the longest of `contents`; with none, a pattern that never matches."""
+    longest_first = sorted((content for content in contents if content), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+Encoded = tuple[list[int], list[str]]  # token ids and the pieces they stand for, same length
+
+
+def _rust_encoder(backend: Tokenizer, *, keep_prefix: bool) -> Callable[[str], Encoded]:
+    """The backend's pipeline without its added tokens; without the space it puts before a text unless `keep_prefix`."""
+    twin = Tokenizer(backend.model)
+    for name in ("normalizer", "pre_tokenizer"):
+        component = getattr(backend, name)
+        if component is not None and not keep_prefix:
+            component = _without_prefix(component)
+        if component is not None:
+            setattr(twin, name, component)
+
+    def encode(text: str) -> Encoded:
+        encoding = twin.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.tokens
+
+    return encode
+
+
+def _model_encoder(backend: Tokenizer) -> Callable[[str], list[int]]:
+    model = backend.model
+    return lambda piece: [token.id for token in model.tokenize(piece)]
+
+
+def _python_encoder(tokenizer: Any) -> Callable[[str], Encoded]:
+    def encode(text: str) -> Encoded:
+        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return ids, tokenizer.convert_ids_to_tokens(ids)
+
+    return encode
+
+
+def _without_prefix(component: Any) -> Any:
+    """A copy of a normalizer or pre-tokenizer that puts nothing before a text; None when nothing else is left."""
+    try:
+        state = _drop_prefix(json.loads(component.__getstate__()))
+    except Exception:  # a component written in Python has no state to edit; it is used as it is
+        return component
+    if state is None:
+        return None
+    copy = type(component).__new__(type(component))
+    copy.__setstate__(json.dumps(state).encode())
+    return copy
+
+
+def _drop_prefix(state: Any) -> Any:
+    if isinstance(state, list):
+        return [kept for kept in map(_drop_prefix, state) if kept is not None]
+    if not isinstance(state, dict):
+        return state
+    if state.get("type") == "Prepend":
+        return None
+    changes: dict[str, Any] = {"prepend_scheme": "never", "add_prefix_space": False}
+    return {key: changes.get(key, _drop_prefix(value)) for key, value in state.items()}
