@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
@@ -20,6 +27,7 @@ from distilledprag.mask import check_mask, install_mask, mask_record
 __all__ = ["SUPPORTED_TYPES", "BaseModel", "install_mask", "load_base", "load_unmasked_base", "save_base"]
 
 SUPPORTED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 @dataclass
@@ -47,8 +55,8 @@ def load_base(
 ) -> BaseModel:
     """Load a base from a folder or a hub id. `dtype` None keeps the precision it is stored in.
 
-    Raises CheckpointError for a missing or damaged folder, a model that is no causal LM of a supported architecture,
-    and a base without a mask token or with one that does not match its record.
+    Raises CheckpointError for a missing or damaged folder, a model that is no causal LM of a supported
+    architecture, and a base without a mask token or with one that does not match its record.
     """
     model, tokenizer = load_unmasked_base(path_or_id, dtype=dtype)
     record = mask_record(model)
@@ -66,25 +74,36 @@ def load_base(
 def load_unmasked_base(
     path_or_id: str | Path, *, dtype: torch.dtype | None = None
 ) -> tuple[PreTrainedModel, Any]:
-    """Load model and tokenizer, on the CPU, whether or not a mask is installed. Errors as in `load_base`, less the mask's."""
+    """Load model and tokenizer, on the CPU, whether or not a mask is installed. Errors as in `load_base`,
+    less the mask's.
+    """
     source = _source(path_or_id)
     config = _read(path_or_id, "config.json", lambda: AutoConfig.from_pretrained(source))
     architectures = getattr(config, "architectures", None) or []
-    if config.model_type not in SUPPORTED_TYPES or not all(name.endswith("ForCausalLM") for name in architectures):
+    if config.model_type not in SUPPORTED_TYPES or not all(
+        name.endswith("ForCausalLM") for name in architectures
+    ):
         raise CheckpointError(
-            f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'no architecture named'}); "
-            f"a base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
+            f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); a "
+            f"base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
         )
-    tokenizer = _read(path_or_id, "tokenizer", lambda: AutoTokenizer.from_pretrained(source))
+    tokenizer = _read(path_or_id, "tokenizer", lambda: _tokenizer(source))
     model, report = _read(
         path_or_id,
         "weights",
         lambda: AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True),
     )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
         raise CheckpointError(
-            f"the weights of {str(path_or_id)!r} lack {len(missing)} tensors, {missing[0]} first; copy the base again"
+            f"the weights of {str(path_or_id)!r} lack {len(wrong)} tensors or have them in the wrong shape, "
+            f"{wrong[0]} first; copy the base again"
+        )
+    rows, highest = len(model.get_input_embeddings().weight), max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise CheckpointError(
+            f"the tokenizer of {str(path_or_id)!r} writes ids up to {highest}, its embedding table has "
+            f"{rows} rows; the folder mixes files of two bases"
         )
     return model, tokenizer
 
@@ -97,7 +116,9 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: str | Path) -> Non
 
 
 def _source(path_or_id: str | Path) -> str:
-    """What transformers is given: an existing folder, or a hub id. Raises CheckpointError for a path to nothing."""
+    """What transformers is given: an existing folder, or a hub id. Raises CheckpointError for a path to
+    nothing.
+    """
     text = str(path_or_id)
     folder = Path(text).expanduser()
     if folder.is_dir():
@@ -111,8 +132,17 @@ def _source(path_or_id: str | Path) -> str:
     return text
 
 
+def _tokenizer(source: str) -> Any:
+    """The tokenizer as it was saved. (For Qwen2, AutoTokenizer turns a generic one into its own class.)"""
+    if get_tokenizer_config(source).get("tokenizer_class") in _GENERIC_TOKENIZERS:
+        return PreTrainedTokenizerFast.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source)
+
+
 def _name(path_or_id: str | Path) -> str:
-    """The base's public name: a hub id as it is, of a folder only its last part (paths say where one's files lie)."""
+    """The base's public name: a hub id as it is, of a folder only its last part (paths say where one's files
+    lie).
+    """
     folder = Path(path_or_id).expanduser()
     return folder.resolve().name if folder.is_dir() else str(path_or_id)
 

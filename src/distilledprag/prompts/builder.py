@@ -1,18 +1,20 @@
 """The prompts of the method: what the teacher reads, and what is sent in its place.
 
-    open     You should answer ...  Passage 1: Rome is ...   Question: Where ...?  The answer is
-    masked   You should answer ...  Passage 1: # # # # ...   Question: Where ...?  The answer is        (# = mask token)
+    open     You should answer ...  Passage 1: Rome is ...  Question: Where ...?  The answer is
+    masked   You should answer ...  Passage 1: # # # # ...  Question: Where ...?  The answer is
 
-Every segment is tokenized on its own and the ids are joined, so the two are aligned by construction, and a name has
-the same tokens in a document, a question and an answer (each begins with one space). Source of the wording and of the
-masks: the paper's section on inference; earlier work's prompt puts all of it in the user's turn, as is done here, so
-templates with a system message of their own keep it and those that forbid one are served alike.
+Every segment is tokenized on its own and the ids are joined, so the two are aligned by construction, and a
+name has the same tokens in a document, a question and an answer (each begins with one space). Source of the
+wording and of the masks: the paper's section on inference; earlier work's prompt puts all of it in the user's
+turn, as is done here, so templates with a system message of their own keep it and those that forbid one are
+served alike.
 
 This module knows nothing about models, adapters or retrieval.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +24,8 @@ from distilledprag.prompts.chat import ChatTemplate, Frame
 from distilledprag.prompts.plain_text import PlainTextEncoder, check_text
 
 INSTRUCTION = (
-    "You should answer the question by referring to the knowledge provided below and integrating your own knowledge."
+    "You should answer the question by referring to the knowledge provided below "
+    "and integrating your own knowledge."
 )
 INSTRUCTION_CLOSED_BOOK = "You should answer the question by integrating your own knowledge."
 ANSWER_PREFIX = "The answer is"
@@ -36,7 +39,7 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as token ids: in plaintext, masked, and which positions belong to a document. All of one length."""
+    """A prompt as token ids, plain and masked, and which positions are a document's; all of one length."""
 
     open_ids: list[int]
     masked_ids: list[int]
@@ -47,14 +50,17 @@ class Prompt:
 
     def followed_by(self, ids: Sequence[int]) -> Prompt:
         """This prompt with `ids` after it, the same in both, none of them a document's."""
-        return Prompt([*self.open_ids, *ids], [*self.masked_ids, *ids], [*self.is_document, *[False] * len(ids)])
+        return Prompt(
+            [*self.open_ids, *ids], [*self.masked_ids, *ids], [*self.is_document, *[False] * len(ids)]
+        )
 
 
 class PromptBuilder:
     """Builds prompts for one tokenizer; immutable once made, and safe to share between threads.
 
-    `max_tokens` is the longest prompt `build` and `closed_book` allow; None takes the tokenizer's own length, if any.
-    `history` is a list of earlier messages `{"role": "system" | "user" | "assistant", "content": str}`.
+    `max_tokens` is the longest prompt `build` and `closed_book` allow; None takes the tokenizer's own length,
+    if any. Where a method takes a `history`, it is a list of earlier messages
+    `{"role": "system" | "user" | "assistant", "content": str}`.
     """
 
     def __init__(self, tokenizer: Any, mask_token_id: int, *, max_tokens: int | None = None) -> None:
@@ -73,7 +79,9 @@ class PromptBuilder:
     def end_of_turn_id(self) -> int:
         """The token that ends an answer: the chat template's end of turn, or the end-of-text token."""
         if self._end is None:
-            raise CheckpointError("the tokenizer has neither an end-of-text token nor a chat template that ends a turn")
+            raise CheckpointError(
+                "the tokenizer has neither an end-of-text token nor a chat template that ends a turn"
+            )
         return self._end
 
     def build(
@@ -86,45 +94,55 @@ class PromptBuilder:
     ) -> Prompt:
         """The whole prompt, ready for the answer; without passages, the closed-book prompt.
 
-        Raises InputError for an unusable text and for a prompt longer than `max_tokens` (default: the builder's).
+        Raises InputError for an unusable text and for a prompt longer than `max_tokens` (default: the
+        builder's).
         """
         prompt = self.context(passages, history).followed_by(self.question(question, history))
         limit = max_tokens or self.max_tokens
         if limit is not None and len(prompt) > limit:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens, {len(prompt) - limit} more than the {limit} the model can read "
-                f"({sum(prompt.is_document)} of them are passages); use fewer or shorter passages"
+                f"the prompt has {len(prompt)} tokens ({sum(prompt.is_document)} of them in passages), "
+                f"{len(prompt) - limit} more than the {limit} the model can read; use fewer or shorter passages"
             )
         return prompt
 
     def context(self, passages: Sequence[str], history: Sequence[Message] = ()) -> Prompt:
-        """All of the prompt up to (not including) the question. An empty passage keeps its number and spans nothing."""
-        _check_passages(passages)
-        prompt = self._opening(INSTRUCTION if passages else INSTRUCTION_CLOSED_BOOK, history)
+        """All of the prompt up to (not including) the question.
+
+        An empty passage keeps its number and spans nothing. Raises InputError for an unusable text.
+        """
+        if isinstance(passages, str):
+            raise InputError("passages must be a list of strings, not one string; write [passage]")
+        ids = self._opening(INSTRUCTION if passages else INSTRUCTION_CLOSED_BOOK, self._conversation(history))
+        is_document = [False] * len(ids)
         for number, passage in enumerate(passages, start=1):
             check_text(passage, f"passage {number}")
-            prompt = prompt.followed_by(self._encoder.structure(f"\nPassage {number}:"))
-            ids = self._spaced(passage)
-            prompt = Prompt(
-                prompt.open_ids + ids,
-                prompt.masked_ids + [self.mask_token_id] * len(ids),
-                prompt.is_document + [True] * len(ids),
-            )
-        return prompt
+            label, document = self._encoder.structure(f"\nPassage {number}:"), self._spaced(passage)
+            ids += label + document
+            is_document += [False] * len(label) + [True] * len(document)
+        masked = [
+            self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)
+        ]
+        return Prompt(ids, masked, is_document)
 
     def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
-        """The rest of the prompt: from the question's label to the answer prefix, inclusive. Ids the model still reads."""
+        """The rest of the prompt, from the question's label to the answer prefix, both included.
+
+        Raises InputError for an empty or unusable question.
+        """
         check_text(question, "the question")
         if not question.strip():
             raise InputError("the question is empty; write one")
-        frame = self._frame(_turns(history))
+        frame = self._conversation(history).frame
         return [
             *self._encoder.structure("\n\nQuestion:"),
             *self._spaced(question),
             *self._encoder.structure(frame.texts[-1] + ANSWER_PREFIX),
         ]
 
-    def closed_book(self, question: str, history: Sequence[Message] = (), *, max_tokens: int | None = None) -> list[int]:
+    def closed_book(
+        self, question: str, history: Sequence[Message] = (), *, max_tokens: int | None = None
+    ) -> list[int]:
         """The prompt without any passages. Errors as in `build`."""
         return self.build(question, [], history, max_tokens=max_tokens).open_ids
 
@@ -140,45 +158,73 @@ class PromptBuilder:
         stripped = text.strip()
         return self._encoder.text(" " + stripped) if stripped else []
 
-    def _opening(self, instruction: str, history: Sequence[Message]) -> Prompt:
-        """Begin of the conversation, earlier messages, and the instruction at the head of the current turn."""
-        turns = _turns(history)
-        frame = self._frame(turns)
-        ids = list(self._begin)
-        lead = frame.texts[0]
+    def _opening(self, instruction: str, conversation: _Conversation) -> list[int]:
+        """Begin of the conversation, earlier messages, and the instruction that heads the current turn."""
+        frame, ids = conversation.frame, list(self._begin)
         for place, message in enumerate(frame.messages[:-1]):
-            # A space the template writes before a message is part of the message's first word.
-            space = " " if lead.endswith((" ", ":")) else ""
-            ids += self._encoder.structure(lead.removesuffix(" "), at_start=place == 0)
-            ids += self._encoder.text(space + turns[message][1])
-            lead = frame.texts[place + 1]
-        ids += self._encoder.structure(lead + instruction, at_start=len(frame.messages) == 1)
-        return Prompt(ids, list(ids), [False] * len(ids))
+            ids += self._message(frame.texts[place], conversation.contents[message], at_start=place == 0)
+        lead = frame.texts[-2]
+        at_start = len(frame.messages) == 1
+        if conversation.preface:
+            ids += self._message(lead, conversation.preface, at_start=at_start)
+            lead, at_start = "\n\n", False
+        return ids + self._encoder.structure(lead + instruction, at_start=at_start)
 
-    def _frame(self, turns: Sequence[tuple[str, str]]) -> Frame:
+    def _message(self, lead: str, content: str, *, at_start: bool) -> list[int]:
+        """What the template writes before an earlier message, and the message."""
+        # A space before a message is part of the message's first word.
+        space = " " if lead.endswith(" ") and content else ""
+        written = self._encoder.structure(lead.removesuffix(space), at_start=at_start)
+        return written + self._encoder.text(space + content)
+
+    def _conversation(self, history: Sequence[Message]) -> _Conversation:
+        """The earlier messages in their frame; the user says a system message the template forbids."""
+        turns = _turns(history)
+        system = "\n\n".join(content for role, content in turns if role == "system")
+        others = [turn for turn in turns if turn[0] != "system"]
+        if system:
+            with contextlib.suppress(InputError, CheckpointError):
+                return self._framed([("system", system), *others])
+            if others and others[0][0] == "user":
+                others[0] = ("user", f"{system}\n\n{others[0][1]}")
+                system = ""
+        return self._framed(others, preface=system)
+
+    def _framed(self, turns: list[tuple[str, str]], preface: str = "") -> _Conversation:
         roles = tuple(role for role, _ in turns)
-        if roles not in self._frames:
+        frame = self._frames.get(roles)
+        if frame is None:
+            frame = self._template.frame(roles)
             if len(self._frames) >= _KEPT_FRAMES:
                 self._frames.clear()
-            self._frames[roles] = self._template.frame(roles)
-        return self._frames[roles]
+            self._frames[roles] = frame
+        return _Conversation(frame, tuple(content for _, content in turns), preface)
+
+
+@dataclass(frozen=True)
+class _Conversation:
+    """Earlier messages in their frame; `preface` opens the turn: a system message without another place."""
+
+    frame: Frame
+    contents: tuple[str, ...]
+    preface: str
 
 
 def _turns(history: Sequence[Message]) -> list[tuple[str, str]]:
     """The history as (role, content) pairs, checked."""
     turns = []
     for number, message in enumerate(history, start=1):
-        role = _ROLES.get(message.get("role", ""))
+        if not isinstance(message, Mapping):
+            raise InputError(
+                f"message {number} of the history must have a role and a content; it is {message!r}"
+            )
+        role = _ROLES.get(str(message.get("role")))
         if role is None:
             raise InputError(
-                f"message {number} of the history has the role {message.get('role')!r}; use system, user or assistant"
+                f"message {number} of the history has the role {message.get('role')!r}; "
+                "use system, user or assistant"
             )
-        content = message.get("content")
-        check_text(content, f"message {number} of the history")  # type: ignore[arg-type]
-        turns.append((role, str(content).strip()))
+        content = message.get("content", "")
+        check_text(content, f"the content of message {number} of the history")
+        turns.append((role, content.strip()))
     return turns
-
-
-def _check_passages(passages: Sequence[str]) -> None:
-    if isinstance(passages, str):
-        raise InputError("passages must be a list of strings, not one string; write [passage]")

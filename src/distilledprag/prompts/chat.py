@@ -1,7 +1,7 @@
 """What a tokenizer's chat template writes around the messages of a conversation.
 
-The template is rendered with unguessable stand-ins for the messages and split at them, so no text from outside ever
-passes through it, and the same frame serves every question.
+The template is rendered with unguessable stand-ins for the messages and split at them, so no text from
+outside ever passes through it, and the same frame serves every question.
 
     "<|im_start|>user\\n" BODY "<|im_end|>\\n<|im_start|>assistant\\n"
 
@@ -20,9 +20,10 @@ from jinja2 import TemplateError
 
 from distilledprag.errors import CheckpointError, InputError
 
-# Templates that write today's date would make every day's prompts differ; this is the day Llama 3.x itself falls back to.
-_DAY = {"%d": "26", "%e": "26", "%b": "Jul", "%B": "July", "%Y": "2024", "%y": "24", "%m": "07", "%A": "Friday"}
-_DAY |= {"%a": "Fri", "%H": "12", "%M": "00", "%S": "00", "%F": "2024-07-26", "%-d": "26", "%-m": "7"}
+# Templates that write today's date would make every day's prompts differ; this is the day Llama 3.x itself
+# falls back to.
+_DAY = {"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"}
+_DAY |= {"%e": "26", "%A": "Friday", "%a": "Fri", "%H": "12", "%M": "00", "%S": "00", "%F": "2024-07-26"}
 _SAME_DAY = (
     "{% macro strftime_now(format) %}{{ format"
     + "".join(f"|replace('{directive}','{value}')" for directive, value in _DAY.items())
@@ -34,8 +35,8 @@ _SAME_DAY = (
 class Frame:
     """A rendered conversation: texts between messages, and which message stands between them.
 
-    texts[0] messages[0] texts[1] ... messages[-1] texts[-1]; a message is its index in the conversation, the last one
-    being the current turn of the user; len(texts) == len(messages) + 1.
+    texts[0] messages[0] texts[1] ... messages[-1] texts[-1]; a message is its index in the conversation, the
+    last one being the current turn of the user; len(texts) == len(messages) + 1.
     """
 
     texts: tuple[str, ...]
@@ -53,8 +54,9 @@ class ChatTemplate:
     def frame(self, roles: Sequence[str]) -> Frame:
         """The frame of a conversation with these roles before the current turn of the user, which comes last.
 
-        The frame's last text ends where the assistant's words begin, after an empty thinking block where the template
-        opens one. Raises InputError when the template refuses the roles, CheckpointError when it loses a message.
+        The frame's last text ends where the assistant's words begin, after an empty thinking block where the
+        template opens one. Raises InputError when the template refuses the roles, CheckpointError when it
+        loses a message.
         """
         if not self.source:
             return _plain_frame(roles)
@@ -99,37 +101,34 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise InputError(
-                f"the model's chat template refuses a conversation of {', '.join(roles)}: {error}; user and assistant "
-                "messages must take turns, beginning with the user"
+                f"the model's chat template refuses a conversation of {', '.join(roles)}: {error}; messages of "
+                "user and assistant must take turns, beginning with the user"
             ) from error
+        except Exception as error:
+            raise CheckpointError(f"the model's chat template fails: {error!r}") from error
         parts = re.split("(" + "|".join(names) + ")", rendered)
         messages = tuple(names.index(part) for part in parts[1::2])
         if sorted(messages) != list(range(len(roles))):
             raise CheckpointError(
-                f"the chat template does not write each message of a conversation of {', '.join(roles)} exactly once; "
-                "it cannot be used"
+                f"the chat template does not write each message of a conversation of {', '.join(roles)} "
+                "exactly once; it cannot be used"
             )
         return tuple(parts[0::2]), messages
-
-    def takes_system(self, roles: Sequence[str]) -> bool:
-        """Whether the template writes a system message where it stands first in `roles`."""
-        if not self.source:
-            return True
-        try:
-            self._render(roles, generate=True)
-        except (InputError, CheckpointError):
-            return False
-        return True
 
 
 def _source(tokenizer: Any) -> str:
     if not getattr(tokenizer, "chat_template", None):
         return ""
-    return tokenizer.get_chat_template()
+    try:
+        return tokenizer.get_chat_template()
+    except ValueError as error:
+        raise CheckpointError(
+            f"the tokenizer has several chat templates and none is the default: {error}"
+        ) from error
 
 
 def _plain_frame(roles: Sequence[str]) -> Frame:
     """Frames without a chat template: earlier messages as lines that begin with the role's name."""
-    labels = {"system": "", "user": "User:", "assistant": "Assistant:"}
-    texts = ["".join(("\n" if index else "", labels[role])) for index, role in enumerate(roles)]
+    labels = {"system": "", "user": "User: ", "assistant": "Assistant: "}
+    texts = [("\n" if index else "") + labels[role] for index, role in enumerate(roles)]
     return Frame((*texts, "\n\n" if roles else "", "\n"), tuple(range(len(roles) + 1)))

@@ -1,20 +1,21 @@
 """Text -> token ids, in two manners that are never mixed.
 
-`text` is for what comes from outside (documents, questions, answers, history): control tokens written in it, the mask
-token included, come out as the ordinary pieces of their spelling. `structure` is for our own words and for what the
-chat template wrote: there control tokens are recognised.
+`text` is for what comes from outside (documents, questions, answers, history): control tokens written in it,
+the mask token included, come out as the ordinary pieces of their spelling. `structure` is for our own words
+and for what the chat template wrote: there control tokens are recognised.
 
-    tokenizer's model + normalizer + pre-tokenizer, NO added tokens  -> text       (what is absent cannot be matched)
-    the same + control tokens looked up in a table                   -> structure
+    model + normalizer + pre-tokenizer, no added tokens    -> text        (what is absent cannot be matched)
+    the same + control tokens looked up in a table         -> structure
 
-This module knows nothing about prompts. It never changes the tokenizer it was made from, so threads may share it.
+This module knows nothing about prompts. It never changes the tokenizer it was made from, so threads may
+share it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -31,30 +32,33 @@ class PlainTextEncoder:
     """
 
     def __init__(self, tokenizer: Any, mask_token_id: int, template_text: str = "") -> None:
-        """`template_text`: the chat template's source; added tokens it writes (such as `<think>`) are control tokens."""
-        self._control = {added.content: (index, added) for index, added in tokenizer.added_tokens_decoder.items()}
+        """`template_text`: the chat template's source; added tokens it writes, such as `<think>`, are control
+        tokens.
+        """
+        self._control = {
+            added.content: (index, added) for index, added in tokenizer.added_tokens_decoder.items()
+        }
         self._pattern = _any_of(self._control)
         self.forbidden_ids = _forbidden_ids(tokenizer, mask_token_id, template_text)
         backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._bare: _RustEncoder | _PythonEncoder
         if isinstance(backend, Tokenizer):
-            self._native = _rust_encoder(backend, keep_prefix=True)
-            self._bare = _rust_encoder(backend, keep_prefix=False)
-            self._piece = _model_encoder(backend)
+            self._bare = _RustEncoder(backend, keep_prefix=False)
+            self._native: _RustEncoder | _PythonEncoder = _RustEncoder(backend, keep_prefix=True)
         else:
-            self._native = self._bare = _python_encoder(tokenizer)
-            self._piece = lambda character: self._bare(character)[0]
+            self._bare = self._native = _PythonEncoder(tokenizer)
         self._prefix_after_control = self._adds_prefix_after_control(tokenizer)
 
     def text(self, text: str) -> list[int]:
         """Token ids of untrusted `text`; none of them is in `forbidden_ids`.
 
-        Raises InputError for text that is not a string, that holds a lone surrogate, or that this tokenizer cannot
-        write without a control token (no tokenizer in use does that).
+        Raises InputError for text that is not a string, that holds a lone surrogate, or that this tokenizer
+        cannot write without a control token (no tokenizer in use does that).
         """
         check_text(text)
-        ids, pieces = self._bare(text)
+        ids, pieces = self._bare.encode(text)
         if not self.forbidden_ids.isdisjoint(ids):
-            # A control token's spelling is an entry of the model's own vocabulary: spell it character by character.
+            # A control token's spelling is in the model's own vocabulary: write it one character at a time.
             parts = [
                 self._piece_by_piece(piece) if index in self.forbidden_ids else [index]
                 for index, piece in zip(ids, pieces, strict=True)
@@ -70,7 +74,7 @@ class PlainTextEncoder:
                 ids.append(part)
             elif part:
                 prefixed = at_start if position == 0 else self._prefix_after_control
-                ids.extend((self._native if prefixed else self._bare)(part)[0])
+                ids.extend((self._native if prefixed else self._bare).encode(part)[0])
         return ids
 
     def first_control(self, text: str) -> int | None:
@@ -79,9 +83,11 @@ class PlainTextEncoder:
         return next((index for index, added in found if added.special), None)
 
     def _piece_by_piece(self, piece: str) -> list[int]:
-        ids = [index for character in piece for index in self._piece(character)]
+        ids = [index for character in piece for index in self._bare.piece_ids(character)]
         if not self.forbidden_ids.isdisjoint(ids):
-            raise InputError(f"this tokenizer has no way to write {piece!r} as plain text; remove it from the text")
+            raise InputError(
+                f"this tokenizer has no way to write {piece!r} as plain text; remove it from the text"
+            )
         return ids
 
     def _split(self, text: str) -> list[str | int]:
@@ -98,10 +104,10 @@ class PlainTextEncoder:
         return [*parts, last.lstrip() if strip_left else last]
 
     def _adds_prefix_after_control(self, tokenizer: Any) -> bool:
-        """Whether the tokenizer puts its own word mark before text that follows a control token (older Llama)."""
+        """Whether the tokenizer puts a space of its own after a control token, as older Llama ones do."""
         special = next((content for content, (_, added) in self._control.items() if added.special), None)
-        native = self._native("a")[0]
-        if special is None or native == self._bare("a")[0]:
+        native = self._native.encode("a")[0]
+        if special is None or native == self._bare.encode("a")[0]:
             return False
         return tokenizer.encode(special + "a", add_special_tokens=False)[1:] == native
 
@@ -122,23 +128,20 @@ def check_text(text: str, what: str = "the text") -> None:
 def _forbidden_ids(tokenizer: Any, mask_token_id: int, template_text: str) -> frozenset[int]:
     """Ids untrusted text must never produce.
 
-    The unknown token stays allowed unless it doubles as another control token: it is what a tokenizer without byte
-    fallback writes for a strange character. So do byte pieces, which some tokenizers list among their special tokens.
+    The unknown token stays allowed unless it doubles as another control token: it is what a tokenizer without
+    byte fallback writes for a strange character. So do byte pieces, which some tokenizers list among their
+    special tokens.
     """
-    unknown = tokenizer.unk_token_id
-    named = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    forbidden = {mask_token_id}
-    for index, added in tokenizer.added_tokens_decoder.items():
-        written = bool(added.content.strip()) and added.content in template_text
-        if (added.special or written) and not _BYTE_PIECE.fullmatch(added.content):
-            forbidden.add(index)
-    forbidden |= set(tokenizer.all_special_ids)
-    if unknown is not None and unknown not in named and unknown != mask_token_id:
-        forbidden.discard(unknown)
-    return frozenset(forbidden)
+    added = tokenizer.added_tokens_decoder.items()
+    forbidden = {index for index, token in added if token.special} | set(tokenizer.all_special_ids)
+    forbidden |= {index for index, token in added if token.content.strip() and token.content in template_text}
+    forbidden -= {index for index, token in added if _BYTE_PIECE.fullmatch(token.content)}
+    if tokenizer.unk_token_id not in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        forbidden.discard(tokenizer.unk_token_id)
+    return frozenset(forbidden | {mask_token_id})
 
 
-def _any_of(contents: Any) -> re.Pattern[str]:
+def _any_of(contents: Iterable[str]) -> re.Pattern[str]:
     """A pattern that matches the longest of `contents`; with none, a pattern that never matches."""
     longest_first = sorted((content for content in contents if content), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -147,45 +150,57 @@ def _any_of(contents: Any) -> re.Pattern[str]:
 Encoded = tuple[list[int], list[str]]  # token ids and the pieces they stand for, same length
 
 
-def _rust_encoder(backend: Tokenizer, *, keep_prefix: bool) -> Callable[[str], Encoded]:
-    """The backend's pipeline without its added tokens; without the space it puts before a text unless `keep_prefix`."""
-    twin = Tokenizer(backend.model)
-    for name in ("normalizer", "pre_tokenizer"):
-        component = getattr(backend, name)
-        if component is not None and not keep_prefix:
-            component = _without_prefix(component)
-        if component is not None:
-            setattr(twin, name, component)
+class _RustEncoder:
+    """A Rust tokenizer's pipeline without its added tokens; it shares the model and never changes.
 
-    def encode(text: str) -> Encoded:
-        encoding = twin.encode(text, add_special_tokens=False)
+    Without the space the tokenizer puts before a text, too, unless `keep_prefix`.
+    """
+
+    def __init__(self, backend: Tokenizer, *, keep_prefix: bool) -> None:
+        self._twin = Tokenizer(backend.model)
+        for name in ("normalizer", "pre_tokenizer"):
+            component = getattr(backend, name)
+            if component is not None and not keep_prefix:
+                component = _without_prefix(component)
+            if component is not None:
+                setattr(self._twin, name, component)
+
+    def encode(self, text: str) -> Encoded:
+        encoding = self._twin.encode(text, add_special_tokens=False)
         return encoding.ids, encoding.tokens
 
-    return encode
+    def piece_ids(self, piece: str) -> list[int]:
+        """Ids of a part of a piece, past normalizer and pre-tokenizer, which it has been through."""
+        return [token.id for token in self._twin.model.tokenize(piece)]
 
 
-def _model_encoder(backend: Tokenizer) -> Callable[[str], list[int]]:
-    model = backend.model
-    return lambda piece: [token.id for token in model.tokenize(piece)]
+class _PythonEncoder:
+    """A tokenizer written in Python, told to split special tokens; spaces before a text are its own affair."""
 
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
 
-def _python_encoder(tokenizer: Any) -> Callable[[str], Encoded]:
-    def encode(text: str) -> Encoded:
-        ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return ids, tokenizer.convert_ids_to_tokens(ids)
+    def encode(self, text: str) -> Encoded:
+        ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return ids, self._tokenizer.convert_ids_to_tokens(ids)
 
-    return encode
+    def piece_ids(self, piece: str) -> list[int]:
+        return self.encode(piece)[0]
 
 
 def _without_prefix(component: Any) -> Any:
-    """A copy of a normalizer or pre-tokenizer that puts nothing before a text; None when nothing else is left."""
+    """A normalizer or pre-tokenizer that puts nothing before a text; None when nothing else is left of it."""
     try:
-        state = _drop_prefix(json.loads(component.__getstate__()))
+        original = json.loads(component.__getstate__())
     except Exception:  # a component written in Python has no state to edit; it is used as it is
+        return component
+    state = _drop_prefix(original)
+    if state == original:
         return component
     if state is None:
         return None
-    copy = type(component).__new__(type(component))
+    kind: Any = type(component)
+    copy = kind([]) if kind.__name__ == "Sequence" else kind.__new__(kind)
     copy.__setstate__(json.dumps(state).encode())
     return copy
 
