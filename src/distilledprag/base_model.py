@@ -84,8 +84,8 @@ def load_unmasked_base(
         name.endswith("ForCausalLM") for name in architectures
     ):
         raise CheckpointError(
-            f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); a "
-            f"base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
+            f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); "
+            f"a base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
         )
     tokenizer = _read(path_or_id, "tokenizer", lambda: _tokenizer(source))
     model, report = _read(

@@ -102,8 +102,8 @@ def check_mask(model: PreTrainedModel, tokenizer: Any, record: MaskRecord) -> No
     if tokenizer.get_vocab().get(record.token) != record.id or not 0 <= record.id < table.shape[0]:
         raise CheckpointError(
             f"the base's config says its mask token {record.token!r} has id {record.id}, its tokenizer or "
-            "embedding table says otherwise; the folder mixes files of two bases: install the mask again from "
-            "the original base"
+            "embedding table says otherwise; the folder mixes files of two bases: install the mask again "
+            "from the original base"
         )
     if mask_row_hash(table[record.id]) != record.row_hash:
         raise CheckpointError(
@@ -116,7 +116,7 @@ def _installed(model: PreTrainedModel, tokenizer: Any, record: MaskRecord, seed:
     if (record.token, record.seed) != (token, seed):
         raise CheckpointError(
             f"the base already has the mask token {record.token!r} made with seed {record.seed}, not "
-            f"{token!r} with seed {seed}; adapters made for it would no longer fit. Start from the original base"
+            f"{token!r} with seed {seed}; adapters made for it would no longer fit. Start from the original"
         )
     check_mask(model, tokenizer, record)
     return record.id

@@ -102,7 +102,7 @@ class PromptBuilder:
         if limit is not None and len(prompt) > limit:
             raise InputError(
                 f"the prompt has {len(prompt)} tokens ({sum(prompt.is_document)} of them in passages), "
-                f"{len(prompt) - limit} more than the {limit} the model can read; use fewer or shorter passages"
+                f"{len(prompt) - limit} more than the {limit} the model reads; use fewer or shorter passages"
             )
         return prompt
 

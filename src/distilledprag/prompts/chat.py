@@ -101,8 +101,8 @@ class ChatTemplate:
             )
         except TemplateError as error:
             raise InputError(
-                f"the model's chat template refuses a conversation of {', '.join(roles)}: {error}; messages of "
-                "user and assistant must take turns, beginning with the user"
+                f"the model's chat template refuses a conversation of {', '.join(roles)}: {error}; "
+                "messages of user and assistant must take turns, beginning with the user"
             ) from error
         except Exception as error:
             raise CheckpointError(f"the model's chat template fails: {error!r}") from error

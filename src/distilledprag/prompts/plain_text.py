@@ -175,7 +175,7 @@ class _RustEncoder:
 
 
 class _PythonEncoder:
-    """A tokenizer written in Python, told to split special tokens; spaces before a text are its own affair."""
+    """A tokenizer written in Python, told to split special tokens; spaces before a text are its affair."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
