@@ -1,0 +1,171 @@
+"""Applying a batch of adapters during a forward pass, one adapter per row, without touching a weight.
+
+    hidden states x (N, T, d_in) --> frozen linear W ----------------------> (+) --> output (N, T, d_out)
+                              \\--> A^T (N, d_in, r) --> scaling --> B^T (N, r, d_out) --/
+
+N = model rows (batch, times beams), T = tokens, B = adapters, r = rank, d_in / d_out = sizes of the linear
+module. Always two thin products; the dense (d_out, d_in) matrix B A is never formed.
+This module knows nothing about documents, generators or tokens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from distilledprag.errors import IncompatibleBaseError
+from distilledprag.lora.batch import LoraBatch
+
+_changed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_lock = threading.Lock()
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The decoder below the language-model head: the module that has `layers`.
+
+    Raises `IncompatibleBaseError` for a model of another build.
+    """
+    for candidate in (model, getattr(model, "model", None)):
+        if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
+            return candidate  # type: ignore[return-value]
+    raise IncompatibleBaseError(
+        f"{type(model).__name__} has no `model.layers`. Adapters work on Llama, Mistral and Qwen causal "
+        "language models of `transformers`; pass the model itself, not a wrapper around it."
+    )
+
+
+def target_linear(model: nn.Module, key: str, d_in: int, d_out: int) -> nn.Linear:
+    """The linear module that `key` names; `IncompatibleBaseError` when it is missing or sized otherwise."""
+    try:
+        module = backbone_of(model).get_submodule(key)
+    except AttributeError as error:
+        raise IncompatibleBaseError(
+            f"The adapter changes {key!r}, which {type(model).__name__} does not have. Load the base "
+            "model that the adapter was made for."
+        ) from error
+    if not isinstance(module, nn.Linear):
+        raise IncompatibleBaseError(
+            f"{key!r} is a {type(module).__name__}, not a linear layer. Load the base model without other "
+            "adapters."
+        )
+    if (module.in_features, module.out_features) != (d_in, d_out):
+        raise IncompatibleBaseError(
+            f"The adapter maps {d_in} to {d_out} values at {key!r}, the loaded base model maps "
+            f"{module.in_features} to {module.out_features}. Load the base model that the adapter was made "
+            "for."
+        )
+    return module
+
+
+@contextlib.contextmanager
+def reserve(model: nn.Module) -> Iterator[None]:
+    """Hold a model for one injection or merge; a second one meanwhile is refused with `RuntimeError`."""
+    backbone = backbone_of(model)
+    with _lock:
+        if backbone in _changed:
+            raise RuntimeError(
+                "This model already has adapters applied. Leave the surrounding `inject` or `merged` "
+                "block first, or put all rows' adapters into one `LoraBatch`."
+            )
+        _changed.add(backbone)
+    try:
+        yield
+    finally:
+        with _lock:
+            _changed.discard(backbone)
+
+
+@contextlib.contextmanager
+def inject(model: nn.Module, batch: LoraBatch, row_index: Tensor | None = None) -> Iterator[None]:
+    """While the block runs, model row n computes with adapter row_index[n]; afterwards nothing has changed.
+
+    model: a Llama, Mistral, Qwen2 or Qwen3 causal language model (or its decoder), frozen or not, any dtype.
+    batch: the adapters; moved to the model's device and dtype. Gradients flow to its tensors.
+    row_index: (N,) integers, -1 for "no adapter"; rows may share an adapter. With `generate` and k beams or k
+        returned sequences: `torch.arange(B).repeat_interleave(k)`. Without it, row n takes adapter n, and a
+        batch of one adapter serves every row.
+    Tensors without gradients may be read at entry only: do not change them inside the block. Tensors with
+    gradients are read at every call, so an optimizer step counts at once. With gradient checkpointing, call
+    `backward` inside the block. Every thread that runs the model meanwhile gets the adapters.
+    Raises `IncompatibleBaseError` when the adapters do not fit the model, `ValueError` for a wrong row_index
+    or number of rows, `RuntimeError` inside another `inject` or `merged` block of this model.
+    """
+    rows = None if row_index is None else _checked_rows(row_index, batch)
+    with reserve(model), contextlib.ExitStack() as hooks:
+        for key, (a, b) in batch.modules.items():
+            linear = target_linear(model, key, d_in=a.shape[2], d_out=b.shape[1])
+            handle = linear.register_forward_hook(_hook(a, b, batch.scaling, rows, linear.weight))
+            hooks.callback(handle.remove)
+        yield
+
+
+def _checked_rows(row_index: Tensor, batch: LoraBatch) -> Tensor:
+    """row_index as (N,) int64, every entry -1 or an adapter of the batch (unchecked for an empty batch)."""
+    if row_index.dim() != 1 or row_index.is_floating_point() or row_index.dtype == torch.bool:
+        raise ValueError(
+            f"row_index must be a one-dimensional integer tensor, one entry per model row; got "
+            f"{tuple(row_index.shape)} of {row_index.dtype}."
+        )
+    rows = row_index.to(torch.int64)
+    if batch.modules and rows.numel() and not -1 <= int(rows.min()) <= int(rows.max()) < batch.size:
+        raise ValueError(
+            f"row_index names adapters {int(rows.min())} to {int(rows.max())}, but the batch has adapters "
+            f"0 to {batch.size - 1} (-1 means none)."
+        )
+    return rows
+
+
+def _hook(
+    a: Tensor, b: Tensor, scaling: float, rows: Tensor | None, weight: Tensor
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    """The forward hook of one linear module: adds scaling * B A x to its output.
+
+    a (B, r, d_in), b (B, d_out, r); weight only tells the module's device and dtype.
+    """
+    expected = None if rows is None else rows.numel()
+    # Done once where no gradient needs the graph: `generate` calls the hook for every token.
+    if not (a.requires_grad or b.requires_grad):
+        dtype = weight.dtype if weight.is_floating_point() else a.dtype
+        a, b = (_rows_of(factor, rows).to(device=weight.device, dtype=dtype) for factor in (a, b))
+        rows = None
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = inputs[0]
+        served = expected if expected is not None else a.shape[0] if a.shape[0] > 1 else x.shape[0]
+        if served != x.shape[0]:
+            raise ValueError(
+                f"The model runs {x.shape[0]} rows, but adapters are given for {served}. Pass a `row_index` "
+                "with one entry per model row; with beams: `torch.arange(adapters).repeat_interleave(beams)`."
+            )
+        row_a, row_b = (
+            _rows_of(factor, rows).to(device=output.device, dtype=output.dtype) for factor in (a, b)
+        )
+        return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling)
+
+    return hook
+
+
+def _rows_of(factor: Tensor, rows: Tensor | None) -> Tensor:
+    """(B, ...) -> (N, ...): the adapters that the model's rows use; zeros for -1."""
+    if rows is None:
+        return factor
+    rows = rows.to(factor.device)
+    chosen = factor.index_select(0, rows.clamp(min=0))
+    return torch.where((rows >= 0).view(-1, 1, 1), chosen, chosen.new_zeros(()))
+
+
+def _add_lora(x: Tensor, output: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """output + scaling * (x A^T) B^T, row by row; one adapter serves all rows.
+
+    x (N, ..., d_in), output (N, ..., d_out), a (N or 1, r, d_in), b (N or 1, d_out, r) -> (N, ..., d_out).
+    """
+    adapters = a.shape[0]
+    flat_x = x.reshape(adapters, -1, x.shape[-1])
+    flat_output = output.reshape(adapters, -1, output.shape[-1])
+    low = torch.bmm(flat_x, a.transpose(1, 2))  # (N, T, r)
+    return torch.baddbmm(flat_output, low, b.transpose(1, 2), alpha=scaling).view(output.shape)

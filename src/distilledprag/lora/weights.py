@@ -1,0 +1,189 @@
+"""The record that travels: one adapter, made from documents, for one base model.
+
+r = rank, d_in / d_out = sizes of the targeted linear module.
+The adapter changes a module's output from W x to W x + (alpha / r) B A x.
+This module knows nothing about models, documents or generators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from distilledprag.lora.container import HEADER_LIMIT, load_tensors, read_header
+from distilledprag.lora.identity import BaseIdentity
+from distilledprag.lora.peft_format import (
+    METADATA_KEY,
+    RECORD_FILE,
+    AdapterRecord,
+    modules_of,
+    read_folder,
+    tensor_names,
+    write_folder,
+)
+from distilledprag.lora.rejection import AdapterError, Rejection
+from distilledprag.lora.targets import reading_order, require_module_key
+
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class LoraPair:
+    """The two factors of one module: a (r, d_in) and b (d_out, r), both floating point."""
+
+    a: Tensor
+    b: Tensor
+
+    def __post_init__(self) -> None:
+        if self.a.dim() != 2 or self.b.dim() != 2 or self.a.shape[0] != self.b.shape[1] or self.rank < 1:
+            raise AdapterError(
+                Rejection.SHAPE,
+                f"A LoRA pair needs A (r, d_in) and B (d_out, r) with r >= 1; got {tuple(self.a.shape)} and "
+                f"{tuple(self.b.shape)}.",
+            )
+        if self.a.dtype not in _DTYPES or self.b.dtype not in _DTYPES:
+            raise AdapterError(
+                Rejection.DTYPE,
+                f"A LoRA pair needs bfloat16 or 16- to 64-bit float tensors; got {self.a.dtype} and "
+                f"{self.b.dtype}.",
+            )
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraPair:
+        return LoraPair(self.a.to(dtype=dtype, device=device), self.b.to(dtype=dtype, device=device))
+
+
+@dataclass(frozen=True, eq=False)
+class LoraWeights:
+    """An adapter: `modules` maps a module key ("layers.0.mlp.gate_proj") to its pair; one rank for all.
+
+    alpha: the LoRA's strength; outputs change by alpha / rank * B A x, exactly as in PEFT.
+    base: the only base model it works on. generator: what made it (a name or checkpoint hash; may be empty).
+    Compared by identity, as tensors are. Construction raises `CheckpointError` for parts that do not fit
+    together.
+    """
+
+    modules: dict[str, LoraPair]
+    alpha: float
+    base: BaseIdentity
+    generator: str
+
+    def __post_init__(self) -> None:
+        for key in self.modules:
+            require_module_key(key)
+        ranks = sorted({pair.rank for pair in self.modules.values()})
+        if len(ranks) != 1:
+            raise AdapterError(
+                Rejection.RANK, f"An adapter needs modules that all share one rank; got ranks {ranks}."
+            )
+        ordered = {key: self.modules[key] for key in sorted(self.modules, key=reading_order)}
+        object.__setattr__(self, "modules", ordered)
+        object.__setattr__(self, "alpha", self._record.alpha)
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.modules.values())).rank
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank, the factor on B A."""
+        return self.alpha / self.rank
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, without the file's header."""
+        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.modules.values())
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraWeights:
+        """The same adapter in another dtype or on another device."""
+        moved = {key: pair.to(dtype=dtype, device=device) for key, pair in self.modules.items()}
+        return LoraWeights(moved, self.alpha, self.base, self.generator)
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file with PEFT's names and the record as metadata; equal adapters, equal bytes."""
+        tensors: dict[str, Tensor] = {}
+        for key, pair in self.modules.items():
+            for name, tensor in zip(tensor_names(key), (pair.a, pair.b), strict=True):
+                # A copy, because slices of one batch tensor share memory, which safetensors refuses.
+                tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        # One metadata entry only: safetensors writes several in a random order.
+        return save(tensors, metadata={METADATA_KEY: self._record.to_json()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LoraWeights:
+        """Read what `to_bytes` wrote; tensors arrive on the CPU in their stored dtype.
+
+        Checks the form and that all values are finite, not that the adapter fits a base model: use
+        `validation.check_adapter` for bytes from strangers. Raises `AdapterError` (a `CheckpointError`).
+        """
+        header = read_header(data, HEADER_LIMIT)
+        if METADATA_KEY not in header.metadata:
+            raise AdapterError(
+                Rejection.RECORD,
+                f"The safetensors metadata has no {METADATA_KEY!r} entry, so the adapter's base model is "
+                "unknown. Export it with `LoraWeights.to_bytes`.",
+            )
+        record = AdapterRecord.from_json(header.metadata[METADATA_KEY])
+        modules_of(header.tensors)
+        return cls.assemble(load_tensors(data, header), record)
+
+    @classmethod
+    def assemble(cls, tensors: dict[str, Tensor], record: AdapterRecord) -> LoraWeights:
+        """Put tensors under PEFT's names and a record together; `AdapterError` when they do not fit."""
+        pairs = {}
+        for key in modules_of(tensors):
+            pair = LoraPair(*(tensors[name] for name in tensor_names(key)))
+            if not (torch.isfinite(pair.a).all() and torch.isfinite(pair.b).all()):
+                raise AdapterError(
+                    Rejection.NOT_FINITE,
+                    f"The adapter has NaN or infinite values in {key!r}. Make it again; if it recurs, the "
+                    "generator's checkpoint is damaged.",
+                )
+            pairs[key] = pair
+        weights = cls(pairs, record.alpha, record.base, record.generator)
+        if weights.rank != record.rank:
+            raise AdapterError(
+                Rejection.RANK,
+                f"The adapter's record says rank {record.rank}, its tensors have {weights.rank}.",
+            )
+        return weights
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a PEFT adapter folder; a crash leaves the old one or the new one.
+
+        Raises `CheckpointError` when `folder` is a file or holds anything but an earlier adapter.
+        """
+        write_folder(folder, self.to_bytes(), self._record, self.modules)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> LoraWeights:
+        """Read a folder that `save_pretrained` wrote, also after another tool has saved its tensors again.
+
+        Raises `CheckpointError` for missing, damaged or contradicting files.
+        """
+        data, record = read_folder(folder)
+        try:
+            header = read_header(data, HEADER_LIMIT)
+            if (
+                METADATA_KEY in header.metadata
+                and AdapterRecord.from_json(header.metadata[METADATA_KEY]) != record
+            ):
+                raise AdapterError(
+                    Rejection.RECORD,
+                    f"the tensors and {RECORD_FILE} belong to two adapters. Export it again.",
+                )
+            modules_of(header.tensors)
+            return cls.assemble(load_tensors(data, header), record)
+        except AdapterError as error:
+            raise AdapterError(error.code, f"The adapter in {folder} cannot be loaded: {error}") from error
+
+    @property
+    def _record(self) -> AdapterRecord:
+        return AdapterRecord(alpha=self.alpha, rank=self.rank, base=self.base, generator=self.generator)
