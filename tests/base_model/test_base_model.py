@@ -42,6 +42,8 @@ def test_a_saved_base_loads_as_it_was(tmp_path, make_model, make_tokenizer, kind
     ids = tokenizer.encode(f"Rome, 1234 {MASK} isn't old.")
     assert index in ids
     assert base.tokenizer.encode(f"Rome, 1234 {MASK} isn't old.") == ids
+    splits = [str(one.backend_tokenizer.pre_tokenizer) for one in (tokenizer, base.tokenizer)]
+    assert splits[0] == splits[1]
     assert base.mask_token_id == index
     assert torch.equal(base.model(torch.tensor([ids])).logits, model(torch.tensor([ids])).logits)
     assert (base.id, base.identity.id, base.context_length, str(base.device)) == (kind, kind, 256, "cpu")

@@ -52,7 +52,8 @@ def test_the_whole_prompt_stands_in_the_users_turn(build, name):
 @pytest.mark.parametrize("name", sorted(WRITTEN))
 def test_segments_join_to_the_tokenization_of_the_whole_prompt(with_template, mask_id, name):
     tokenizer = with_template(name)
-    prompt = PromptBuilder(tokenizer, mask_id(tokenizer)).build("What is old?", ["Rome is old."], HELLO)
+    history = [{"role": "user", "content": "Alice"}, {"role": "assistant", "content": "You should"}]
+    prompt = PromptBuilder(tokenizer, mask_id(tokenizer)).build("What is old?", ["Rome is old."], history)
     whole = tokenizer.decode(prompt.open_ids)
     assert prompt.open_ids == tokenizer.encode(whole, add_special_tokens=False)
 

@@ -20,8 +20,8 @@ from jinja2 import TemplateError
 
 from distilledprag.errors import CheckpointError, InputError
 
-# Templates that write today's date would make every day's prompts differ; this is the day Llama 3.x itself
-# falls back to.
+# Templates that write the date would make every day's prompts differ: this macro hides the clock from them.
+# Its day is the one Llama 3.x falls back to without a clock.
 _DAY = {"%Y": "2024", "%y": "24", "%m": "07", "%-m": "7", "%B": "July", "%b": "Jul", "%d": "26", "%-d": "26"}
 _DAY |= {"%e": "26", "%A": "Friday", "%a": "Fri", "%H": "12", "%M": "00", "%S": "00", "%F": "2024-07-26"}
 _SAME_DAY = (
@@ -97,7 +97,6 @@ class ChatTemplate:
                 tokenize=False,
                 add_generation_prompt=generate,
                 enable_thinking=False,
-                date_string="26 Jul 2024",
             )
         except TemplateError as error:
             raise InputError(
