@@ -1,0 +1,56 @@
+# `make demo` and `make test` set everything up by themselves: a virtual environment with pinned packages.
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 2
+# Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
+KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+
+.PHONY: help setup demo test test-slow lint format train-bundled evaluate bench constraints clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+setup: $(STAMP)  ## make the virtual environment
+
+$(STAMP): pyproject.toml constraints.txt
+	python3 -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,plot,dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine
+	$(BIN)/dprag demo
+
+test: $(STAMP)  ## the whole suite, less what takes minutes
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP)  ## what takes minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)  ## ruff and mypy
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/mypy
+
+format: $(STAMP)  ## let ruff mend what it can
+	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks
+
+train-bundled: $(STAMP)  ## train the bundled base and both generators from nothing (CPU, resumable), and ship the best
+	$(KEEP_MEMORY) $(BIN)/dprag train-base recipes/tiny-cpu-base.yaml --resume
+	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu.yaml --resume
+	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-paper.yaml --resume
+	$(BIN)/dprag ship runs/tiny-cpu-base/model runs/tiny-cpu/model
+
+evaluate: $(STAMP)  ## the bundled model's table, with JSON
+	$(BIN)/dprag evaluate --world --json docs/results/world.json
+
+bench: $(STAMP)  ## measure speed; JSON in docs/results
+	$(BIN)/python benchmarks/latency.py
+
+constraints: $(STAMP)  ## pin what is installed now
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean:  ## remove the environment and caches, not your runs
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

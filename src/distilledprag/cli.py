@@ -1,0 +1,188 @@
+"""The `dprag` command: thin functions, each importing its module only when it runs.
+
+Exit codes: 0 worked, 1 a user's mistake (message on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from distilledprag import __version__
+from distilledprag.errors import DistilledPRAGError
+
+app = typer.Typer(
+    name="dprag",
+    help="Ask an LLM about documents that it never sees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Base = Annotated[Optional[str], typer.Option(help="Base LLM with a mask token: folder or hub id. Default: bundled.")]  # noqa: UP045
+Generator = Annotated[Optional[str], typer.Option(help="Generator: folder or hub id. Default: bundled.")]  # noqa: UP045
+Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"dprag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    docs: Docs,
+    top_k: Annotated[int, typer.Option(help="How many passages to use.")] = 3,
+    compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
+    show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
+    as_json: AsJson = False,
+    base: Base = None,
+    generator: Generator = None,
+) -> None:
+    """Answer a question over documents that stay on this machine."""
+    from distilledprag.commands import ask as command
+
+    command.run(question, docs, top_k, compare, show_wire, as_json, base, generator)
+
+
+@app.command()
+def encode(
+    files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the PEFT adapter.")],
+    base: Base = None,
+    generator: Generator = None,
+) -> None:
+    """Turn documents into a PEFT adapter folder."""
+    from distilledprag.commands import encode as command
+
+    command.run(files, out, base, generator)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("dprag-demo"),
+) -> None:
+    """Ten questions over the sample documents: what left the machine, and what came back."""
+    from distilledprag.commands import demo as command
+
+    command.run(out)
+
+
+@app.command()
+def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, base or run folder.")]) -> None:
+    """Say what a folder holds."""
+    from distilledprag.commands import info as command
+
+    command.run(checkpoint)
+
+
+@app.command("bundled-path")
+def bundled_path(part: Annotated[str, typer.Argument(help="base or generator")]) -> None:
+    """Print the folder of the bundled base model or generator."""
+    from distilledprag.commands import info as command
+
+    command.bundled_path(part)
+
+
+@app.command("install-mask")
+def install_mask(
+    base: Annotated[str, typer.Argument(help="A causal LM: folder or hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the base with its mask token.")],
+    seed: Annotated[int, typer.Option(help="Seed of the mask token's embedding.")] = 0,
+) -> None:
+    """Give a base LLM its mask token and save it, so that any server can serve it."""
+    from distilledprag.commands import install_mask as command
+
+    command.run(base, out, seed)
+
+
+@app.command("train-base")
+def train_base(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
+) -> None:
+    """Train a small base LM on the record world."""
+    from distilledprag.commands import train as command
+
+    command.run_base(recipe, resume)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
+) -> None:
+    """Distil a parameter generator."""
+    from distilledprag.commands import train as command
+
+    command.run(recipe, resume)
+
+
+@app.command()
+def ship(
+    base: Annotated[Path, typer.Argument(help="A base model's folder.")],
+    generator: Annotated[Path, typer.Argument(help="A generator's folder.")],
+    out: Annotated[Optional[Path], typer.Option(help="Default: the package's bundled folder.")] = None,  # noqa: UP045
+) -> None:
+    """Write a base and a generator in half precision into the package."""
+    from distilledprag.commands import ship as command
+
+    command.run(base, generator, out)
+
+
+@app.command()
+def evaluate(
+    world: Annotated[bool, typer.Option("--world", help="The record world's test table.")] = False,
+    n: Annotated[int, typer.Option(min=1, help="Questions per row.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of the test world.")] = 0,
+    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all that can run.")] = None,  # noqa: UP045
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the table here.")] = None,  # noqa: UP045
+    base: Base = None,
+    generator: Generator = None,
+    paper_generator: Annotated[Optional[str], typer.Option(help="A `paper` generator to add to the table.")] = None,  # noqa: UP045
+) -> None:
+    """Measure answers with and without documents, and the controls."""
+    from distilledprag.commands import evaluate as command
+
+    command.run(world, n, seed, methods, json_file, base, generator, paper_generator)
+
+
+def main() -> None:
+    """Entry point: errors that are the user's become one message on stderr and exit code 1."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except DistilledPRAGError as error:
+        sys.exit(_failed(str(error)))
+    except KeyboardInterrupt:
+        _failed("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(_failed(f"{error.filename or 'input/output'}: {error.strerror or error}"))
+
+
+def _failed(message: str) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(message)}")
+    return 1

@@ -1,0 +1,1 @@
+"""What each `dprag` command does; cli.py declares them."""

@@ -1,0 +1,1 @@
+"""Measuring answers: metrics, the record world's table, and how it is printed."""

@@ -1,0 +1,89 @@
+"""The record world's table: every method on every split, kind of question and number of documents.
+
+Each question is the first of its example and kind (for single facts: a seeded choice), answered greedily.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from distilledprag.decoding import greedy_texts
+from distilledprag.evaluation.methods import METHODS, Item, Setting
+from distilledprag.evaluation.metrics import exact_match, token_f1, wilson_interval
+from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split, World
+
+BATCH = 50
+ANSWER_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row group of the table."""
+
+    split: Split
+    kind: Kind
+    documents: int
+
+
+def cells() -> Iterator[Cell]:
+    """Test: all kinds at up to 3 documents, and multi-hop kinds at 4; held-out splits: the main ones of these."""
+    for kind in ("single", "comparison", "compositional", "bridge"):
+        fewest = max(FEWEST_DOCUMENTS[kind], 1 if kind == "single" else 2)  # type: ignore[index]
+        for documents in range(fewest, 4 if kind == "single" else 5):
+            yield Cell("test", kind, documents)  # type: ignore[arg-type]
+    for split in ("held_out_templates", "held_out_family"):
+        for documents in (1, 2, 3):
+            yield Cell(split, "single", documents)  # type: ignore[arg-type]
+        for kind in ("comparison", "compositional", "bridge"):
+            yield Cell(split, kind, 3)  # type: ignore[arg-type]
+
+
+def items_of(cell: Cell, n: int, seed: int) -> list[Item]:
+    """The cell's `n` questions; each one's `other_documents` are those of the next example."""
+    world = World(cell.split, seed)
+    examples = [world.example(index, cell.kind, cell.documents) for index in range(n + 1)]
+    items = []
+    for index, example in enumerate(examples[:n]):
+        fitting = [question for question in example.questions if question.kind == cell.kind]
+        chosen = random.Random(f"{seed}/{index}").choice(fitting) if cell.kind == "single" else fitting[0]
+        items.append(Item(chosen.text, chosen.answer, example.documents, examples[index + 1].documents))
+    return items
+
+
+def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
+    """Greedy answers in the items' order; batches are of similar length, which changes no answer."""
+    order = sorted(range(len(items)), key=lambda place: sum(map(len, items[place].documents)))
+    texts = [""] * len(items)
+    for begin in range(0, len(order), BATCH):
+        places = order[begin : begin + BATCH]
+        prompts, adapters = METHODS[method](setting, [items[place] for place in places])
+        made = greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, ANSWER_TOKENS)
+        for place, text in zip(places, made, strict=True):
+            texts[place] = text
+    return texts
+
+
+def evaluate_world(
+    setting: Setting,
+    methods: list[str],
+    n: int,
+    seed: int,
+    on_row: Callable[[dict[str, Any]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """One row per cell and method: exact_match, f1 and a 95 % interval of the exact match."""
+    rows = []
+    for cell in cells():
+        items = items_of(cell, n, seed)
+        for method in methods:
+            made = answers(setting, method, items)
+            exact = sum(exact_match(text, item.answer) for text, item in zip(made, items, strict=True)) / n
+            f1 = sum(token_f1(text, item.answer) for text, item in zip(made, items, strict=True)) / n
+            low, high = wilson_interval(exact, n)
+            row = {"method": method, **vars(cell), "n": n, "exact_match": round(exact, 4), "f1": round(f1, 4)}
+            rows.append({**row, "interval": [round(low, 4), round(high, 4)]})
+            if on_row:
+                on_row(rows[-1])
+    return rows

@@ -1,0 +1,69 @@
+"""Finding the passages for a question: BM25 (bm25s), behind a small protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from distilledprag.errors import InputError
+from distilledprag.passages.record import Passage
+
+WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
+STOP_WORDS = frozenset(
+    "a an and are as at be by can did do does for from had has have how in is it its of on or that the their they this to "
+    "was were what when where which who whom whose will with s".split()
+)
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; identifiers (K-4821) and e-mail addresses count whole and in their parts."""
+    words: list[str] = []
+    for match in WORD.findall(text.lower()):
+        parts = re.split(r"[-@.]", match)
+        words += [match, *parts] if len(parts) > 1 else [match]
+    return [word for word in words if word not in STOP_WORDS]
+
+
+class Retriever(Protocol):
+    """Anything that ranks passages for a question."""
+
+    def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        """The `k` best passages with their scores, best first."""
+        ...
+
+
+class BM25Retriever:
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over passages in memory; the heading counts as part of a passage."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        import bm25s
+
+        if not passages:
+            raise InputError("there are no passages to search; give at least one document")
+        self.passages = list(passages)
+        vocabulary: dict[str, int] = {}
+        ids = []
+        for passage in self.passages:
+            words = words_of(f"{passage.title} {passage.text}") or ["\0"]
+            ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in words])
+        self._vocabulary = vocabulary
+        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+        self._index.index((ids, vocabulary), show_progress=False)
+
+    def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        """The `k` best passages; ties keep the documents' order. Raises InputError for a k that cannot be served."""
+        if not question.strip():
+            raise InputError("the question is empty; write one")
+        if k < 1:
+            raise InputError(f"top-k is {k}; it must be at least 1")
+        if k > len(self.passages):
+            raise InputError(
+                f"top-k is {k} but there are only {len(self.passages)} passages; use --top-k {len(self.passages)} or less"
+            )
+        known = [self._vocabulary[word] for word in words_of(question) if word in self._vocabulary]
+        scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.passages), dtype=np.float32)
+        best = np.argsort(-scores, kind="stable")[:k]
+        return [(self.passages[int(place)], float(scores[place])) for place in best]

@@ -1,0 +1,96 @@
+"""The walls of the house: who may import whom, file sizes, and words that do not belong in the tree."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "src" / "distilledprag"
+FILES = sorted(SOURCES.rglob("*.py"))
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(SOURCES.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def imports(file: Path, everywhere: bool) -> set[str]:
+    """Modules of ours that a file imports; `everywhere`: also inside functions. Type-checking imports do not count."""
+    found: set[str] = set()
+
+    def visit(nodes: list[ast.stmt]) -> None:
+        for node in nodes:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("distilledprag"):
+                found.add(node.module)
+                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            elif isinstance(node, ast.Import):
+                found.update(alias.name for alias in node.names if alias.name.startswith("distilledprag"))
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                visit(node.orelse)
+            elif everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                for field in ("body", "orelse", "finalbody", "handlers"):
+                    visit(getattr(node, field, []))
+
+    visit(ast.parse(file.read_text()).body)
+    return {name for name in found if name in MODULES}
+
+
+def test_there_are_modules_to_look_at():
+    assert {"distilledprag.lora.weights", "distilledprag.pipeline", "distilledprag.cli"} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("room, forbidden", [
+    ("engine", ("passages", "generator", "gateway", "training", "synthesis", "pipeline")),
+    ("lora", ("passages", "generator", "gateway", "training", "synthesis", "pipeline", "prompts", "base_model", "engine")),
+    ("passages", ("pipeline", "generator", "training", "lora", "prompts")),
+    ("prompts", ("pipeline", "generator", "training", "passages")),
+    ("generator", ("pipeline", "training", "passages", "evaluation")),
+    ("training", ("pipeline", "evaluation")),
+    ("synthesis", ("pipeline", "training", "generator")),
+])  # fmt: skip
+def test_a_room_does_not_import(room, forbidden):
+    for name, file in MODULES.items():
+        if name.startswith(f"distilledprag.{room}"):
+            for imported in imports(file, everywhere=True):
+                assert imported.split(".")[1:2] not in [[other] for other in forbidden], f"{name} imports {imported}"
+
+
+def test_nothing_imports_the_command_line():
+    for name, file in MODULES.items():
+        if name != "distilledprag.cli" and not name.startswith("distilledprag.commands"):
+            bad = [i for i in imports(file, everywhere=True) if i.startswith(("distilledprag.cli", "distilledprag.commands"))]
+            assert not bad, f"{name} imports {bad}"
+
+
+def test_no_import_circles_between_modules():
+    graph = {name: imports(file, everywhere=False) - {name} for name, file in MODULES.items()}
+    finished: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, f"import circle: {' -> '.join([*path[path.index(name):], name])}"
+        if name not in finished:
+            for imported in graph[name]:
+                walk(imported, (*path, name))
+            finished.add(name)
+
+    for name in graph:
+        walk(name, ())
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(SOURCES)))
+def test_source_files_are_small(file):
+    assert len(file.read_text().splitlines()) < 400
+
+
+def test_no_machine_paths_in_the_tree():
+    forbidden = ["/wo" + "rk/", "/tmp/ba" + "sh_jobs", "/ro" + "ot/"]
+    for folder in ("src", "tests", "recipes", "docs", "examples", "benchmarks"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.suffix in {".py", ".md", ".yaml", ".json", ".toml"}:
+                assert not any(word in file.read_text() for word in forbidden), file
