@@ -1,0 +1,98 @@
+"""The main job: what is sent, what is not, and that the document is really used."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import PER_RANK, random_generator
+from distilledprag.decoding import greedy_ids
+from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.lora.weights import LoraWeights
+from distilledprag.pipeline import DistilledPRAG
+
+DOCUMENTS = ["Anna Tovberg lives in Oakport. She earns $46,000 a year.", "Velkor Foods is based in Millport."]
+
+
+@pytest.fixture(scope="module")
+def prag(tiny_base):
+    return DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
+
+
+def test_no_document_word_is_in_what_is_sent(prag):
+    sent = prag.answer("Where does Anna Tovberg live?", DOCUMENTS).sent
+    for word in ("Oakport", "46,000", "Velkor", "Millport", "earns"):
+        assert word not in sent.prompt
+    assert sent.prompt.count("<|doc_mask|>") == sum(len(prag.base.tokenizer(" " + d).input_ids) for d in DOCUMENTS)
+    assert sent.bytes_total == sent.adapter_bytes + len(sent.prompt.encode())
+
+
+def test_adapter_bytes_are_those_of_the_half_precision_file(prag):
+    weights = prag.encode([passage.text for passage, _ in prag.answer("Anna", DOCUMENTS).passages])
+    assert prag.answer("Anna", DOCUMENTS).sent.adapter_bytes == len(weights.to(torch.bfloat16).to_bytes())
+
+
+def test_the_pipeline_equals_its_parts_put_together_by_hand(prag):
+    answer = prag.answer("Where does Anna Tovberg live?", DOCUMENTS[:1])
+    from distilledprag.lora.merging import merged
+
+    prompt = prag.prompts.build("Where does Anna Tovberg live?", DOCUMENTS[:1]).masked_ids
+    with merged(prag.base.model, prag.encode(DOCUMENTS[:1])):
+        ids = greedy_ids(prag.base, [prompt], None, prag.prompts.end_of_turn_id)[0]
+    assert answer.text == prag.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_only_the_best_passages_are_used_in_retrieved_order(prag):
+    documents = [f"Passage {number} speaks of wheat." for number in range(5)] + ["Anna Tovberg lives in Oakport."]
+    answer = prag.answer("Where does Anna Tovberg live?", documents, top_k=2)
+    assert [passage.text for passage, _ in answer.passages][0] == documents[-1] and len(answer.passages) == 2
+    scores = [score for _, score in answer.passages]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_encoded_documents_are_weights_that_save_and_load(prag, tmp_path):
+    weights = prag.encode(DOCUMENTS)
+    weights.save_pretrained(tmp_path / "adapter")
+    loaded = LoraWeights.from_pretrained(tmp_path / "adapter")
+    assert loaded.generator.startswith("per_rank-") and loaded.base == prag.base.identity
+    for key, pair in weights.modules.items():
+        assert torch.equal(pair.a, loaded.modules[key].a) and torch.equal(pair.b, loaded.modules[key].b)
+
+
+def test_an_encoded_folder_loads_in_peft_and_gives_the_same_logits(prag, tiny_base_folder, tmp_path):
+    import peft
+    from distilledprag.lora.batch import LoraBatch
+    from distilledprag.lora.injection import inject
+    from transformers import AutoModelForCausalLM
+
+    weights = prag.encode(DOCUMENTS)
+    weights.save_pretrained(tmp_path / "adapter")
+    fresh = AutoModelForCausalLM.from_pretrained(tiny_base_folder, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
+    prompt = torch.tensor([prag.prompts.build("Where is Velkor Foods based?", DOCUMENTS).masked_ids])
+    with torch.no_grad(), inject(prag.base.model, LoraBatch.stack([weights])):
+        ours = prag.base.model(input_ids=prompt).logits
+    with torch.no_grad():
+        assert torch.allclose(model(input_ids=prompt).logits, ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda prag: prag.answer("  ", DOCUMENTS), "question is empty"),
+    (lambda prag: prag.answer("Where?", []), "no passages"),
+    (lambda prag: prag.encode([]), "no text to encode"),
+    (lambda prag: prag.encode(["", " "]), "no text to encode"),
+    (lambda prag: prag.encode("one string"), "list of strings"),
+    (lambda prag: prag.answer("Where?", ["wheat " * 5000]), "more than the"),
+])  # fmt: skip
+def test_bad_input_is_a_clear_error(prag, call, message):
+    with pytest.raises(InputError, match=message):
+        call(prag)
+
+
+def test_base_and_generator_go_together(tiny_base_folder):
+    with pytest.raises(ConfigError, match="both"):
+        DistilledPRAG.from_pretrained(base=tiny_base_folder)
+
+
+def test_a_folder_without_a_base_is_refused(tmp_path, tiny_generator_folder):
+    with pytest.raises(CheckpointError):
+        DistilledPRAG.from_pretrained(tmp_path, tiny_generator_folder)

@@ -1,0 +1,41 @@
+"""Files and folders are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+from distilledprag.files import replace_folder, write_atomically
+
+
+def test_a_file_is_written_with_its_folders(tmp_path):
+    write_atomically(tmp_path / "a" / "b.txt", "text")
+    assert (tmp_path / "a" / "b.txt").read_text() == "text"
+    write_atomically(tmp_path / "a" / "b.txt", b"bytes")
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"bytes"
+    assert [file.name for file in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "b.txt", "old")
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "b.txt", "new")
+    assert (tmp_path / "b.txt").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_folder_is_replaced_when_the_block_ends_well(tmp_path):
+    for content in ("first", "second"):
+        with replace_folder(tmp_path / "f") as temporary:
+            (temporary / "x").write_text(content)
+    assert (tmp_path / "f" / "x").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_an_error_in_the_block_keeps_the_old_folder(tmp_path):
+    with replace_folder(tmp_path / "f") as temporary:
+        (temporary / "x").write_text("old")
+    with pytest.raises(RuntimeError), replace_folder(tmp_path / "f") as temporary:
+        (temporary / "x").write_text("new")
+        raise RuntimeError
+    assert (tmp_path / "f" / "x").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]

@@ -1,0 +1,181 @@
+"""Distillation: student and teacher as intended, runs that resume with the same curve, recipes that build."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import PER_RANK, random_generator
+from distilledprag.commands.train import read_recipe
+from distilledprag.errors import ConfigError
+from distilledprag.training.base_lm import BaseRecipe, train_base
+from distilledprag.training.distill import DistillRecipe, DistillTask, compared_positions, train_generator
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+DATA = {"source": "world", "questions": 3, "rows": {1: 3, 2: 3, 3: 3, 4: 3}, "validation": 2}
+PHASES = [{"until": 1.0, "documents": {1: 1, 2: 1}, "kinds": {"single": 1, "comparison": 1}}]
+
+
+def recipe(base: Path, output: Path, **training) -> dict:
+    settings = {"steps": 6, "lr": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
+    return {
+        "task": "distill",
+        "output": str(output),
+        "base": str(base),
+        "generator": dict(PER_RANK),
+        "data": {**DATA, "phases": PHASES},
+        "training": settings,
+    }
+
+
+def losses(output: Path) -> list[tuple]:
+    keys = ("step", "loss", "loss_gen", "loss_cos", "loss_kl")
+    return [tuple(json.loads(line)[key] for key in keys) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def test_the_generator_reads_the_states_that_encode_would_give(tiny_base, tmp_path):
+    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    batch = task.batch(0)
+    _, documents = task.read(batch)
+    encoded = task.module.encode(tiny_base, batch.passages)
+    length = encoded.states.size(2)
+    assert torch.equal(documents.mask[:, :length], encoded.mask)
+    ours = documents.states[:, :, :length][:, encoded.mask]
+    assert torch.allclose(ours, encoded.states[:, encoded.mask], atol=1e-4)
+
+
+def test_the_student_of_an_open_prompt_without_adapter_is_the_teacher(tiny_base, tmp_path):
+    generator = random_generator(tiny_base, PER_RANK)
+    for head in generator.head_b.values():
+        head.data.zero_()
+    task = DistillTask(tiny_base, generator, DistillRecipe(**recipe(tmp_path, tmp_path)))
+    batch = task.batch(0)
+    batch.tokens.masked_ids = batch.tokens.open_ids
+    parts = task.losses(batch, generator, 1)
+    assert parts["loss_cos"].item() == pytest.approx(0.0, abs=1e-5)
+    assert parts["loss_kl"].item() == pytest.approx(0.0, abs=1e-5)
+    assert parts["loss"].item() == pytest.approx(parts["loss_gen"].item(), abs=1e-5)
+
+
+def test_the_total_is_the_papers_weighted_sum(tiny_base, tmp_path):
+    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    parts = task.losses(task.batch(0), task.module, 1)
+    expected = parts["loss_gen"] + 0.5 * parts["loss_cos"] + 0.1 * parts["loss_kl"]
+    assert parts["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_cosine_positions_are_what_they_are_named(tiny_base, tmp_path):
+    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    tokens = task.batch(0).tokens
+    outside = compared_positions(tokens, "outside_documents")
+    assert not (outside & tokens.is_document).any() and (outside | tokens.is_document).equal(tokens.is_token)
+    assert compared_positions(tokens, "all").equal(tokens.is_token)
+    assert compared_positions(tokens, "answer").equal(tokens.is_supervised)
+    assert not (compared_positions(tokens, "question_and_answer") & tokens.is_document).any()
+
+
+def test_losses_fall_on_a_batch_seen_again_and_again(tiny_base, tmp_path):
+    torch.manual_seed(0)
+    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    optimizer = torch.optim.AdamW(task.module.parameters(), lr=3e-3)
+    batch, seen = task.batch(0), []
+    for step in range(25):
+        loss = task.losses(batch, task.module, step)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    assert seen[-1] < 0.8 * seen[0]
+
+
+CHILD = """
+import json, sys
+from distilledprag.training.distill import DistillRecipe, train_generator
+train_generator(DistillRecipe(**json.loads(sys.argv[1])), resume=True, quiet=True)
+"""
+
+
+def test_a_run_killed_and_resumed_has_the_curve_of_an_unbroken_one(tiny_base_folder, tmp_path):
+    whole, broken = recipe(tiny_base_folder, tmp_path / "whole", steps=8), recipe(tiny_base_folder, tmp_path / "broken", steps=8)
+    train_generator(DistillRecipe(**whole), quiet=True)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(broken)], env=environment)
+    log = tmp_path / "broken" / "log.jsonl"
+    while child.poll() is None and not (log.exists() and len(log.read_text().splitlines()) >= 5):
+        pass  # at step 5 or later the newest checkpoint is of step 4 or 6
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    train_generator(DistillRecipe(**broken), resume=True, quiet=True)
+    assert [row[0] for row in losses(tmp_path / "broken")] == list(range(1, 9))
+    for ours, theirs in zip(losses(tmp_path / "broken"), losses(tmp_path / "whole"), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_run_is_not_overwritten_without_resume(tiny_base_folder, tmp_path):
+    values = recipe(tiny_base_folder, tmp_path / "run", steps=1)
+    train_generator(DistillRecipe(**values), quiet=True)
+    with pytest.raises(ConfigError, match="--resume"):
+        train_generator(DistillRecipe(**values), quiet=True)
+
+
+def test_pairs_from_a_file_train_too(tiny_base_folder, tmp_path):
+    rows = [
+        {"documents": [f"Anna Tovberg lives in {city}."], "question": "Where does Anna Tovberg live?", "answer": city}
+        for city in ("Oakport", "Millport", "Dunburg")
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = recipe(tiny_base_folder, tmp_path / "run", steps=2)
+    values["data"] = {"source": "pairs", "files": [str(tmp_path / "pairs.jsonl")], "rows": 2}
+    train_generator(DistillRecipe(**values), quiet=True)
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists()
+
+
+def test_the_base_trains_and_is_ready_to_serve(tmp_path):
+    from distilledprag.base_model import load_base
+
+    values = {
+        "output": str(tmp_path / "base"),
+        "model": {"hidden": 32, "intermediate": 32, "layers": 2, "heads": 4},
+        "data": {"questions": 2, "rows": {1: 2, 2: 2, 3: 2, 4: 2}, "phases": [{"copy_share": 0.5}]},
+        "training": {"steps": 3, "optimizer": "muon", "checkpoint_every": 3, "tensorboard": True},
+        "validation": 2,
+    }
+    train_base(BaseRecipe(**values), quiet=True)
+    assert load_base(tmp_path / "base" / "model").mask_token_id > 0
+    assert list((tmp_path / "base" / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tmp_path):
+    from distilledprag.generator import build_generator
+
+    task = yaml.safe_load(file.read_text())["task"]
+    if task == "base":
+        parsed = read_recipe(file, BaseRecipe)
+        assert parsed.data.phases[-1].until == 1.0
+        return
+    parsed = read_recipe(file, DistillRecipe)
+    small = {"per_rank": {"width": 16, "heads": 2}, "paper": {"encoder": "base", "heads": 4, "projector_hidden": 16}}
+    settings = {**parsed.generator, **small[parsed.generator["architecture"]]}
+    generator = build_generator(settings, tiny_base)
+    batch = generator(generator.encode(tiny_base, [["Anna Tovberg lives in Oakport."]]))
+    assert batch.scaling == parsed.generator["alpha"] / parsed.generator["rank"]
+
+
+@pytest.mark.parametrize("change, wrong", [
+    ({"outputs": "x"}, "outputs"),
+    ({"training": {"steps": 0}}, "training.steps"),
+    ({"data": {"source": "web"}}, "data"),
+])  # fmt: skip
+def test_a_wrong_recipe_key_is_named(tmp_path, change, wrong):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({**recipe(tmp_path, tmp_path / "run"), **change}))
+    with pytest.raises(ConfigError, match=wrong):
+        read_recipe(file, DistillRecipe)
