@@ -29,13 +29,13 @@ test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)  ## ruff and mypy
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks scripts examples
+	$(BIN)/ruff format --check src tests benchmarks scripts examples
 	$(BIN)/mypy
 
 format: $(STAMP)  ## let ruff mend what it can
-	$(BIN)/ruff check --fix src tests benchmarks
-	$(BIN)/ruff format src tests benchmarks
+	$(BIN)/ruff check --fix src tests benchmarks scripts examples
+	$(BIN)/ruff format src tests benchmarks scripts examples
 
 train-bundled: $(STAMP)  ## train the bundled base and both generators from nothing (CPU, resumable), and ship the best
 	$(KEEP_MEMORY) $(BIN)/dprag train-base recipes/tiny-cpu-base.yaml --resume

@@ -56,15 +56,16 @@ PATIENTS = [
     "The family has been informed.",
 ]
 PROJECTS = [
-    "Project Riverlight is managed by Nina Fensen. It was ordered by Trilan Energy. Project Riverlight is due on 30 September 2024. "
-    "The steering committee meets every month.",
+    "Project Riverlight is managed by Nina Fensen. It was ordered by Trilan Energy. Project Riverlight is due on "
+    "30 September 2024. The steering committee meets every month.",
     "Project Copperleaf has a budget of $57,000. Its goal is a visitor centre. Project Copperleaf started in 2020. "
     "The project was ordered by Galmere Farms.",
 ]
 PROPERTIES = [
     "Fernridge House is rented by Solcore Logistics. Its rent is $34,000 a year. Fernridge House was built in 1962. "
     "Parking is available behind the house.",
-    "Pinehurst Hall stands at 83 Orchard Street. It belongs to Andrei Norez. Pinehurst Hall has 26 rooms. The building is in Glenport.",
+    "Pinehurst Hall stands at 83 Orchard Street. It belongs to Andrei Norez. Pinehurst Hall has 26 rooms. "
+    "The building is in Glenport.",
 ]
 
 
@@ -74,7 +75,8 @@ def main() -> None:
     (FOLDER / "staff.md").write_text("# Staff records\n\n" + "\n".join(staff))
     profiles = "\n".join(f"<p>{text}</p>" for text in COMPANIES[:2])
     (FOLDER / "companies.html").write_text(
-        f"<!doctype html>\n<html><head><title>Profiles</title></head><body>\n<h1>Company profiles</h1>\n{profiles}\n</body></html>\n"
+        "<!doctype html>\n<html><head><title>Profiles</title></head><body>\n"
+        f"<h1>Company profiles</h1>\n{profiles}\n</body></html>\n"
     )
     (FOLDER / "suppliers.htm").write_text(f"<html><body><h1>Suppliers</h1>\n<p>{COMPANIES[2]}</p>\n</body></html>\n")
     document = docx.Document()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+
 from distilledprag.generator import generator_identity
 from distilledprag.lora.injection import inject
 from distilledprag.pipeline import DistilledPRAG

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from distilledprag.base_model import BaseModel, install_mask, load_base, save_base
 from distilledprag.generator import build_generator
 from distilledprag.training.base_lm import BaseModelSettings, build_base

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.evaluation.metrics import exact_match
 from distilledprag.generator import generator_identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from distilledprag.files import replace_folder, write_atomically
 
 

@@ -73,7 +73,7 @@ def test_no_import_circles_between_modules():
     finished: set[str] = set()
 
     def walk(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, f"import circle: {' -> '.join([*path[path.index(name):], name])}"
+        assert name not in path, f"import circle: {' -> '.join([*path[path.index(name) :], name])}"
         if name not in finished:
             for imported in graph[name]:
                 walk(imported, (*path, name))

@@ -1,9 +1,9 @@
 """DistilledPRAG: ask an LLM about documents that it never sees.
 
-    from distilledprag import DistilledPRAG
+from distilledprag import DistilledPRAG
 
-    prag = DistilledPRAG.from_pretrained()
-    prag.answer("Where does Anna Tovik live?", documents=["Anna Tovik lives in Marlow."]).text
+prag = DistilledPRAG.from_pretrained()
+prag.answer("Where does Anna Tovik live?", documents=["Anna Tovik lives in Marlow."]).text
 """
 
 from __future__ import annotations

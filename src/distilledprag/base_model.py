@@ -50,9 +50,7 @@ class BaseModel:
         return int(self.model.config.max_position_embeddings)
 
 
-def load_base(
-    path_or_id: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
-) -> BaseModel:
+def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> BaseModel:
     """Load a base from a folder or a hub id. `dtype` None keeps the precision it is stored in.
 
     Raises CheckpointError for a missing or damaged folder, a model that is no causal LM of a supported
@@ -71,18 +69,14 @@ def load_base(
     return BaseModel(model, tokenizer, record.id, BaseIdentity.of(model, record.id, name), name)
 
 
-def load_unmasked_base(
-    path_or_id: str | Path, *, dtype: torch.dtype | None = None
-) -> tuple[PreTrainedModel, Any]:
+def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, Any]:
     """Load model and tokenizer, on the CPU, whether or not a mask is installed. Errors as in `load_base`,
     less the mask's.
     """
     source = _source(path_or_id)
     config = _read(path_or_id, "config.json", lambda: AutoConfig.from_pretrained(source))
     architectures = getattr(config, "architectures", None) or []
-    if config.model_type not in SUPPORTED_TYPES or not all(
-        name.endswith("ForCausalLM") for name in architectures
-    ):
+    if config.model_type not in SUPPORTED_TYPES or not all(name.endswith("ForCausalLM") for name in architectures):
         raise CheckpointError(
             f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); "
             f"a base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
@@ -153,6 +147,4 @@ def _read(path_or_id: str | Path, what: str, load: Any) -> Any:
         return load()
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"the {what} of the base model {str(path_or_id)!r} cannot be loaded: {reason}"
-        ) from error
+        raise CheckpointError(f"the {what} of the base model {str(path_or_id)!r} cannot be loaded: {reason}") from error

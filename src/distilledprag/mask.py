@@ -74,9 +74,7 @@ def sample_row(table: Tensor, seed: int, *, skip: int | None = None) -> Tensor:
     noise = torch.randn(table.shape[1], generator=generator, dtype=torch.float32)
     row = (mean + deviation * noise.double()).bfloat16().half().bfloat16().float()
     if not torch.isfinite(row).all():
-        raise CheckpointError(
-            "the base's embedding table holds numbers that are not finite; copy the base again"
-        )
+        raise CheckpointError("the base's embedding table holds numbers that are not finite; copy the base again")
     return row
 
 
@@ -89,9 +87,7 @@ def mask_record(model: PreTrainedModel) -> MaskRecord | None:
         record = MaskRecord(**found)
         return MaskRecord(str(record.token), int(record.id), int(record.seed), str(record.row_hash))
     except (TypeError, ValueError):
-        raise CheckpointError(
-            f"config.json of the base has an unreadable {CONFIG_KEY!r}: {found!r}"
-        ) from None
+        raise CheckpointError(f"config.json of the base has an unreadable {CONFIG_KEY!r}: {found!r}") from None
 
 
 def check_mask(model: PreTrainedModel, tokenizer: Any, record: MaskRecord) -> None:

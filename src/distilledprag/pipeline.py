@@ -49,9 +49,7 @@ class DistilledPRAG:
     def __init__(self, base: BaseModel, generator: ParameterGenerator) -> None:
         self.base = base
         self.generator = generator
-        self.prompts = PromptBuilder(
-            base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS
-        )
+        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
         self._generator_identity = generator_identity(generator)
 
     @classmethod

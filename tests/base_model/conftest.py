@@ -33,9 +33,7 @@ def make_tokenizer():
             show_progress=False,
         )
         backend.train_from_iterator(["You should answer the question about Rome."], trainer)
-        return PreTrainedTokenizerFast(
-            tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-        )
+        return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
     return make
 

@@ -157,9 +157,7 @@ def test_weights_without_a_tensor_or_of_another_shape_are_refused(saved):
 def test_a_missing_tokenizer_is_refused(saved):
     for path in saved.glob("tokenizer*"):
         path.unlink()
-    with pytest.raises(
-        CheckpointError, match=r"the tokenizer of the base model .* cannot be loaded|installed"
-    ):
+    with pytest.raises(CheckpointError, match=r"the tokenizer of the base model .* cannot be loaded|installed"):
         load_base(saved)
 
 

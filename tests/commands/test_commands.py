@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from distilledprag import cli
 
 DOCUMENT = "Anna Tovberg lives in Oakport. She earns $46,000 a year.\n\nVelkor Foods is based in Millport.\n"
@@ -41,7 +42,9 @@ def dprag(monkeypatch, capsys):
 
 
 def test_ask_prints_one_json_object_as_the_contract_says(dprag, documents, models):
-    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 2, "--compare", "--json", *models)
+    code, out, _ = dprag(
+        "ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 2, "--compare", "--json", *models
+    )
     assert code == 0
     record = json.loads(out)
     assert set(record["sent"]) == {"prompt", "adapter_bytes", "bytes_total"}
@@ -100,7 +103,10 @@ def _mistakes(documents, tmp_path, models, other):
         "empty question": (["ask", " ", "--docs", documents, *models], "question is empty"),
         "k too large": (["ask", question, "--docs", documents, "--top-k", "9", *models], "only 2 passages"),
         "wrong base": (["ask", question, "--docs", documents, "--top-k", "1", *wrong_base], "base"),
-        "no such base": (["ask", question, "--docs", documents, "--top-k", "1", "--base", tmp_path, "--generator", "x"], ""),
+        "no such base": (
+            ["ask", question, "--docs", documents, "--top-k", "1", "--base", tmp_path, "--generator", "x"],
+            "",
+        ),
         "unknown key": (["train", recipe], "speed"),
         "no recipe": (["train", tmp_path / "none.yaml"], "does not exist"),
         "unknown method": (["evaluate", "--world", "--methods", "magic", *models], "magic"),

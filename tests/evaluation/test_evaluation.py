@@ -6,6 +6,7 @@ import json
 
 import pytest
 from conftest import PER_RANK, random_generator
+
 from distilledprag.evaluation.methods import METHODS, Setting
 from distilledprag.evaluation.metrics import exact_match, normalise, token_f1, wilson_interval
 from distilledprag.evaluation.targets import checks

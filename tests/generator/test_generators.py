@@ -7,11 +7,12 @@ import json
 import pytest
 import torch
 from conftest import PAPER, PER_RANK, random_generator
+from safetensors.torch import load_file, save_file
+
 from distilledprag.base_model import load_base
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError, InputError
 from distilledprag.generator import build_generator, generator_identity, load_generator
 from distilledprag.lora.injection import inject
-from safetensors.torch import load_file, save_file
 
 PASSAGES = [["Anna Tovberg lives in Oakport.", "She works for Velkor Foods."], ["Velkor Foods is based in Millport."]]
 BOTH = pytest.mark.parametrize("settings", [PER_RANK, PAPER], ids=["per_rank", "paper"])

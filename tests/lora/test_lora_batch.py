@@ -32,9 +32,7 @@ def change_of(batch, key, row):
 )
 def test_a_batch_means_the_same_changes_as_its_adapters(rows):
     adapters = [
-        None
-        if row is None
-        else random_adapter(CONFIG, ALL_TARGETS if row[2] else MLP_TARGETS, row[0], row[1], seed)
+        None if row is None else random_adapter(CONFIG, ALL_TARGETS if row[2] else MLP_TARGETS, row[0], row[1], seed)
         for seed, row in enumerate(rows)
     ]
     batch = LoraBatch.stack(adapters)

@@ -32,9 +32,7 @@ TOKENS = random_tokens(rows=len(ADAPTERS))
 
 
 def hooks_in(model):
-    return [
-        name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks
-    ]
+    return [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
 
 
 def alone(row):
@@ -71,9 +69,7 @@ def test_adapters_of_other_rank_alpha_and_targets_share_a_batch():
 @settings(max_examples=15, deadline=None)
 @given(rows=st.lists(st.integers(-1, len(ADAPTERS) - 1), min_size=1, max_size=6))
 def test_row_index_gives_each_model_row_its_adapter(rows):
-    tokens = torch.stack(
-        [TOKENS[row] for row in rows]
-    )  # row -1 reads the last row of TOKENS, without adapter
+    tokens = torch.stack([TOKENS[row] for row in rows])  # row -1 reads the last row of TOKENS, without adapter
     with inject(MODEL, LoraBatch.stack(ADAPTERS), row_index=torch.tensor(rows)):
         together = logits_of(MODEL, tokens)
     without = logits_of(MODEL, TOKENS[-1:])[0]
@@ -242,9 +238,7 @@ def test_training_steps_inside_one_block_see_the_updated_adapter():
     losses = []
     with inject(MODEL, batch, row_index=torch.zeros(4, dtype=torch.int32)):
         for _ in range(4):
-            loss = torch.nn.functional.cross_entropy(
-                MODEL(TOKENS).logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten()
-            )
+            loss = torch.nn.functional.cross_entropy(MODEL(TOKENS).logits[:, :-1].flatten(0, 1), TOKENS[:, 1:].flatten())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -284,8 +278,6 @@ class LargestProducts(TorchDispatchMode):
 def test_no_dense_weight_change_is_ever_formed():
     with LargestProducts() as products, inject(MODEL, LoraBatch.stack(ADAPTERS)):
         logits_of(MODEL, TOKENS)
-    weights = {
-        tuple(module.weight.shape) for module in MODEL.model.modules() if isinstance(module, torch.nn.Linear)
-    }
+    weights = {tuple(module.weight.shape) for module in MODEL.model.modules() if isinstance(module, torch.nn.Linear)}
     assert products.shapes, "the products must be seen for this test to mean anything"
     assert not products.shapes & (weights | {shape[::-1] for shape in weights})

@@ -47,9 +47,7 @@ def test_gradients_of_a_and_b_equal_those_through_peft(architecture, tmp_path):
     weights = random_adapter(model.config, ALL_TARGETS)
     weights.save_pretrained(tmp_path / "adapter")
     peft_model = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "adapter", is_trainable=True)
-    torch.nn.functional.cross_entropy(
-        peft_model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
-    ).backward()
+    torch.nn.functional.cross_entropy(peft_model(tokens).logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
     expected = {name.replace(".default.", "."): value.grad for name, value in peft_model.named_parameters()}
 
     batch = LoraBatch.stack([weights])
@@ -84,12 +82,8 @@ def test_an_adapter_that_peft_saved_again_still_loads(tmp_path):
     model = tiny_model()
     weights = random_adapter(model.config)
     weights.save_pretrained(tmp_path / "ours")
-    PeftModel.from_pretrained(model, tmp_path / "ours").save_pretrained(
-        tmp_path / "theirs", save_embedding_layers=False
-    )
-    (tmp_path / "theirs" / "distilledprag.json").write_bytes(
-        (tmp_path / "ours" / "distilledprag.json").read_bytes()
-    )
+    PeftModel.from_pretrained(model, tmp_path / "ours").save_pretrained(tmp_path / "theirs", save_embedding_layers=False)
+    (tmp_path / "theirs" / "distilledprag.json").write_bytes((tmp_path / "ours" / "distilledprag.json").read_bytes())
     assert same_tensors(LoraWeights.from_pretrained(tmp_path / "theirs"), weights)
 
 

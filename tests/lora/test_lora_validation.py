@@ -198,9 +198,7 @@ def test_extra_layers_and_extra_targets_are_refused():
     assert code_of(random_adapter(tiny_config(num_hidden_layers=3)).to_bytes()) == Rejection.KEYS
     assert code_of(random_adapter(tiny_config(num_hidden_layers=1)).to_bytes()) == Rejection.KEYS
     assert code_of(random_adapter(CONFIG, ALL_TARGETS).to_bytes()) == Rejection.KEYS
-    check_adapter(
-        random_adapter(CONFIG, ALL_TARGETS).to_bytes(), AdapterSpec.from_config(CONFIG, ALL_TARGETS)
-    )
+    check_adapter(random_adapter(CONFIG, ALL_TARGETS).to_bytes(), AdapterSpec.from_config(CONFIG, ALL_TARGETS))
 
 
 def test_a_smaller_hidden_size_is_refused():

@@ -168,13 +168,8 @@ def test_damaged_bytes_are_refused_with_their_reason():
     assert code_of(resaved(data, lambda tensors: tensors.update(extra=torch.ones(1)))) == Rejection.KEYS
     narrow = tuple(torch.zeros(shape) for shape in ((4, 32), (56, 4)))
     other_rank = LoraWeights({"layers.0.mlp.up_proj": LoraPair(*narrow)}, 1.0, IDENTITY, "")
-    assert (
-        code_of(save(load(other_rank.to_bytes()), {"distilledprag": WEIGHTS._record.to_json()}))
-        == Rejection.RANK
-    )
-    assert (
-        code_of(resaved(data, lambda tensors: tensors.update({NAME: tensors[NAME].int()}))) == Rejection.DTYPE
-    )
+    assert code_of(save(load(other_rank.to_bytes()), {"distilledprag": WEIGHTS._record.to_json()})) == Rejection.RANK
+    assert code_of(resaved(data, lambda tensors: tensors.update({NAME: tensors[NAME].int()}))) == Rejection.DTYPE
 
 
 @settings(max_examples=150, deadline=None)
@@ -199,14 +194,10 @@ def test_any_damage_gives_a_checkpoint_error_or_an_adapter(data):
         json.dumps({"format": 2, "alpha": 1, "rank": 3, "base": IDENTITY.to_dict(), "generator": ""}),
         json.dumps({"format": 1, "alpha": "1", "rank": 3, "base": IDENTITY.to_dict(), "generator": ""}),
         json.dumps({"format": 1, "alpha": 10**400, "rank": 3, "base": IDENTITY.to_dict(), "generator": ""}),
-        json.dumps(
-            {"format": 1, "alpha": float("inf"), "rank": 3, "base": IDENTITY.to_dict(), "generator": ""}
-        ),
+        json.dumps({"format": 1, "alpha": float("inf"), "rank": 3, "base": IDENTITY.to_dict(), "generator": ""}),
         json.dumps({"format": 1, "alpha": 1, "rank": True, "base": IDENTITY.to_dict(), "generator": ""}),
         json.dumps({"format": 1, "alpha": 1, "rank": 3, "base": {"id": "x"}, "generator": ""}),
-        json.dumps(
-            {"format": 1, "alpha": 1, "rank": 3, "base": {**IDENTITY.to_dict(), "id": 5}, "generator": ""}
-        ),
+        json.dumps({"format": 1, "alpha": 1, "rank": 3, "base": {**IDENTITY.to_dict(), "id": 5}, "generator": ""}),
         json.dumps({"format": 1, "alpha": 1, "rank": 3, "base": IDENTITY.to_dict(), "generator": "", "x": 1}),
     ],
 )
@@ -309,11 +300,7 @@ def test_the_room_imports_only_errors_and_files_and_peft_only_lazily():
         tree = ast.parse(file.read_text())
         nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
         for node in nodes:
-            names = (
-                [node.module or ""]
-                if isinstance(node, ast.ImportFrom)
-                else [alias.name for alias in node.names]
-            )
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             assert getattr(node, "level", 0) == 0, f"{file.name} imports relatively"
             for name in names:
                 first, _, rest = name.partition(".")

@@ -6,12 +6,13 @@ import json
 
 import docx
 import pytest
-from distilledprag.errors import InputError
-from distilledprag.passages import load_file, load_passages
-from distilledprag.passages.loading import split_words
 from fpdf import FPDF
 from hypothesis import given
 from hypothesis import strategies as st
+
+from distilledprag.errors import InputError
+from distilledprag.passages import load_file, load_passages
+from distilledprag.passages.loading import split_words
 
 FIRST = "Anna Tovberg lives in Oakport. She works for Velkor Foods."
 SECOND = "Velkor Foods is based in Millport. It was founded in 1987."
@@ -24,7 +25,9 @@ def make(folder, kind):
     elif kind == "md":
         file.write_text(f"# Records\n\n{FIRST}\n\n{SECOND}\n")
     elif kind == "html":
-        file.write_text(f"<html><head><style>p {{}}</style></head><body><h1>Records</h1><p>{FIRST}</p><p>{SECOND}</p></body></html>")
+        file.write_text(
+            f"<html><head><style>p {{}}</style></head><body><h1>Records</h1><p>{FIRST}</p><p>{SECOND}</p></body></html>"
+        )
     elif kind == "jsonl":
         file.write_text("".join(json.dumps({"title": "Records", "text": text}) + "\n" for text in (FIRST, SECOND)))
     elif kind == "json":

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 import pytest
+
 from distilledprag.errors import InputError
 from distilledprag.passages import BM25Retriever, Passage
 from distilledprag.passages.retrieval import words_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import PER_RANK, random_generator
+
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.weights import LoraWeights
@@ -44,7 +45,7 @@ def test_the_pipeline_equals_its_parts_put_together_by_hand(prag):
 def test_only_the_best_passages_are_used_in_retrieved_order(prag):
     documents = [f"Passage {number} speaks of wheat." for number in range(5)] + ["Anna Tovberg lives in Oakport."]
     answer = prag.answer("Where does Anna Tovberg live?", documents, top_k=2)
-    assert [passage.text for passage, _ in answer.passages][0] == documents[-1] and len(answer.passages) == 2
+    assert next(passage.text for passage, _ in answer.passages) == documents[-1] and len(answer.passages) == 2
     scores = [score for _, score in answer.passages]
     assert scores == sorted(scores, reverse=True)
 
@@ -60,9 +61,10 @@ def test_encoded_documents_are_weights_that_save_and_load(prag, tmp_path):
 
 def test_an_encoded_folder_loads_in_peft_and_gives_the_same_logits(prag, tiny_base_folder, tmp_path):
     import peft
+    from transformers import AutoModelForCausalLM
+
     from distilledprag.lora.batch import LoraBatch
     from distilledprag.lora.injection import inject
-    from transformers import AutoModelForCausalLM
 
     weights = prag.encode(DOCUMENTS)
     weights.save_pretrained(tmp_path / "adapter")

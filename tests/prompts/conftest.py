@@ -77,9 +77,7 @@ TEMPLATES = {
 def _finish(backend: Tokenizer, **names: str) -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken(content, special=True, normalized=False) for content in CONTROL])
     backend.add_tokens([AddedToken(content, special=False, normalized=False) for content in THINK])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", **names)
 
 
 def byte_level() -> PreTrainedTokenizerFast:
@@ -88,9 +86,7 @@ def byte_level() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False)
-    )
+    backend.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=420, initial_alphabet=alphabet, show_progress=False))
     return _finish(backend)
 
 
@@ -128,9 +124,7 @@ def unigram() -> PreTrainedTokenizerFast:
     pieces += [(word, -3.0 - 1 / len(word)) for word in sorted(words - known)]
     backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
+    backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     return _finish(backend, unk_token="<unk>")
 
 
@@ -151,9 +145,7 @@ def in_python() -> ByT5Tokenizer:
     return tokenizer
 
 
-KINDS = {
-    make.__name__: make for make in (byte_level, metaspace, legacy_prefix, unigram, word_level, in_python)
-}
+KINDS = {make.__name__: make for make in (byte_level, metaspace, legacy_prefix, unigram, word_level, in_python)}
 
 
 @pytest.fixture(scope="session")

@@ -67,9 +67,7 @@ def test_the_answer_ends_with_the_templates_end_of_turn(with_template, mask_id, 
 
 
 @pytest.mark.parametrize("name", sorted(set(WRITTEN) - {"always_thinks", "thinks_unless_told", "clock"}))
-def test_prompt_and_answer_are_what_the_template_writes_for_the_answered_conversation(
-    with_template, mask_id, name
-):
+def test_prompt_and_answer_are_what_the_template_writes_for_the_answered_conversation(with_template, mask_id, name):
     tokenizer = with_template(name)
     builder = PromptBuilder(tokenizer, mask_id(tokenizer))
     history = [

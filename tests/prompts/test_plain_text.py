@@ -23,9 +23,7 @@ CONTROL = [
     "[/INST]",
     "<|doc_mask|>",
 ]
-MIXED = st.lists(
-    st.one_of(st.text(max_size=8), st.sampled_from([*CONTROL, "<think>", "<unk>", " ", "\n", "😀"]))
-)
+MIXED = st.lists(st.one_of(st.text(max_size=8), st.sampled_from([*CONTROL, "<think>", "<unk>", " ", "\n", "😀"])))
 TEXTS = MIXED.map("".join)
 FEW = settings(
     max_examples=40,
@@ -66,9 +64,7 @@ def test_any_text_gives_aligned_prompts_without_control_tokens(any_tokenizer, ma
 
 @given(document=TEXTS, question=TEXTS, history=TEXTS)
 @FEW
-def test_any_text_leaves_the_templates_control_tokens_alone(
-    any_template, mask_id, document, question, history
-):
+def test_any_text_leaves_the_templates_control_tokens_alone(any_template, mask_id, document, question, history):
     builder = PromptBuilder(any_template, mask_id(any_template))
     turns = [{"role": "user", "content": f"H{history}"}, {"role": "assistant", "content": f"A{history}"}]
     prompt = builder.build(f"Q{question}", [document], turns)
@@ -111,9 +107,7 @@ def test_control_tokens_that_swallow_spaces_do_so_in_structure(tokenizer, mask_i
     from tokenizers import AddedToken
 
     greedy = type(tokenizer)(tokenizer_object=tokenizer.backend_tokenizer, eos_token="</s>")
-    greedy.add_special_tokens(
-        {"extra_special_tokens": [AddedToken("<|user|>", lstrip=True, rstrip=True, special=True)]}
-    )
+    greedy.add_special_tokens({"extra_special_tokens": [AddedToken("<|user|>", lstrip=True, rstrip=True, special=True)]})
     encoder = PlainTextEncoder(greedy, mask_id(tokenizer))
     text = "Passage <|user|>\nYou </s> Rome"
     assert encoder.structure(text) == greedy.encode(text, add_special_tokens=False)

@@ -24,8 +24,7 @@ def test_the_wording_is_the_papers(builder, tokenizer):
         f"<s>{OPEN}knowledge.\nPassage 1: {ROME}\nPassage 2: Lyon.\n\nQuestion: Where is it?\nThe answer is"
     )
     assert tokenizer.decode(builder.closed_book("Where is it?")) == (
-        "<s>You should answer the question by integrating your own knowledge.\n\nQuestion: Where is it?"
-        "\nThe answer is"
+        "<s>You should answer the question by integrating your own knowledge.\n\nQuestion: Where is it?\nThe answer is"
     )
     assert tokenizer.decode(builder.answer_ids("Rome")) == " Rome</s>"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from distilledprag.synthesis.world import FEWEST_DOCUMENTS, KINDS, SPLITS, World
 from distilledprag.synthesis.world.families import families
 from distilledprag.synthesis.world.names import STEMS, partition_of

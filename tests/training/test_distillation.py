@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import PER_RANK, random_generator
+
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError
 from distilledprag.training.base_lm import BaseRecipe, train_base
@@ -103,7 +104,10 @@ train_generator(DistillRecipe(**json.loads(sys.argv[1])), resume=True, quiet=Tru
 
 
 def test_a_run_killed_and_resumed_has_the_curve_of_an_unbroken_one(tiny_base_folder, tmp_path):
-    whole, broken = recipe(tiny_base_folder, tmp_path / "whole", steps=8), recipe(tiny_base_folder, tmp_path / "broken", steps=8)
+    whole, broken = (
+        recipe(tiny_base_folder, tmp_path / "whole", steps=8),
+        recipe(tiny_base_folder, tmp_path / "broken", steps=8),
+    )
     train_generator(DistillRecipe(**whole), quiet=True)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(broken)], env=environment)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+
 from distilledprag.training.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from distilledprag.training.optimizers import Muon, build_optimizer, build_schedule, orthogonalise
 from torch import nn
+
+from distilledprag.training.optimizers import Muon, build_optimizer, build_schedule, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 4), (4, 16), (3, 8, 4)])

@@ -1,9 +1,10 @@
 """Packed questions are computed as if each stood alone; supervised are exactly the answers."""
 
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
 from distilledprag.prompts import Prompt
 from distilledprag.training.packing import IGNORED, collate, exact_rows, pack
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 CONTEXT = Prompt([10, 11, 12, 13], [10, 9, 9, 13], [False, True, True, False])
 
@@ -11,9 +12,7 @@ CONTEXT = Prompt([10, 11, 12, 13], [10, 9, 9, 13], [False, True, True, False])
 def tiny_model() -> Qwen3ForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
-    return Qwen3ForCausalLM(
-        Qwen3Config(vocab_size=64, num_attention_heads=2, num_key_value_heads=2, **sizes)
-    ).eval()
+    return Qwen3ForCausalLM(Qwen3Config(vocab_size=64, num_attention_heads=2, num_key_value_heads=2, **sizes)).eval()
 
 
 def test_supervised_positions_are_those_that_predict_answer_tokens():
@@ -30,9 +29,9 @@ def test_a_packed_question_gets_the_logits_it_gets_alone():
     model = tiny_model()
     pairs = [([20, 21], [30, 31, 2]), ([22], [33, 2]), ([23, 24, 25], [34, 2])]
     packed = collate([pack(CONTEXT, pairs)], 0)
-    together = model(
-        input_ids=packed.open_ids, attention_mask=packed.attention, position_ids=packed.positions
-    ).logits[packed.is_supervised]
+    together = model(input_ids=packed.open_ids, attention_mask=packed.attention, position_ids=packed.positions).logits[
+        packed.is_supervised
+    ]
     alone = []
     for question, answer in pairs:
         ids = torch.tensor([CONTEXT.open_ids + question + answer[:-1]])

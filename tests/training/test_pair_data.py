@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from distilledprag.errors import InputError
 from distilledprag.training.pair_data import read_pairs
 

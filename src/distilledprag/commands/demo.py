@@ -44,7 +44,9 @@ def run(out: Path) -> None:
             console.print(f"[dim]stays here  {escape(Path(passage.source).name)}:[/dim] {escape(passage.text)}", soft_wrap=True)
         size = f"+ LoRA of {answer.sent.adapter_bytes:,} bytes"
         console.print(Panel(escape(shortened(answer.sent.prompt)), title="what leaves this machine", subtitle=size))
-        console.print(f"answer: [bold]{escape(made['ours'])}[/bold]   closed book: {escape(made['closed'])}   RAG: {escape(made['rag'])}\n")
+        console.print(
+            f"answer: [bold]{escape(made['ours'])}[/bold]   closed book: {escape(made['closed'])}   RAG: {escape(made['rag'])}\n"
+        )
         cells = []
         for name, text in made.items():
             good = bool(exact_match(text, row["answer"]))
@@ -59,7 +61,9 @@ def run(out: Path) -> None:
     console.print(table)
     console.print('Ask your own: [bold]dprag ask "QUESTION" --docs FILE_OR_FOLDER --compare[/bold]')
     if right["ours"] < WANTED:
-        raise DistilledPRAGError(f"only {right['ours']} of 10 answers are right, {WANTED} are expected; the bundled model is damaged")
+        raise DistilledPRAGError(
+            f"only {right['ours']} of 10 answers are right, {WANTED} are expected; the bundled model is damaged"
+        )
 
 
 def _picture(prag: DistilledPRAG, texts: list[str], question: str, out: Path, console: Console) -> None:

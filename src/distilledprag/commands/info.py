@@ -43,7 +43,12 @@ def describe(folder: Path) -> tuple[str, dict[str, object]]:
     if config.exists():
         values = json.loads(config.read_text())
         if "architecture" in values and "settings" in values:
-            return "generator", {**values["settings"], **values["base"], "parameters": values["parameters"], "bytes": size}
+            return "generator", {
+                **values["settings"],
+                **values["base"],
+                "parameters": values["parameters"],
+                "bytes": size,
+            }
         from distilledprag.base_model import load_base
 
         base = load_base(folder)

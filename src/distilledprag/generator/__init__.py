@@ -1,8 +1,8 @@
 """Parameter generators: passages -> LoRA.
 
-    interface.py   what every generator is          paper.py      the paper's
-    registry.py    by name                          per_rank.py   ours
-    checkpoint.py  on disk and on the Hub           base_states.py  document states from the base LLM itself
+interface.py   what every generator is          paper.py      the paper's
+registry.py    by name                          per_rank.py   ours
+checkpoint.py  on disk and on the Hub           base_states.py  document states from the base LLM itself
 """
 
 from distilledprag.generator.checkpoint import generator_identity, load_generator

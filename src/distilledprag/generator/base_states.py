@@ -17,9 +17,7 @@ from distilledprag.prompts import PromptBuilder
 
 
 @torch.no_grad()
-def base_document_states(
-    base: BaseModel, prompts: PromptBuilder, passages: Sequence[Sequence[str]]
-) -> DocumentStates:
+def base_document_states(base: BaseModel, prompts: PromptBuilder, passages: Sequence[Sequence[str]]) -> DocumentStates:
     """Hidden states (N, B, S, D) of the base over each prompt's context; the mask is True on document tokens only.
 
     Raises InputError for a prompt whose passages have no token at all.

@@ -36,9 +36,7 @@ class GeneratorSettings(Settings):
     architecture: str
     rank: int = Field(2, gt=0)
     alpha: float = Field(2.0, gt=0)
-    target_modules: tuple[Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"], ...] = (
-        MLP_MODULES
-    )
+    target_modules: tuple[Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"], ...] = MLP_MODULES
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _load_encoder(path_or_id: str) -> tuple[nn.Module, object]:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"the document encoder {path_or_id} cannot be loaded ({type(error).__name__}: {error}); give a folder or a hub "
-            'id that can be reached, or `encoder: base`'
+            "id that can be reached, or `encoder: base`"
         ) from error
     if getattr(model.config, "is_encoder_decoder", False):
         model = model.get_encoder()

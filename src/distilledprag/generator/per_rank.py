@@ -142,9 +142,7 @@ class SlotBlock(nn.Module):
     def __init__(self, layers: int, slots: int, width: int, hidden: int, heads: int, tiling: float) -> None:
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (
-            _matrices(layers, d_in, width) for d_in in (width, hidden, hidden, width)
-        )
+        self.query, self.key, self.value, self.out = (_matrices(layers, d_in, width) for d_in in (width, hidden, hidden, width))
         self.slot_qkv, self.slot_out = _matrices(layers, width, 3 * width), _matrices(layers, width, width, gain=0.0)
         self.up, self.down = _matrices(layers, width, 2 * width), _matrices(layers, 2 * width, width, gain=0.0)
         self.tiling = nn.Parameter(torch.full((layers, 1, slots, 1), tiling))
@@ -162,9 +160,7 @@ class SlotBlock(nn.Module):
         weights = (scores if bias is None else scores + bias[:, :, None]).softmax(-1)
         return (weights @ value).transpose(-3, -2).flatten(-2), weights.mean(2)
 
-    def forward(
-        self, latents: Tensor, keys: Tensor, values: Tensor, closeness: Tensor, blocked: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, latents: Tensor, keys: Tensor, values: Tensor, closeness: Tensor, blocked: Tensor) -> tuple[Tensor, Tensor]:
         """latents (L, B, K, W); keys, values (L, B, S, D); closeness (B, K, S); blocked (B, 1, S). Returns the new
         latents and the cross-attention (L, B, K, S)."""
 

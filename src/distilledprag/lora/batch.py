@@ -43,9 +43,7 @@ class LoraBatch:
                 )
             sizes.add(a.shape[0])
         if len(sizes) > 1:
-            raise AdapterError(
-                Rejection.SHAPE, f"A batch's modules disagree on its number of rows: {sorted(sizes)}."
-            )
+            raise AdapterError(Rejection.SHAPE, f"A batch's modules disagree on its number of rows: {sorted(sizes)}.")
 
     @property
     def size(self) -> int:
@@ -55,8 +53,7 @@ class LoraBatch:
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraBatch:
         """The same batch in another dtype or on another device; gradients flow through."""
         modules = {
-            key: (a.to(dtype=dtype, device=device), b.to(dtype=dtype, device=device))
-            for key, (a, b) in self.modules.items()
+            key: (a.to(dtype=dtype, device=device), b.to(dtype=dtype, device=device)) for key, (a, b) in self.modules.items()
         }
         return LoraBatch(modules, self.scaling)
 
@@ -105,9 +102,7 @@ class LoraBatch:
         ]
 
 
-def _stack_module(
-    key: str, adapters: Sequence[LoraWeights | None], fold_scaling: bool
-) -> tuple[Tensor, Tensor]:
+def _stack_module(key: str, adapters: Sequence[LoraWeights | None], fold_scaling: bool) -> tuple[Tensor, Tensor]:
     """A (B, r, d_in) and B (B, d_out, r) of one module, r being the largest rank of any row."""
     pairs = [None if adapter is None else adapter.modules.get(key) for adapter in adapters]
     present = [pair for pair in pairs if pair is not None]

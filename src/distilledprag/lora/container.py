@@ -16,9 +16,7 @@ from safetensors.torch import load
 
 from distilledprag.lora.rejection import AdapterError, Rejection
 
-HEADER_LIMIT = (
-    256 * 1024
-)  # bytes; a rank-2 MLP adapter of a 1B model has 12 KB, of 80 layers with attention 150 KB
+HEADER_LIMIT = 256 * 1024  # bytes; a rank-2 MLP adapter of a 1B model has 12 KB, of 80 layers with attention 150 KB
 _PREFIX = 8
 
 
@@ -92,8 +90,7 @@ def load_tensors(data: bytes, header: Header) -> dict[str, torch.Tensor]:
     if len(data) < header.total_bytes:
         raise AdapterError(
             Rejection.TRUNCATED,
-            f"The adapter is cut off: {len(data)} of {header.total_bytes} bytes. Write or send the file "
-            "again.",
+            f"The adapter is cut off: {len(data)} of {header.total_bytes} bytes. Write or send the file again.",
         )
     try:
         tensors = load(bytes(data))

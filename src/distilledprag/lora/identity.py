@@ -89,18 +89,14 @@ class BaseIdentity:
                 f"The base model {id!r} has {table.shape[0]} embedding rows, so there is no mask token "
                 f"{mask_token_id}. Install the mask token in the base model first."
             )
-        return cls(
-            id=id, config_hash=config_hash(model.config), mask_row_hash=mask_row_hash(table[mask_token_id])
-        )
+        return cls(id=id, config_hash=config_hash(model.config), mask_row_hash=mask_row_hash(table[mask_token_id]))
 
     @classmethod
     def from_dict(cls, fields: Any) -> BaseIdentity:
         """Read what `to_dict` wrote. `CheckpointError` for missing, unknown or non-text fields."""
         names = set(cls.__dataclass_fields__)
         if not isinstance(fields, Mapping) or set(fields) != names:
-            raise CheckpointError(
-                f"A base model's identity needs exactly the fields {', '.join(sorted(names))}."
-            )
+            raise CheckpointError(f"A base model's identity needs exactly the fields {', '.join(sorted(names))}.")
         return cls(**fields)
 
     def to_dict(self) -> dict[str, str]:

@@ -50,8 +50,7 @@ def target_linear(model: nn.Module, key: str, d_in: int, d_out: int) -> nn.Linea
         ) from error
     if not isinstance(module, nn.Linear):
         raise IncompatibleBaseError(
-            f"{key!r} is a {type(module).__name__}, not a linear layer. Load the base model without other "
-            "adapters."
+            f"{key!r} is a {type(module).__name__}, not a linear layer. Load the base model without other adapters."
         )
     if (module.in_features, module.out_features) != (d_in, d_out):
         raise IncompatibleBaseError(
@@ -142,9 +141,7 @@ def _hook(
                 f"The model runs {x.shape[0]} rows, but adapters are given for {served}. Pass a `row_index` "
                 "with one entry per model row; with beams: `torch.arange(adapters).repeat_interleave(beams)`."
             )
-        row_a, row_b = (
-            _rows_of(factor, rows).to(device=output.device, dtype=output.dtype) for factor in (a, b)
-        )
+        row_a, row_b = (_rows_of(factor, rows).to(device=output.device, dtype=output.dtype) for factor in (a, b))
         return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling)
 
     return hook

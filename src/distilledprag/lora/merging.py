@@ -49,8 +49,7 @@ def merged(model: nn.Module, weights: LoraWeights) -> Iterator[None]:
 def _targets(model: nn.Module, weights: LoraWeights) -> dict[str, nn.Linear]:
     """The linear modules that the adapter changes, all checked first."""
     linears = {
-        key: target_linear(model, key, d_in=pair.a.shape[1], d_out=pair.b.shape[0])
-        for key, pair in weights.modules.items()
+        key: target_linear(model, key, d_in=pair.a.shape[1], d_out=pair.b.shape[0]) for key, pair in weights.modules.items()
     }
     for key, linear in linears.items():
         if not linear.weight.is_floating_point():

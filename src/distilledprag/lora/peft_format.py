@@ -85,9 +85,7 @@ class AdapterRecord:
         if not isinstance(fields, dict) or set(fields) != _RECORD_FIELDS:
             raise _bad_record(f"it must have exactly the fields {', '.join(sorted(_RECORD_FIELDS))}")
         if fields["format"] != _FORMAT:
-            raise _bad_record(
-                f"it has format {str(fields['format'])[:20]!r}; this version reads format {_FORMAT}"
-            )
+            raise _bad_record(f"it has format {str(fields['format'])[:20]!r}; this version reads format {_FORMAT}")
         try:
             base = BaseIdentity.from_dict(fields["base"])
         except CheckpointError as error:
@@ -121,9 +119,7 @@ def modules_of(names: Iterable[str]) -> list[str]:
     for module in modules:
         for name in tensor_names(module):
             if name not in given:
-                raise AdapterError(
-                    Rejection.KEYS, f"The adapter lacks the tensor {name!r}. Export it again, whole."
-                )
+                raise AdapterError(Rejection.KEYS, f"The adapter lacks the tensor {name!r}. Export it again, whole.")
     if not modules:
         raise AdapterError(Rejection.KEYS, "The adapter holds no tensors. Export it again.")
     return sorted(modules, key=reading_order)
@@ -194,9 +190,7 @@ def read_folder(folder: str | Path) -> tuple[bytes, AdapterRecord]:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         record_text = (folder / RECORD_FILE).read_text(encoding="utf-8")
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"The adapter in {folder} has an unreadable configuration. Export it again."
-        ) from error
+        raise CheckpointError(f"The adapter in {folder} has an unreadable configuration. Export it again.") from error
     record = AdapterRecord.from_json(record_text)
     _check_config(config, record, folder)
     return (folder / WEIGHTS_FILE).read_bytes(), record
@@ -205,9 +199,7 @@ def read_folder(folder: str | Path) -> tuple[bytes, AdapterRecord]:
 def _check_config(config: Any, record: AdapterRecord, folder: Path) -> None:
     """Refuse a configuration under which PEFT would apply these tensors in another way than we do."""
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise CheckpointError(
-            f"{folder / CONFIG_FILE} does not describe a LoRA. Give a LoRA adapter's folder."
-        )
+        raise CheckpointError(f"{folder / CONFIG_FILE} does not describe a LoRA. Give a LoRA adapter's folder.")
     for name, allowed in _PLAIN_SETTINGS.items():
         if config.get(name) not in allowed:
             raise CheckpointError(

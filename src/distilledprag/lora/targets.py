@@ -80,8 +80,6 @@ def module_shapes(config: Any, targets: Sequence[str] = MLP_TARGETS) -> dict[str
         "down_proj": (config.intermediate_size, hidden),
     }
     named = {
-        module_key(layer, target): sizes[target]
-        for layer in range(config.num_hidden_layers)
-        for target in dict.fromkeys(targets)
+        module_key(layer, target): sizes[target] for layer in range(config.num_hidden_layers) for target in dict.fromkeys(targets)
     }
     return {key: named[key] for key in sorted(named, key=reading_order)}

@@ -86,8 +86,7 @@ def _check_record(header: Header) -> AdapterRecord:
     if set(header.metadata) != {METADATA_KEY}:
         raise AdapterError(
             Rejection.RECORD,
-            f"The adapter's metadata must have exactly one entry, {METADATA_KEY!r}. Export it with "
-            "`LoraWeights.to_bytes`.",
+            f"The adapter's metadata must have exactly one entry, {METADATA_KEY!r}. Export it with `LoraWeights.to_bytes`.",
         )
     return AdapterRecord.from_json(header.metadata[METADATA_KEY])
 
@@ -123,8 +122,7 @@ def _check_shapes(header: Header, rank: int, spec: AdapterSpec) -> None:
     if rank > spec.maximum_rank:
         raise AdapterError(
             Rejection.RANK,
-            f"The adapter has rank {rank}; at most {spec.maximum_rank} is accepted. Make it with "
-            "a lower rank.",
+            f"The adapter has rank {rank}; at most {spec.maximum_rank} is accepted. Make it with a lower rank.",
         )
     for key, (d_in, d_out) in spec.shapes.items():
         for name, expected in zip(tensor_names(key), ((rank, d_in), (d_out, rank)), strict=True):

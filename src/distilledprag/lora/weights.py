@@ -48,8 +48,7 @@ class LoraPair:
         if self.a.dtype not in _DTYPES or self.b.dtype not in _DTYPES:
             raise AdapterError(
                 Rejection.DTYPE,
-                f"A LoRA pair needs bfloat16 or 16- to 64-bit float tensors; got {self.a.dtype} and "
-                f"{self.b.dtype}.",
+                f"A LoRA pair needs bfloat16 or 16- to 64-bit float tensors; got {self.a.dtype} and {self.b.dtype}.",
             )
 
     @property
@@ -80,9 +79,7 @@ class LoraWeights:
             require_module_key(key)
         ranks = sorted({pair.rank for pair in self.modules.values()})
         if len(ranks) != 1:
-            raise AdapterError(
-                Rejection.RANK, f"An adapter needs modules that all share one rank; got ranks {ranks}."
-            )
+            raise AdapterError(Rejection.RANK, f"An adapter needs modules that all share one rank; got ranks {ranks}.")
         ordered = {key: self.modules[key] for key in sorted(self.modules, key=reading_order)}
         object.__setattr__(self, "modules", ordered)
         object.__setattr__(self, "alpha", self._record.alpha)
@@ -171,10 +168,7 @@ class LoraWeights:
         data, record = read_folder(folder)
         try:
             header = read_header(data, HEADER_LIMIT)
-            if (
-                METADATA_KEY in header.metadata
-                and AdapterRecord.from_json(header.metadata[METADATA_KEY]) != record
-            ):
+            if METADATA_KEY in header.metadata and AdapterRecord.from_json(header.metadata[METADATA_KEY]) != record:
                 raise AdapterError(
                     Rejection.RECORD,
                     f"the tensors and {RECORD_FILE} belong to two adapters. Export it again.",

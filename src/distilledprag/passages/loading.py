@@ -40,17 +40,13 @@ def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
         raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {', '.join(READERS)}")
     if not file.stat().st_size:
         raise InputError(f"{file} is empty; remove it or give it text")
-    passages = [
-        (title, piece) for title, paragraph in reader(file) for piece in split_words(paragraph, longest) if piece.strip()
-    ]
+    passages = [(title, piece) for title, paragraph in reader(file) for piece in split_words(paragraph, longest) if piece.strip()]
     if not passages:
         raise InputError(f"{file} has no text; remove it or give it text")
     return [Passage(piece, str(file), title, index) for index, (title, piece) in enumerate(passages)]
 
 
-def load_passages(
-    paths: Iterable[str | Path], longest: int = 80, on_file: Callable[[Path], None] | None = None
-) -> list[Passage]:
+def load_passages(paths: Iterable[str | Path], longest: int = 80, on_file: Callable[[Path], None] | None = None) -> list[Passage]:
     """The passages of files and folders (recursively, alphabetically). on_file: called after each file.
 
     A named file that cannot be read is an error; so is one inside a folder, but unknown formats there are passed over.

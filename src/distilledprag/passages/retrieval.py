@@ -12,10 +12,11 @@ from distilledprag.errors import InputError
 from distilledprag.passages.record import Passage
 
 WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
-STOP_WORDS = frozenset(
+_STOP_WORDS = (
     "a an and are as at be by can did do does for from had has have how in is it its of on or that the their they this to "
-    "was were what when where which who whom whose will with s".split()
+    "was were what when where which who whom whose will with s"
 )
+STOP_WORDS = frozenset(_STOP_WORDS.split())
 
 
 def words_of(text: str) -> list[str]:

@@ -23,10 +23,7 @@ from distilledprag.errors import CheckpointError, InputError
 from distilledprag.prompts.chat import ChatTemplate, Frame
 from distilledprag.prompts.plain_text import PlainTextEncoder, check_text
 
-INSTRUCTION = (
-    "You should answer the question by referring to the knowledge provided below "
-    "and integrating your own knowledge."
-)
+INSTRUCTION = "You should answer the question by referring to the knowledge provided below and integrating your own knowledge."
 INSTRUCTION_CLOSED_BOOK = "You should answer the question by integrating your own knowledge."
 ANSWER_PREFIX = "The answer is"
 
@@ -50,9 +47,7 @@ class Prompt:
 
     def followed_by(self, ids: Sequence[int]) -> Prompt:
         """This prompt with `ids` after it, the same in both, none of them a document's."""
-        return Prompt(
-            [*self.open_ids, *ids], [*self.masked_ids, *ids], [*self.is_document, *[False] * len(ids)]
-        )
+        return Prompt([*self.open_ids, *ids], [*self.masked_ids, *ids], [*self.is_document, *[False] * len(ids)])
 
 
 class PromptBuilder:
@@ -79,9 +74,7 @@ class PromptBuilder:
     def end_of_turn_id(self) -> int:
         """The token that ends an answer: the chat template's end of turn, or the end-of-text token."""
         if self._end is None:
-            raise CheckpointError(
-                "the tokenizer has neither an end-of-text token nor a chat template that ends a turn"
-            )
+            raise CheckpointError("the tokenizer has neither an end-of-text token nor a chat template that ends a turn")
         return self._end
 
     def build(
@@ -120,9 +113,7 @@ class PromptBuilder:
             label, document = self._encoder.structure(f"\nPassage {number}:"), self._spaced(passage)
             ids += label + document
             is_document += [False] * len(label) + [True] * len(document)
-        masked = [
-            self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)
-        ]
+        masked = [self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)]
         return Prompt(ids, masked, is_document)
 
     def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
@@ -140,9 +131,7 @@ class PromptBuilder:
             *self._encoder.structure(frame.texts[-1] + ANSWER_PREFIX),
         ]
 
-    def closed_book(
-        self, question: str, history: Sequence[Message] = (), *, max_tokens: int | None = None
-    ) -> list[int]:
+    def closed_book(self, question: str, history: Sequence[Message] = (), *, max_tokens: int | None = None) -> list[int]:
         """The prompt without any passages. Errors as in `build`."""
         return self.build(question, [], history, max_tokens=max_tokens).open_ids
 
@@ -215,14 +204,11 @@ def _turns(history: Sequence[Message]) -> list[tuple[str, str]]:
     turns = []
     for number, message in enumerate(history, start=1):
         if not isinstance(message, Mapping):
-            raise InputError(
-                f"message {number} of the history must have a role and a content; it is {message!r}"
-            )
+            raise InputError(f"message {number} of the history must have a role and a content; it is {message!r}")
         role = _ROLES.get(str(message.get("role")))
         if role is None:
             raise InputError(
-                f"message {number} of the history has the role {message.get('role')!r}; "
-                "use system, user or assistant"
+                f"message {number} of the history has the role {message.get('role')!r}; use system, user or assistant"
             )
         content = message.get("content", "")
         check_text(content, f"the content of message {number} of the history")

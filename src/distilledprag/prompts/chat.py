@@ -121,9 +121,7 @@ def _source(tokenizer: Any) -> str:
     try:
         return tokenizer.get_chat_template()
     except ValueError as error:
-        raise CheckpointError(
-            f"the tokenizer has several chat templates and none is the default: {error}"
-        ) from error
+        raise CheckpointError(f"the tokenizer has several chat templates and none is the default: {error}") from error
 
 
 def _plain_frame(roles: Sequence[str]) -> Frame:

@@ -35,9 +35,7 @@ class PlainTextEncoder:
         """`template_text`: the chat template's source; added tokens it writes, such as `<think>`, are control
         tokens.
         """
-        self._control = {
-            added.content: (index, added) for index, added in tokenizer.added_tokens_decoder.items()
-        }
+        self._control = {added.content: (index, added) for index, added in tokenizer.added_tokens_decoder.items()}
         self._pattern = _any_of(self._control)
         self.forbidden_ids = _forbidden_ids(tokenizer, mask_token_id, template_text)
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -85,9 +83,7 @@ class PlainTextEncoder:
     def _piece_by_piece(self, piece: str) -> list[int]:
         ids = [index for character in piece for index in self._bare.piece_ids(character)]
         if not self.forbidden_ids.isdisjoint(ids):
-            raise InputError(
-                f"this tokenizer has no way to write {piece!r} as plain text; remove it from the text"
-            )
+            raise InputError(f"this tokenizer has no way to write {piece!r} as plain text; remove it from the text")
         return ids
 
     def _split(self, text: str) -> list[str | int]:

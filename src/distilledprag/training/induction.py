@@ -2,9 +2,9 @@
 
 From a usual random start a small LM spends most of its training on forming an induction circuit: one head that tells
 each token what stood before it, and later heads that find the earlier place where the current token stood and copy what
-followed. This module writes that circuit into the first two layers of a freshly initialised Llama model with attention biases; everything
-stays trainable. (Initialisation in the shape of trained attention: Trockman & Kolter 2023; induction heads: Olsson et
-al. 2022.)
+followed. This module writes that circuit into the first two layers of a freshly initialised Llama model with attention
+biases; everything stays trainable. (Initialisation in the shape of trained attention: Trockman & Kolter 2023; induction
+heads: Olsson et al. 2022.)
 
 D = model dimension, d = head dimension. Attention weights act as q = W_q x + b_q and are rotated by position (RoPE).
 """

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -117,9 +116,7 @@ def fit(
         matrix_lr=settings.matrix_lr,
         weight_decay=settings.weight_decay,
     )
-    schedule = build_schedule(
-        optimizer, settings.schedule, steps=settings.steps, warmup=settings.warmup, decay=settings.decay
-    )
+    schedule = build_schedule(optimizer, settings.schedule, steps=settings.steps, warmup=settings.warmup, decay=settings.decay)
     module, optimizer = accelerator.prepare(task.module, optimizer)
     accelerator.register_for_checkpointing(schedule)
     if start:
@@ -135,7 +132,13 @@ def fit(
                 export(temporary)
 
     evaluation: dict[str, float] = {}
-    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, disable=quiet) as progress:
         bar = progress.add_task("starting", total=settings.steps, completed=start)
         for step in range(start + 1, settings.steps + 1):

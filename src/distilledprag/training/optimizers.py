@@ -89,7 +89,13 @@ def build_optimizer(
 
 
 def build_schedule(
-    optimizer: Optimizer, name: ScheduleName, *, steps: int, warmup: float = 0.1, decay: float = 0.3, floor: float = 0.01
+    optimizer: Optimizer,
+    name: ScheduleName,
+    *,
+    steps: int,
+    warmup: float = 0.1,
+    decay: float = 0.3,
+    floor: float = 0.01,
 ) -> LambdaLR:
     """`polynomial`: warm-up over a share of the steps, then linear down to `floor` (the paper: 1e-4 -> 1e-6).
     `trapezoid`: warm-up, constant, linear down over the last `decay` share."""

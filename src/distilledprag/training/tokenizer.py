@@ -40,7 +40,15 @@ def _corpus() -> Iterator[str]:
     for start, end in names.STEMS.values():
         for part in (*start, *end):
             yield from (f" {part}", part.lower())
-    for text in (*names.WOMEN, *names.MEN, *names.SECTORS, *names.STREETS, *names.HOUSES, *names.MONTHS, *names.MAILBOXES):
+    for text in (
+        *names.WOMEN,
+        *names.MEN,
+        *names.SECTORS,
+        *names.STREETS,
+        *names.HOUSES,
+        *names.MONTHS,
+        *names.MAILBOXES,
+    ):
         yield f" {text}"
     for values in names.LISTS.values():
         yield from (f" {value}" for value in values)
@@ -64,7 +72,10 @@ def train_tokenizer(*, vocabulary: int, context: int) -> PreTrainedTokenizerFast
     """Train a byte-level BPE tokenizer with at most `vocabulary` tokens; `context`: its `model_max_length`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -88,9 +88,7 @@ class WorldData:
         ]
 
 
-def validation_rows(
-    prompts: PromptBuilder, style: Style, count: int, seed: int = 1
-) -> dict[str, list[TrainingRow]]:
+def validation_rows(prompts: PromptBuilder, style: Style, count: int, seed: int = 1) -> dict[str, list[TrainingRow]]:
     """One question per row, `count` rows for each (kind, documents) of the validation world; keys like `single/2`."""
     world = World("validation", seed, style)
     rows: dict[str, list[TrainingRow]] = {}

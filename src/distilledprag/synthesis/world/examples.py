@@ -121,8 +121,7 @@ class _Writer:
     def _singles(self, position: int) -> list[Question]:
         entity, stated = self.records[position].entity, self.records[position].stated
         return [
-            Question(self._ask(entity.family, key, entity.name), entity.values[key][0], "single", (position,))
-            for key in stated
+            Question(self._ask(entity.family, key, entity.name), entity.values[key][0], "single", (position,)) for key in stated
         ]
 
     def _plan_single(self) -> list[Question]:
@@ -148,9 +147,7 @@ class _Writer:
                 pair = [first.name, second.name]
                 self.rng.shuffle(pair)
                 answer = larger.name if direction == "more" else smaller.name
-                questions.append(
-                    Question(template.format(x=pair[0], y=pair[1]), answer, "comparison", (position, position + 1))
-                )
+                questions.append(Question(template.format(x=pair[0], y=pair[1]), answer, "comparison", (position, position + 1)))
         self.rng.shuffle(questions)
         return questions
 

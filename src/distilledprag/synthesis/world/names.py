@@ -66,7 +66,9 @@ STEMS: dict[str, tuple[list[str], list[str]]] = {
         _words("landa nne belle star mar queen spirit wind trader pride dora gard"),
     ),
 }
-SECTORS = _words("Foods Freight Energy Software Textiles Metals Pharma Logistics Motors Paper Glass Marine Optics Steel Farms Media")
+SECTORS = _words(
+    "Foods Freight Energy Software Textiles Metals Pharma Logistics Motors Paper Glass Marine Optics Steel Farms Media"
+)
 STREETS = _words("Harbor Church Station Market Garden Bridge Castle Forest Mill School Abbey Canal Park Orchard Queen Tower")
 HOUSES = _words("House Hall Court Tower Lodge Manor")
 MONTHS = _words("January February March April May June July August September October November December")
