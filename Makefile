@@ -45,6 +45,7 @@ train-bundled: $(STAMP)  ## train the bundled base and both generators from noth
 
 evaluate: $(STAMP)  ## the bundled model's table, with JSON
 	$(BIN)/dprag evaluate --world --json docs/results/world.json
+	$(BIN)/python scripts/make_tables.py
 
 bench: $(STAMP)  ## measure speed; JSON in docs/results
 	$(BIN)/python benchmarks/latency.py

@@ -6,21 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import PER_RANK, random_generator, save_tiny_base
 
-from distilledprag.base_model import BaseModel, install_mask, load_base, save_base
-from distilledprag.generator import build_generator
-from distilledprag.training.base_lm import BaseModelSettings, build_base
-from distilledprag.training.tokenizer import train_tokenizer
-
-TINY = BaseModelSettings(hidden=32, intermediate=48, layers=2, heads=4)
-
-
-def save_tiny_base(folder: Path, seed: int) -> Path:
-    tokenizer = train_tokenizer(vocabulary=4096, context=2048)
-    model = build_base(TINY, tokenizer, seed)
-    install_mask(model, tokenizer, seed=0)
-    save_base(model, tokenizer, folder)
-    return folder
+from distilledprag.base_model import BaseModel, load_base
 
 
 @pytest.fixture(scope="session")
@@ -36,21 +24,6 @@ def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tiny_base_folder: Path) -> BaseModel:
     return load_base(tiny_base_folder, dtype=torch.float32)
-
-
-PER_RANK = {"architecture": "per_rank", "rank": 3, "alpha": 6, "width": 16, "heads": 2, "blocks": 2}
-PAPER = {"architecture": "paper", "encoder": "base", "rank": 2, "alpha": 2, "projector_hidden": 24, "heads": 4}
-
-
-def random_generator(base: BaseModel, settings: dict, seed: int = 0):
-    """A generator with every parameter away from its start, so that its adapters change something."""
-    torch.manual_seed(seed)
-    generator = build_generator(settings, base)
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            if parameter.requires_grad:
-                parameter.add_(torch.randn_like(parameter) * 0.1)
-    return generator.eval()
 
 
 @pytest.fixture(scope="session")

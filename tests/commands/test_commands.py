@@ -78,7 +78,7 @@ def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
     from distilledprag.training.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(vocabulary=4096, context=128)
-    build_base(BaseModelSettings(hidden=16, intermediate=16, layers=2, heads=2), tokenizer, 0).save_pretrained(tmp_path / "plain")
+    build_base(BaseModelSettings(hidden=16, intermediate=16, layers=2, heads=4), tokenizer, 0).save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
     assert dprag("ask", "Where?", "--docs", tmp_path, "--base", tmp_path / "plain", "--generator", tmp_path)[0] == 1
     assert dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "masked")[0] == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import PER_RANK, random_generator
+from tiny import PER_RANK, random_generator
 
 from distilledprag.evaluation.methods import METHODS, Setting
 from distilledprag.evaluation.metrics import exact_match, normalise, token_f1, wilson_interval

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import PAPER, PER_RANK, random_generator
+from tiny import PAPER, PER_RANK, random_generator
 from safetensors.torch import load_file, save_file
 
 from distilledprag.base_model import load_base
@@ -22,7 +22,7 @@ BOTH = pytest.mark.parametrize("settings", [PER_RANK, PAPER], ids=["per_rank", "
 def test_every_target_module_gets_factors_of_its_shape(tiny_base, settings):
     generator = random_generator(tiny_base, settings)
     batch = generator(generator.encode(tiny_base, PASSAGES))
-    assert len(batch.modules) == 2 * 3
+    assert len(batch.modules) == 3 * 3
     assert batch.scaling == settings["alpha"] / settings["rank"]
     for key, (a, b) in batch.modules.items():
         linear = tiny_base.model.model.get_submodule(key)
@@ -70,7 +70,7 @@ def test_an_untrained_per_rank_generator_changes_nothing(tiny_base):
 
 
 def test_the_paper_generator_starts_with_b_scaled_as_released(tiny_base):
-    generator = build_generator(PAPER, tiny_base)
+    generator = build_generator(PAPER, tiny_base).eval()
     assert generator.scale.item() == -8.0
     states = generator.encode(tiny_base, PASSAGES)
     with torch.no_grad():
@@ -189,6 +189,10 @@ def test_an_external_encoder_is_read_but_not_saved(tiny_base, tmp_path):
     loaded = load_generator(tmp_path / "g", tiny_base)
     for key, (a, _) in generator(states).modules.items():
         assert torch.equal(a, loaded(loaded.encode(tiny_base, PASSAGES)).modules[key][0])
+    torch.manual_seed(1)
+    T5Model(T5Config(**sizes)).save_pretrained(tmp_path / "encoder")
+    with pytest.raises(CheckpointError, match="another document encoder"):
+        load_generator(tmp_path / "g", tiny_base)
 
 
 def test_an_encoder_that_is_not_there_is_named(tiny_base):

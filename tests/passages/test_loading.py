@@ -6,13 +6,11 @@ import json
 
 import docx
 import pytest
+from docx.oxml import OxmlElement
 from fpdf import FPDF
-from hypothesis import given
-from hypothesis import strategies as st
 
 from distilledprag.errors import InputError
 from distilledprag.passages import load_file, load_passages
-from distilledprag.passages.loading import split_words
 
 FIRST = "Anna Tovberg lives in Oakport. She works for Velkor Foods."
 SECOND = "Velkor Foods is based in Millport. It was founded in 1987."
@@ -58,10 +56,84 @@ def test_each_paragraph_is_a_passage(tmp_path, kind):
         assert {passage.title for passage in passages} == {"Records"}
 
 
-def test_a_table_row_is_a_line_of_cells(tmp_path):
-    file = tmp_path / "table.md"
-    file.write_text("# Staff\n\n| name | city |\n|---|---|\n| Anna | Oakport |\n")
-    assert [passage.text for passage in load_file(file)] == ["name, city", "Anna, Oakport"]
+def texts(file, content):
+    file.write_text(content)
+    return [passage.text for passage in load_file(file)]
+
+
+def test_a_table_row_names_its_columns(tmp_path):
+    table = "# Staff\n\n| Name | City |\n|---|---|\n| Anna | Oakport |\n| Ben | Millport |\n"
+    assert texts(tmp_path / "table.md", table) == ["Name: Anna; City: Oakport", "Name: Ben; City: Millport"]
+    passages = load_file(tmp_path / "table.md")
+    assert {passage.title for passage in passages} == {"Staff"}
+
+
+def test_nested_lists_lose_nothing_and_short_items_stand_together(tmp_path):
+    nested = "Duties:\n\n- Night shift\n  - Locks the gate\n  - Checks the pumps\n\n- Day shift\n"
+    assert texts(tmp_path / "list.md", nested) == ["Duties: Night shift; Locks the gate; Checks the pumps; Day shift"]
+
+
+@pytest.mark.parametrize("body", [
+    f"<p>{FIRST}<p>{SECOND}",  # end tags may be left out
+    f"<div>{FIRST}<div>{SECOND}</div></div>",
+    f"<ul><li>{FIRST} It is there.<li>{SECOND} So it is.</ul>",
+    f"<table><tr><td>{FIRST}<tr><td>{SECOND}</table>",
+    f"{FIRST}<br><br>{SECOND}",
+])  # fmt: skip
+def test_untidy_html_loses_nothing(tmp_path, body):
+    first, second = texts(tmp_path / "page.html", body)
+    assert first.startswith(FIRST) and second.startswith(SECOND)
+
+
+def test_html_shows_what_a_browser_shows(tmp_path):
+    page = f"<nav>Home</nav><script>x = 1</script><!-- note --><p hidden>No</p><p>{FIRST}</p><template>no</template>"
+    assert texts(tmp_path / "page.html", page) == [FIRST]
+
+
+def test_the_encoding_an_html_page_declares_is_used(tmp_path):
+    file = tmp_path / "page.html"
+    file.write_bytes("<meta charset='iso-8859-1'><p>The café in Oakport is open.</p>".encode("latin-1"))
+    assert [passage.text for passage in load_file(file)] == ["The café in Oakport is open."]
+
+
+def test_tracked_insertions_in_word_are_read_and_deletions_are_not(tmp_path):
+    document = docx.Document()
+    paragraph = document.add_paragraph("Anna lives in ")
+    for tag, name, word in (("w:del", "w:delText", "Millport"), ("w:ins", "w:t", "Oakport")):
+        change, run, text = OxmlElement(tag), OxmlElement("w:r"), OxmlElement(name)
+        text.text = word
+        run.append(text)
+        change.append(run)
+        paragraph._p.append(change)
+    document.save(str(tmp_path / "tracked.docx"))
+    assert [passage.text for passage in load_file(tmp_path / "tracked.docx")] == ["Anna lives in Oakport"]
+
+
+def test_a_line_separator_inside_json_does_not_end_the_line(tmp_path):
+    record = json.dumps({"text": "Anna\u2028lives in Oakport."}, ensure_ascii=False)
+    assert texts(tmp_path / "a.jsonl", record + "\n" + json.dumps({"text": FIRST})) == ["Anna lives in Oakport.", FIRST]
+
+
+def test_every_record_of_a_pdf_is_its_own_passage(tmp_path):
+    records = [f"Employee number {number} lives in Oakport and works for Velkor Foods since 19{number}." for number in range(70, 82)]
+    pdf = FPDF()
+    pdf.add_page()
+    pdf.set_font("Helvetica", size=11)
+    for record in records:
+        pdf.multi_cell(0, 6, record, align="L", new_x="LMARGIN", new_y="NEXT")
+        pdf.ln(4)
+    pdf.output(str(tmp_path / "records.pdf"))
+    assert [passage.text for passage in load_file(tmp_path / "records.pdf")] == records
+
+
+def test_a_pdf_that_only_forbids_printing_is_read(tmp_path):
+    pdf = FPDF()
+    pdf.set_encryption(owner_password="owner")
+    pdf.add_page()
+    pdf.set_font("Helvetica", size=11)
+    pdf.cell(text=FIRST)
+    pdf.output(str(tmp_path / "restricted.pdf"))
+    assert [passage.text for passage in load_file(tmp_path / "restricted.pdf")] == [FIRST]
 
 
 def test_a_folder_is_read_in_order_and_unknown_formats_are_passed_over(tmp_path):
@@ -98,13 +170,15 @@ def blank_pdf(file):
     ("blank.txt", lambda file: file.write_text(" \n\n "), "has no text"),
     ("binary.txt", lambda file: file.write_bytes(b"\0\1\2\3"), "binary file"),
     ("latin.txt", lambda file: file.write_bytes("café".encode("latin-1")), "not UTF-8"),
+    ("cut.txt", lambda file: file.write_bytes("Anna".encode("utf-16")[:-1]), "not UTF-16"),
+    ("really.txt", lambda file: file.write_bytes(b"%PDF-1.7 x"), "is a PDF file in spite of its name"),
     ("odd.xyz", lambda file: file.write_text("x"), "not supported"),
     ("broken.pdf", unreadable_pdf, "cannot be read as PDF|has no text"),
-    ("locked.pdf", encrypted_pdf, "encrypted"),
+    ("locked.pdf", encrypted_pdf, "needs a password|is encrypted"),
     ("blank.pdf", blank_pdf, "no text"),
     ("broken.docx", lambda file: file.write_bytes(b"PK not a zip"), "cannot be read as a Word document"),
     ("bad.jsonl", lambda file: file.write_text('{"text": "a"}\n{"text"\n'), "line 2 is not JSON"),
-    ("other.jsonl", lambda file: file.write_text('{"body": "a"}\n'), "line 1: needs a non-empty `text`"),
+    ("other.jsonl", lambda file: file.write_text('{"body": "a"}\n'), "line 1 has no text"),
 ])  # fmt: skip
 def test_an_unusable_file_says_what_is_wrong(tmp_path, name, write, message):
     write(tmp_path / name)
@@ -121,17 +195,3 @@ def test_utf_16_with_a_mark_is_read(tmp_path):
 def test_an_empty_folder_says_so(tmp_path):
     with pytest.raises(InputError, match="no readable documents"):
         load_passages([tmp_path])
-
-
-def test_long_paragraphs_are_cut_at_sentence_ends():
-    text = " ".join(f"Sentence number {number} has exactly seven words." for number in range(30))
-    pieces = split_words(text, 20)
-    assert " ".join(pieces) == text
-    assert all(piece.endswith("words.") and len(piece.split()) <= 20 for piece in pieces)
-
-
-@given(st.text(), st.integers(1, 30))
-def test_splitting_loses_no_word_and_keeps_the_limit(text, longest):
-    pieces = split_words(text, longest)
-    assert " ".join(pieces).split() == text.split()
-    assert all(0 < len(piece.split()) <= longest for piece in pieces)

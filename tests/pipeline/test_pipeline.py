@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import PER_RANK, random_generator
+from tiny import PER_RANK, random_generator
 
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import CheckpointError, ConfigError, InputError

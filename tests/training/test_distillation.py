@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import PER_RANK, random_generator
+from tiny import PER_RANK, random_generator
 
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError
@@ -82,6 +82,32 @@ def test_cosine_positions_are_what_they_are_named(tiny_base, tmp_path):
     assert not (compared_positions(tokens, "question_and_answer") & tokens.is_document).any()
 
 
+def test_cached_teacher_outputs_replace_the_teacher_and_change_no_number(tiny_base, tmp_path):
+    values = recipe(tmp_path, tmp_path)
+    plain = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**values))
+    values["teacher_cache"] = {"folder": str(tmp_path / "cache"), "top_k": 4000}  # all of the vocabulary
+    cached = DistillTask(tiny_base, plain.module, DistillRecipe(**values))
+    expected = plain.losses(plain.batch(0), plain.module, 1)
+    first = cached.losses(cached.batch(0), plain.module, 1)
+    assert first["loss_gen"].item() == pytest.approx(expected["loss_gen"].item(), abs=2e-3)  # kept in half precision
+    assert first["loss_cos"].item() == pytest.approx(expected["loss_cos"].item(), abs=2e-3)
+    assert first["loss_kl"].item() == pytest.approx(expected["loss_kl"].item(), rel=2e-2, abs=2e-3)
+    cached.read = None  # a second visit must not ask the teacher
+    second = cached.losses(cached.batch(0), plain.module, 1)
+    assert {name: value.item() for name, value in second.items()} == {name: value.item() for name, value in first.items()}
+
+
+def test_a_damaged_cache_file_is_computed_again(tiny_base, tmp_path):
+    values = {**recipe(tmp_path, tmp_path), "teacher_cache": {"folder": str(tmp_path / "cache")}}
+    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**values))
+    first = task.losses(task.batch(0), task.module, 1)["loss"].item()
+    files = sorted((tmp_path / "cache").rglob("*.safetensors"))
+    assert len(files) == 3
+    files[0].write_bytes(files[0].read_bytes()[:50])
+    assert task.losses(task.batch(0), task.module, 1)["loss"].item() == first
+    assert len(files[0].read_bytes()) > 50
+
+
 def test_losses_fall_on_a_batch_seen_again_and_again(tiny_base, tmp_path):
     torch.manual_seed(0)
     task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
@@ -146,7 +172,7 @@ def test_the_base_trains_and_is_ready_to_serve(tmp_path):
 
     values = {
         "output": str(tmp_path / "base"),
-        "model": {"hidden": 32, "intermediate": 32, "layers": 2, "heads": 4},
+        "model": {"hidden": 32, "intermediate": 32, "layers": 3, "heads": 4},
         "data": {"questions": 2, "rows": {1: 2, 2: 2, 3: 2, 4: 2}, "phases": [{"copy_share": 0.5}]},
         "training": {"steps": 3, "optimizer": "muon", "checkpoint_every": 3, "tensorboard": True},
         "validation": 2,

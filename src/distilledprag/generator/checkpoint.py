@@ -1,7 +1,7 @@
 """Generators on disk and on the Hub: `config.json` (settings, base identity, version) and `model.safetensors`.
 
 A checkpoint knows which base model it was trained for and refuses any other. A frozen external encoder is not part of
-it: only its id is saved. This module knows nothing about how the architectures work.
+it: only its id and fingerprint are saved, and another one is refused. This module knows nothing about how the architectures work.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ class GeneratorCheckpoint(PyTorchModelHubMixin, library_name="distilledprag", ta
             "architecture": self.settings.architecture,  # type: ignore[attr-defined]
             "settings": self.settings.model_dump(mode="json"),  # type: ignore[attr-defined]
             "base": self.base_identity.to_dict(),  # type: ignore[attr-defined]
+            "encoder": self.encoder_fingerprint,  # type: ignore[attr-defined]
             "parameters": sum(tensor.numel() for tensor in weights.values()),
         }
         (save_directory / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -66,10 +67,8 @@ class GeneratorCheckpoint(PyTorchModelHubMixin, library_name="distilledprag", ta
 
 
 def own_weights(generator: Any) -> dict[str, Tensor]:
-    """The generator's parameters by name, contiguous, on the CPU; without a frozen encoder's."""
-    frozen = tuple(f"{name}." for name in getattr(generator, "frozen_parts", ()))
-    state = generator.state_dict()
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if not name.startswith(frozen or ("\0",))}
+    """The generator's parameters by name, contiguous, on the CPU. (A frozen encoder is not among them.)"""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
 
 
 def generator_identity(generator: Any) -> str:
@@ -99,7 +98,8 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
     """Load a generator for `base` from a folder or a hub id, in evaluation mode on the base's device.
 
     Raises IncompatibleBaseError when it was trained for another base (naming both), CheckpointError when the folder is
-    missing, damaged, of an unknown architecture, or its weights do not fit or are not finite.
+    missing, damaged, of an unknown architecture, made with another document encoder, or its weights do not fit or are
+    not finite.
     """
     from distilledprag.generator.registry import build_generator
 
@@ -107,6 +107,12 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
     config = read_config(folder)
     BaseIdentity.from_dict(config["base"]).require(base.identity, f"The generator in {folder}")
     generator = build_generator(config["settings"], base)
+    if config.get("encoder") != generator.encoder_fingerprint:
+        raise CheckpointError(
+            f"the generator in {folder} was trained with another document encoder than the one now found at "
+            f"{config['settings'].get('encoder')!r} (fingerprint {config.get('encoder')}, found {generator.encoder_fingerprint}); "
+            "restore the encoder that it was trained with"
+        )
     weights = _read_weights(folder / WEIGHTS)
     wanted = own_weights(generator)
     if weights.keys() != wanted.keys():
@@ -119,7 +125,7 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
             )
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{folder / WEIGHTS}: {name} has values that are not finite; use another checkpoint")
-    generator.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()}, strict=False)
+    generator.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
     return generator.to(base.device).eval()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import BaseModel as Settings
@@ -27,10 +27,7 @@ ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class GeneratorSettings(Settings):
-    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT.
-
-    `layers`: the base's layers that get an adapter; None: all.
-    """
+    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT."""
 
     model_config = ConfigDict(extra="forbid")
     architecture: str
@@ -77,11 +74,11 @@ class ParameterGenerator(nn.Module, GeneratorCheckpoint, ABC):
 
     reads_base: True if the document states are the hidden states of the base LLM over the prompt's context (N = layers
     + 1, D = hidden size, in the order of `output_hidden_states`), which the teacher's forward pass computes anyway.
-    frozen_parts: names of submodules that are never trained and not part of a checkpoint.
+    encoder_fingerprint: of a frozen encoder of its own, None without one.
     """
 
     reads_base: bool = False
-    frozen_parts: ClassVar[tuple[str, ...]] = ()
+    encoder_fingerprint: str | None = None
     settings: GeneratorSettings
     base_identity: BaseIdentity
 

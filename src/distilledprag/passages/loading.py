@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from distilledprag.errors import InputError
-from distilledprag.passages.readers import READERS, readable_files
+from distilledprag.passages.readers import READERS
 from distilledprag.passages.record import Passage
+from distilledprag.passages.splitting import split_blocks
 
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(\[A-Z0-9])")
-
-
-def split_words(text: str, longest: int) -> list[str]:
-    """Split `text` into pieces of at most `longest` words, at sentence ends where possible."""
-    pieces: list[list[str]] = [[]]
-    for sentence in SENTENCE_END.split(text):
-        words = sentence.split()
-        if pieces[-1] and len(pieces[-1]) + len(words) > longest:
-            pieces.append([])
-        while len(words) > longest:
-            pieces[-1], words = words[:longest], words[longest:]
-            pieces.append([])
-        pieces[-1] += words
-    return [" ".join(words) for words in pieces if words]
+SUPPORTED = ", ".join(READERS)
 
 
 def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     """The passages of one file: its paragraphs, cut at sentence ends into at most `longest` words.
 
-    Raises InputError (missing, empty, binary, damaged or unsupported file), naming the file and what to do.
+    Raises InputError (missing, empty, binary, damaged, locked or unsupported file), naming the file and what to do.
     """
     file = Path(file)
+    if longest < 1:
+        raise InputError(f"passages of {longest} words cannot be made; give a number of at least 1")
     if not file.exists():
         raise InputError(f"{file} does not exist; check the path")
+    if not file.is_file():
+        kind = "a folder" if file.is_dir() else "neither a file nor a folder"
+        raise InputError(f"{file} is {kind}; name a file")
     reader = READERS.get(file.suffix.lower())
     if reader is None:
-        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {', '.join(READERS)}")
-    if not file.stat().st_size:
-        raise InputError(f"{file} is empty; remove it or give it text")
-    passages = [(title, piece) for title, paragraph in reader(file) for piece in split_words(paragraph, longest) if piece.strip()]
-    if not passages:
+        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
+    try:
+        if not file.stat().st_size:
+            raise InputError(f"{file} is empty; remove it or give it text")
+        pieces = split_blocks(reader(file), longest)
+    except OSError as error:
+        raise InputError(f"{file} cannot be opened ({error.strerror or error}); check its permissions") from error
+    if not pieces:
         raise InputError(f"{file} has no text; remove it or give it text")
-    return [Passage(piece, str(file), title, index) for index, (title, piece) in enumerate(passages)]
+    return [Passage(text, str(file), title, index) for index, (title, text) in enumerate(pieces)]
 
 
-def load_passages(paths: Iterable[str | Path], longest: int = 80, on_file: Callable[[Path], None] | None = None) -> list[Passage]:
-    """The passages of files and folders (recursively, alphabetically). on_file: called after each file.
+def load_passages(
+    paths: str | Path | Iterable[str | Path],
+    longest: int = 80,
+    on_file: Callable[[Path], None] | None = None,
+    on_skipped: Callable[[Path], None] | None = None,
+) -> list[Passage]:
+    """The passages of files and folders (recursively, alphabetically), each file once.
 
-    A named file that cannot be read is an error; so is one inside a folder, but unknown formats there are passed over.
-    Raises InputError when a folder holds no readable document.
+    on_file: called after each file read; on_skipped: called for each file of an unsupported type found in a folder.
+    Hidden files and folders and editors' lock files (`~$...`) are passed over silently.
+
+    Raises InputError as `load_file` does, for a file named and for one of a supported type found in a folder alike (a
+    document that cannot be read would be missing from the answers unnoticed); and for a folder without documents.
     """
     passages: list[Passage] = []
-    for path in map(Path, paths):
-        files = [path]
-        if path.is_dir():
-            files = list(readable_files(path))
-            if not files:
-                raise InputError(f"{path} holds no readable documents; put {', '.join(READERS)} files there")
-        for file in files:
+    seen: set[Path] = set()
+    named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    if not named:
+        raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
+    for path in named:
+        for file in documents_of(path, on_skipped) if path.is_dir() else [path]:
+            if file.resolve() in seen:
+                continue
+            seen.add(file.resolve())
             passages += load_file(file, longest)
             if on_file:
                 on_file(file)
     return passages
+
+
+def documents_of(folder: Path, on_skipped: Callable[[Path], None] | None = None) -> list[Path]:
+    """The folder's files of supported types, alphabetically. Raises InputError when there are none."""
+    documents: list[Path] = []
+    skipped: list[Path] = []
+    for path in sorted(folder.rglob("*")):
+        hidden = any(part.startswith((".", "~$")) for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file():
+            (documents if path.suffix.lower() in READERS else skipped).append(path)
+    if not documents:
+        others = f" (only {len(skipped)} of other types, such as {skipped[0].name})" if skipped else ""
+        raise InputError(f"{folder} holds no readable documents{others}; put {SUPPORTED} files there")
+    if on_skipped:
+        for path in skipped:
+            on_skipped(path)
+    return documents

@@ -1,8 +1,12 @@
-"""Finding the passages for a question: BM25 (bm25s), behind a small protocol."""
+"""Finding the passages for a question: BM25 (bm25s), behind a small protocol.
+
+Knows nothing about files or models. Words are taken as they are (no stemming), in languages that write spaces between them.
+"""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -22,7 +26,7 @@ STOP_WORDS = frozenset(_STOP_WORDS.split())
 def words_of(text: str) -> list[str]:
     """Lower-case words; identifiers (K-4821) and e-mail addresses count whole and in their parts."""
     words: list[str] = []
-    for match in WORD.findall(text.lower()):
+    for match in WORD.findall(unicodedata.normalize("NFKC", text).lower()):
         parts = re.split(r"[-@.]", match)
         words += [match, *parts] if len(parts) > 1 else [match]
     return [word for word in words if word not in STOP_WORDS]
@@ -37,7 +41,12 @@ class Retriever(Protocol):
 
 
 class BM25Retriever:
-    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over passages in memory; the heading counts as part of a passage."""
+    """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over passages in memory; the heading counts as part of a passage.
+
+    score(q, d) = sum over the words w of q of ln(1 + (N - n_w + 0.5) / (n_w + 0.5)) * f / (f + k1 (1 - b + b |d| / mean |d|)),
+    f = how often w is in d, n_w = passages with w, N = passages, |d| = words in d (Robertson and Zaragoza 2009; Kamphuis et
+    al. 2020). Raises InputError without passages.
+    """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         import bm25s
@@ -55,7 +64,11 @@ class BM25Retriever:
         self._index.index((ids, vocabulary), show_progress=False)
 
     def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
-        """The `k` best passages; ties keep the documents' order. Raises InputError for a k that cannot be served."""
+        """The `k` best passages with their scores, best first; ties keep the documents' order.
+
+        Passages that share no word with the question score 0. Raises InputError for an empty question, and for a `k` below 1
+        or above the number of passages.
+        """
         if not question.strip():
             raise InputError("the question is empty; write one")
         if k < 1:
@@ -66,5 +79,7 @@ class BM25Retriever:
             )
         known = [self._vocabulary[word] for word in words_of(question) if word in self._vocabulary]
         scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.passages), dtype=np.float32)
-        best = np.argsort(-scores, kind="stable")[:k]
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]  # the k-th best score
+        candidates = np.flatnonzero(scores >= least)
+        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
         return [(self.passages[int(place)], float(scores[place])) for place in best]

@@ -23,9 +23,10 @@ from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 from distilledprag.training.loop import LoopSettings, fit
-from distilledprag.training.losses import cosine_loss, generation_loss, kl_loss
+from distilledprag.training.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.training.packing import PackedBatch, TrainingRow, collate, exact_rows
 from distilledprag.training.pair_data import PairData, PairDataSettings
+from distilledprag.training.teacher_cache import CacheSettings, TeacherCache, batch_of, records_of
 from distilledprag.training.world_data import WorldData, WorldDataSettings, validation_rows
 
 CosinePositions = Literal["outside_documents", "question_and_answer", "answer", "all"]
@@ -56,7 +57,11 @@ class PairSource(PairDataSettings):
 
 
 class DistillRecipe(Settings):
-    """A `dprag train` recipe. `base`: folder or hub id of a base with a mask token; None: the bundled one."""
+    """A `dprag train` recipe. `base`: folder or hub id of a base with a mask token; None: the bundled one.
+
+    `start_from`: a generator checkpoint to go on from; `teacher_cache`: keep the teacher's outputs on disk, for data that
+    is seen more than once.
+    """
 
     model_config = ConfigDict(extra="forbid")
     task: Literal["distill"] = "distill"
@@ -67,6 +72,7 @@ class DistillRecipe(Settings):
     start_from: str | None = None
     data: Annotated[WorldSource | PairSource, Field(discriminator="source")]
     losses: LossSettings = LossSettings()
+    teacher_cache: CacheSettings | None = None
     training: LoopSettings
 
 
@@ -80,10 +86,12 @@ class Batch:
 
 @dataclass
 class Outputs:
-    """`layers`: M tensors (P, D) at the compared positions; `logits`: (N, vocabulary) at the supervised ones."""
+    """`layers`: M tensors (P, D) at the compared positions; `logits`: (N, vocabulary) at the supervised ones. From a cache
+    comes `likeliest` instead of logits: tokens and their log-probabilities at the recipe's temperature, (N, k) each."""
 
     layers: list[Tensor]
     logits: Tensor
+    likeliest: tuple[Tensor, Tensor] | None = None
 
 
 def compared_positions(batch: PackedBatch, where: CosinePositions) -> Tensor:
@@ -104,6 +112,10 @@ class DistillTask:
         self.recipe = recipe
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
         self.pad_id = base.tokenizer.pad_token_id or base.tokenizer.eos_token_id or 0
+        self.cache: TeacherCache | None = None
+        if recipe.teacher_cache:
+            what = (base.identity, generator.encoder_fingerprint, recipe.losses.cosine_positions, recipe.losses.temperature)
+            self.cache = TeacherCache(recipe.teacher_cache, *what)
         batches = recipe.training.steps * recipe.training.accumulation
         source = recipe.data
         self.data: WorldData | PairData
@@ -128,11 +140,14 @@ class DistillTask:
     def losses(self, batch: Batch, module: nn.Module, step: int) -> dict[str, Tensor]:
         """`loss` and its parts `loss_gen`, `loss_cos`, `loss_kl` (unweighted)."""
         settings = self.recipe.losses
-        teacher, documents = self.read(batch)
+        teacher, documents = self.read(batch) if self.cache is None else self._read_through(batch, self.cache)
         student = self.answer(batch, module(documents))
         parts = {"loss_gen": generation_loss(student.logits, batch.tokens.targets[batch.tokens.is_supervised])}
         parts["loss_cos"] = cosine_loss(student.layers, teacher.layers)
-        parts["loss_kl"] = kl_loss(student.logits, teacher.logits, settings.temperature)
+        if teacher.likeliest:
+            parts["loss_kl"] = top_k_kl_loss(student.logits, *teacher.likeliest, settings.temperature)
+        else:
+            parts["loss_kl"] = kl_loss(student.logits, teacher.logits, settings.temperature)
         weighted = settings.cosine_weight * parts["loss_cos"] + settings.kl_weight * parts["loss_kl"]
         return {"loss": parts["loss_gen"] + weighted, **parts}
 
@@ -145,6 +160,22 @@ class DistillTask:
         length = int(batch.tokens.is_document.any(dim=0).nonzero().max()) + 1
         documents = DocumentStates(torch.stack([s[:, :length] for s in states]), batch.tokens.is_document[:, :length])
         return self._outputs(batch, states), documents
+
+    def _read_through(self, batch: Batch, cache: TeacherCache) -> tuple[Outputs, DocumentStates]:
+        """As `read`, from the cache; what is not there yet is computed and added. Both ways give the same numbers."""
+        tokens = batch.tokens
+        compared = compared_positions(tokens, self.recipe.losses.cosine_positions)
+        rows = zip(tokens.open_ids, tokens.segments, tokens.targets, tokens.is_token, strict=True)
+        keys = [cache.key([part[real].tolist() for part in (ids, parts, aims)]) for ids, parts, aims, real in rows]
+        records = cache.load(keys)
+        if records is None:
+            teacher, documents = self.read(batch)
+            size, temperature = cache.settings.top_k, self.recipe.losses.temperature
+            where = (compared, tokens.is_supervised)
+            records = records_of(teacher.layers, teacher.logits, documents, *where, top_k=size, temperature=temperature)
+            cache.store(keys, records)
+        layers, likeliest, documents = batch_of(records, self.base.device, self.base.model.dtype)
+        return Outputs(layers, likeliest[1], likeliest), documents
 
     def answer(self, batch: Batch, adapters: LoraBatch) -> Outputs:
         """The student: masked prompt, every row with its own adapter."""

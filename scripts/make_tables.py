@@ -1,0 +1,60 @@
+"""Writes docs/results/world.md from docs/results/world.json (made by `make evaluate`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from distilledprag.evaluation.targets import checks
+from distilledprag.files import write_atomically
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def table(rows: list[dict[str, Any]], key: str) -> list[str]:
+    """One line per split, kind and number of documents; one column per method."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    cells: dict[tuple[str, str, int], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["split"], row["kind"], row["documents"]), {})[row["method"]] = row
+    lines = ["| split | kind | documents | " + " | ".join(methods) + " |", "|---" * (3 + len(methods)) + "|"]
+    for (split, kind, documents), values in cells.items():
+        shown = [f"{values[method][key]:.3f}" if method in values else "" for method in methods]
+        lines.append(f"| {split} | {kind} | {documents} | " + " | ".join(shown) + " |")
+    return lines
+
+
+def main() -> None:
+    result = json.loads((RESULTS / "world.json").read_text())
+    config, rows = result["config"], result["rows"]
+    targets = ["| target (test split) | measured | wanted | |", "|---|---|---|---|"]
+    targets += [f"| {what} | {got:.3f} | {wanted:.3f} | {'met' if met else '**missed**'} |" for what, got, wanted, met in checks(rows)]
+    text = [
+        "# The record world's table",
+        "",
+        "Made by `scripts/make_tables.py` from `world.json`. Greedy decoding, exact match; 95 % intervals are in the JSON.",
+        f"Command: `{config['command']}`, n = {config['n']} per row, seed {config['seed']}, base `{config['base']['weights']}`, "
+        f"generators {', '.join(f'{name} `{identity}`' for name, identity in config['generators'].items())}.",
+        "",
+        "## Exact match",
+        "",
+        *table(rows, "exact_match"),
+        "",
+        "A bridge question needs at least three documents: two to hop over and one that could be mistaken for the second.",
+        "",
+        "## Targets",
+        "",
+        *targets,
+        "",
+        "## Token F1",
+        "",
+        *table(rows, "f1"),
+        "",
+        f"Median seconds: {json.dumps(config['seconds'])} on {json.dumps(config['hardware'])}.",
+    ]
+    write_atomically(RESULTS / "world.md", "\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    main()
