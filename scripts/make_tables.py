@@ -29,7 +29,9 @@ def main() -> None:
     result = json.loads((RESULTS / "world.json").read_text())
     config, rows = result["config"], result["rows"]
     targets = ["| target (test split) | measured | wanted | |", "|---|---|---|---|"]
-    targets += [f"| {what} | {got:.3f} | {wanted:.3f} | {'met' if met else '**missed**'} |" for what, got, wanted, met in checks(rows)]
+    targets += [
+        f"| {what} | {got:.3f} | {wanted:.3f} | {'met' if met else '**missed**'} |" for what, got, wanted, met in checks(rows)
+    ]
     text = [
         "# The record world's table",
         "",

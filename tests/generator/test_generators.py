@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from tiny import PAPER, PER_RANK, random_generator
 from safetensors.torch import load_file, save_file
+from tiny import PAPER, PER_RANK, random_generator
 
 from distilledprag.base_model import load_base
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError, InputError

@@ -115,7 +115,9 @@ def test_a_line_separator_inside_json_does_not_end_the_line(tmp_path):
 
 
 def test_every_record_of_a_pdf_is_its_own_passage(tmp_path):
-    records = [f"Employee number {number} lives in Oakport and works for Velkor Foods since 19{number}." for number in range(70, 82)]
+    records = [
+        f"Employee number {number} lives in Oakport and works for Velkor Foods since 19{number}." for number in range(70, 82)
+    ]
     pdf = FPDF()
     pdf.add_page()
     pdf.set_font("Helvetica", size=11)

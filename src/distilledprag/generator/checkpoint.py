@@ -109,9 +109,9 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
     generator = build_generator(config["settings"], base)
     if config.get("encoder") != generator.encoder_fingerprint:
         raise CheckpointError(
-            f"the generator in {folder} was trained with another document encoder than the one now found at "
-            f"{config['settings'].get('encoder')!r} (fingerprint {config.get('encoder')}, found {generator.encoder_fingerprint}); "
-            "restore the encoder that it was trained with"
+            f"the generator in {folder} was trained with another document encoder than the one now at "
+            f"{config['settings'].get('encoder')!r} (fingerprint {config.get('encoder')}, found "
+            f"{generator.encoder_fingerprint}); restore the encoder that it was trained with"
         )
     weights = _read_weights(folder / WEIGHTS)
     wanted = own_weights(generator)

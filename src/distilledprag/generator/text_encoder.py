@@ -60,8 +60,8 @@ class TextEncoder:
         except Exception as error:  # transformers raises errors of every kind
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise CheckpointError(
-                f"the document encoder {path_or_id!r} cannot be loaded ({reason}); give a folder or a hub id that can be reached, "
-                "or `encoder: base`"
+                f"the document encoder {path_or_id!r} cannot be loaded ({reason}); give a folder or a hub id that can be "
+                "reached, or `encoder: base`"
             ) from error
         encoder = model.get_encoder()
         if not isinstance(encoder, PreTrainedModel):  # BERT's `encoder` is its layers without the embeddings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from distilledprag.base_model import install_mask, save_base
 from distilledprag.prompts import PromptBuilder
+from distilledprag.training.guidance import Guidance, GuidanceSettings, RowGuide, guide_row
 from distilledprag.training.induction import install_induction
 from distilledprag.training.loop import LoopSettings, fit
 from distilledprag.training.packing import IGNORED, PackedBatch, PackedRow, collate, exact_rows
@@ -49,6 +51,7 @@ class BaseRecipe(BaseModel):
     model: BaseModelSettings = BaseModelSettings()
     data: WorldDataSettings = WorldDataSettings()
     training: LoopSettings
+    guidance: GuidanceSettings = GuidanceSettings()
     validation: int = 64
     mask_seed: int = 0
 
@@ -92,12 +95,18 @@ class BaseTask:
         self.pad_id = pad_id
         self.prompts = prompts
         self.recipe = recipe
+        self.guidance = Guidance(model, recipe.guidance) if recipe.guidance.weight else None
         self.data = WorldData(prompts, recipe.data, "train", recipe.training.steps * recipe.training.accumulation)
         self.validation = validation_rows(prompts, recipe.data.style, recipe.validation)
 
-    def batch(self, number: int) -> PackedBatch:
-        rows = self._copy_rows(number) if self.data.is_copy(number) else [row.packed for row in self.data.rows(number)]
-        return collate(rows, self.pad_id).to(self.module.device)
+    def batch(self, number: int) -> tuple[PackedBatch, list[RowGuide]]:
+        """Batch `number` and, where its answers are to be found in passages, guides for the heads."""
+        if self.data.is_copy(number):
+            return collate(self._copy_rows(number), self.pad_id).to(self.module.device), []
+        rows = self.data.rows(number)
+        batch = collate([row.packed for row in rows], self.pad_id).to(self.module.device)
+        guides = [guide_row(row, batch.open_ids.size(1)) for row in rows] if self.guidance else []
+        return batch, guides
 
     def _copy_rows(self, number: int) -> list[PackedRow]:
         rng = random.Random(f"copied/{self.recipe.data.seed}/{number}")
@@ -110,12 +119,18 @@ class BaseTask:
             rows.append(PackedRow(ids, ids, [False] * len(ids), list(range(len(ids))), [0] * len(ids), targets))
         return rows
 
-    def size(self, batch: PackedBatch) -> int:
-        return batch.open_ids.size(0)
+    def size(self, batch: tuple[PackedBatch, list[RowGuide]]) -> int:
+        return batch[0].open_ids.size(0)
 
-    def losses(self, batch: PackedBatch, module: nn.Module, step: int) -> dict[str, Tensor]:
-        logits = answer_logits(module, batch, batch.open_ids)
-        return {"loss": functional.cross_entropy(logits.float(), batch.targets[batch.is_supervised])}
+    def losses(self, batch: tuple[PackedBatch, list[RowGuide]], module: nn.Module, step: int) -> dict[str, Tensor]:
+        packed, guides = batch
+        with self.guidance.listening() if self.guidance and guides else nullcontext():
+            logits = answer_logits(module, packed, packed.open_ids)
+        answers = functional.cross_entropy(logits.float(), packed.targets[packed.is_supervised])
+        if not (self.guidance and guides):
+            return {"loss": answers}
+        guidance = self.guidance.loss(packed, guides)
+        return {"loss": answers + self.guidance.settings.weight * guidance, "answers": answers, "guidance": guidance}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:

@@ -36,10 +36,12 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """The passages of one prompt and the packed row made from them."""
+    """The passages of one prompt and the packed row made from them. `documents`: for each question the positions
+    (from 0) of the passages that its answer needs, where known."""
 
     passages: tuple[str, ...]
     packed: PackedRow
+    documents: tuple[tuple[int, ...], ...] = ()
 
 
 def pack(context: Prompt, pairs: Sequence[tuple[list[int], list[int]]]) -> PackedRow:

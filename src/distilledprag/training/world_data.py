@@ -53,7 +53,8 @@ def choose_questions(rng: random.Random, example: Example, count: int) -> list[Q
 def pack_example(prompts: PromptBuilder, example: Example, questions: list[Question]) -> TrainingRow:
     """Tokenize an example's passages and the chosen questions into one training row."""
     pairs = [(prompts.question(q.text), prompts.answer_ids(q.answer)) for q in questions]
-    return TrainingRow(example.documents, pack(prompts.context(example.documents), pairs))
+    packed = pack(prompts.context(example.documents), pairs)
+    return TrainingRow(example.documents, packed, tuple(q.documents for q in questions))
 
 
 class WorldData:

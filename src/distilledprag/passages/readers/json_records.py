@@ -36,13 +36,13 @@ def read_json(file: Path) -> list[Block]:
             raise
         raise InputError(f"{file} is not JSON ({error}); correct it, or name it .jsonl if each line is an object") from error
     if not isinstance(rows, list):
-        raise InputError(f"{file} holds no list; write a list of objects like {{\"title\": ..., \"text\": ...}}")
+        raise InputError(f'{file} holds no list; write a list of objects like {{"title": ..., "text": ...}}')
     return [_block(row, f"{file}, entry {number}") for number, row in enumerate(rows, start=1)]
 
 
 def _block(row: object, place: str) -> Block:
     if not isinstance(row, dict):
-        raise InputError(f"{place} is not an object; write {{\"text\": ...}}")
+        raise InputError(f'{place} is not an object; write {{"text": ...}}')
     text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
     if text is None:
         raise InputError(f"{place} has no text; give it one of the keys {', '.join(TEXT_KEYS)} with a string")

@@ -6,6 +6,7 @@ Lengths are in points, y grows upwards. Scanned pages (images) have no text here
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import re
 import statistics
@@ -151,7 +152,7 @@ def _without_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
 
 def _paragraphs(pages: list[list[Line]]) -> Iterator[list[Line]]:
     """Groups of lines that make one paragraph (or heading); a paragraph may go on across a page break."""
-    gaps = [a.y - b.y for lines in pages for a, b in zip(lines, lines[1:], strict=False) if a.y - b.y > 0.5 * b.size]
+    gaps = [a.y - b.y for lines in pages for a, b in itertools.pairwise(lines) if a.y - b.y > 0.5 * b.size]
     # Within paragraphs gaps are smallest; a low quantile finds them even where most paragraphs are short.
     usual = statistics.quantiles(gaps, n=4)[0] if len(gaps) > 1 else (gaps[0] if gaps else 0.0)
     width = max((len(line.text) for lines in pages for line in lines), default=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,5 +103,5 @@ def _each_line_is_a_paragraph(lines: Sequence[str]) -> bool:
         return True
     if not all(map(_SENTENCE_END.search, lines)) or sum(len(line.split()) for line in lines) < RECORD_WORDS * len(lines):
         return False
-    pairs = zip(lines, lines[1:], strict=False)
+    pairs = itertools.pairwise(lines)
     return any(len(line) + 1 + len(following.split(maxsplit=1)[0]) <= width for line, following in pairs)
