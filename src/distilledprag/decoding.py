@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,8 +38,9 @@ def greedy_ids(
     for row, prompt in enumerate(prompts):
         ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
         attention[row, longest - len(prompt) :] = 1
+    generate: Any = base.model.generate
     with inject(base.model, adapters) if adapters is not None else contextlib.nullcontext():
-        output = base.model.generate(
+        output = generate(
             input_ids=ids.to(base.device),
             attention_mask=attention.to(base.device),
             max_new_tokens=max_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -22,7 +23,8 @@ def draw_attention(prag: DistilledPRAG, passages: list[str], question: str, file
     if not hasattr(prag.generator, "attention_map"):
         raise ConfigError(f"the {prag.generator.settings.architecture} generator has no attention map to draw")
     states = prag.generator.encode(prag.base, [passages])
-    attention = prag.generator.attention_map(states)  # (L, K, S)
+    attention_map: Any = prag.generator.attention_map
+    attention = attention_map(states)  # (L, K, S)
     layer = attention.size(0) // 2 if layer is None else layer
     rank, targets = prag.generator.settings.rank, prag.generator.settings.target_modules
     first = targets.index("down_proj") * rank if "down_proj" in targets else 0

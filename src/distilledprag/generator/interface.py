@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel as Settings
@@ -22,8 +22,9 @@ from distilledprag.generator.checkpoint import GeneratorCheckpoint
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
 
-MLP_MODULES = ("gate_proj", "up_proj", "down_proj")
-ATTENTION_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj")
+Module = Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
+MLP_MODULES: tuple[Module, ...] = ("gate_proj", "up_proj", "down_proj")
+ATTENTION_MODULES: tuple[Module, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class GeneratorSettings(Settings):
@@ -33,7 +34,7 @@ class GeneratorSettings(Settings):
     architecture: str
     rank: int = Field(2, gt=0)
     alpha: float = Field(2.0, gt=0)
-    target_modules: tuple[Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"], ...] = MLP_MODULES
+    target_modules: tuple[Module, ...] = MLP_MODULES
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ModuleShape:
     d_out: int
 
 
-def module_shapes(model: nn.Module, target_modules: Sequence[str]) -> list[ModuleShape]:
+def module_shapes(model: Any, target_modules: Sequence[str]) -> list[ModuleShape]:
     """The base's target modules, layer by layer, in the order of `target_modules`."""
     shapes = []
     for number, layer in enumerate(model.model.layers):

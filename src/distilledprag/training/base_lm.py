@@ -21,7 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 from distilledprag.base_model import install_mask, save_base
 from distilledprag.prompts import PromptBuilder
 from distilledprag.training.guidance import Guidance, GuidanceSettings, RowGuide, guide_row
-from distilledprag.training.induction import install_induction
+from distilledprag.training.induction import install_induction, install_matching
 from distilledprag.training.loop import LoopSettings, fit
 from distilledprag.training.packing import IGNORED, PackedBatch, PackedRow, collate, exact_rows
 from distilledprag.training.tokenizer import train_tokenizer
@@ -30,7 +30,7 @@ from distilledprag.training.world_data import WorldData, WorldDataSettings, vali
 
 class BaseModelSettings(BaseModel):
     """Shape of the base LM (Llama architecture with attention biases, tied embeddings). `induction`: start with a
-    working induction circuit (see induction.py) instead of from noise only."""
+    working induction circuit, `matching`: and with heads that match by name (see induction.py), not from noise only."""
 
     model_config = ConfigDict(extra="forbid")
     vocabulary: int = 4096
@@ -39,6 +39,7 @@ class BaseModelSettings(BaseModel):
     layers: int = 6
     heads: int = 4
     induction: bool = True
+    matching: bool = False
     context: int = 4096
 
 
@@ -76,10 +77,12 @@ def build_base(settings: BaseModelSettings, tokenizer: PreTrainedTokenizerBase, 
     model = LlamaForCausalLM(config)
     if settings.induction:
         install_induction(model)
+    if settings.matching:
+        install_matching(model, collect=2, match=(3, 4))
     return model
 
 
-def answer_logits(model: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
+def answer_logits(model: Any, batch: PackedBatch, ids: Tensor) -> Tensor:
     """Logits (N, vocabulary) at the N supervised positions of the batch, row by row."""
     states = model.model(
         input_ids=ids, attention_mask=batch.attention, position_ids=batch.positions, use_cache=False
@@ -90,11 +93,12 @@ def answer_logits(model: nn.Module, batch: PackedBatch, ids: Tensor) -> Tensor:
 class BaseTask:
     """Answer-only loss over packed world examples, with copy batches in between."""
 
-    def __init__(self, model: PreTrainedModel, prompts: PromptBuilder, pad_id: int, recipe: BaseRecipe) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipe: BaseRecipe) -> None:
+        prompts = PromptBuilder(tokenizer, tokenizer.pad_token_id)
         self.module = model
-        self.pad_id = pad_id
-        self.prompts = prompts
+        self.pad_id = tokenizer.pad_token_id
         self.recipe = recipe
+        self.pieces = [str(tokenizer.decode([token])) for token in range(len(tokenizer))]
         self.guidance = Guidance(model, recipe.guidance) if recipe.guidance.weight else None
         self.data = WorldData(prompts, recipe.data, "train", recipe.training.steps * recipe.training.accumulation)
         self.validation = validation_rows(prompts, recipe.data.style, recipe.validation)
@@ -105,7 +109,7 @@ class BaseTask:
             return collate(self._copy_rows(number), self.pad_id).to(self.module.device), []
         rows = self.data.rows(number)
         batch = collate([row.packed for row in rows], self.pad_id).to(self.module.device)
-        guides = [guide_row(row, batch.open_ids.size(1)) for row in rows] if self.guidance else []
+        guides = [guide_row(row, batch.open_ids.size(1), self.pieces) for row in rows] if self.guidance else []
         return batch, guides
 
     def _copy_rows(self, number: int) -> list[PackedRow]:
@@ -129,8 +133,9 @@ class BaseTask:
         answers = functional.cross_entropy(logits.float(), packed.targets[packed.is_supervised])
         if not (self.guidance and guides):
             return {"loss": answers}
-        guidance = self.guidance.loss(packed, guides)
-        return {"loss": answers + self.guidance.settings.weight * guidance, "answers": answers, "guidance": guidance}
+        guidance = self.guidance.losses(packed, guides)
+        loss = answers + self.guidance.settings.weight * sum(guidance.values(), start=answers.new_zeros(()))
+        return {"loss": loss, "answers": answers, **guidance}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -149,9 +154,8 @@ def train_base(recipe: BaseRecipe, *, resume: bool = False, quiet: bool = False)
     """Train tokenizer and base LM as `recipe` says; the result (mask token installed) is `recipe.output/model`."""
     tokenizer = train_tokenizer(vocabulary=recipe.model.vocabulary, context=recipe.model.context)
     model = build_base(recipe.model, tokenizer, recipe.training.seed)
-    if torch.cuda.is_available():
-        model.to("cuda")
-    task = BaseTask(model, PromptBuilder(tokenizer, tokenizer.pad_token_id), tokenizer.pad_token_id, recipe)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    task = BaseTask(model, tokenizer, recipe)
     dump: dict[str, Any] = recipe.model_dump(mode="json")
 
     def export(folder: Path) -> None:

@@ -236,12 +236,16 @@ def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool 
     generator = load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
     generator.to(device)
     task = DistillTask(base, generator, recipe)
+
+    def export(folder: Path) -> None:
+        generator.save_pretrained(folder)
+
     return fit(
         task,
         recipe.training,
         recipe.output,
         resume=resume,
         recipe=recipe.model_dump(mode="json"),
-        export=lambda folder: generator.save_pretrained(folder),
+        export=export,
         quiet=quiet,
     )

@@ -12,10 +12,11 @@ D = model dimension, d = head dimension. Attention weights act as q = W_q x + b_
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
 SHARPNESS = 40.0  # of the previous-token head: squared length per rotary pair
 FREQUENCIES = 5  # rotary pairs that the previous-token head uses, the fastest ones
@@ -52,9 +53,36 @@ def install_induction(model: LlamaForCausalLM, *, embedding_std: float = 0.1, ga
         second.o_proj.weight[:, rows] = gain * basis[:, rows]
 
 
-def _previous_token_biases(config: nn.Module, size: int) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def install_matching(
+    model: LlamaForCausalLM, *, collect: int, match: tuple[int, ...], gain: float = 0.5, strength: float = 1.5
+) -> None:
+    """Overwrite heads 0 and 1: those of layer `collect` copy what a token is into a subspace of their own (from where
+    is left to training), those of the layers `match` look where that subspace holds the same as it does here.
+
+    gain: how strongly the collected is written into the residual stream; strength: scale of the matching queries and
+    keys. Uses torch's global random state.
+    """
+    config = model.config
+    size = config.hidden_size // config.num_attention_heads
+    rows = slice(0, 2 * size)
+    reads, writes = (torch.linalg.qr(torch.randn(config.hidden_size, 2 * size))[0] for _ in range(2))  # (D, 2 d)
+    collecting = model.model.layers[collect].self_attn
+    collecting.v_proj.weight[rows], collecting.o_proj.weight[:, rows] = reads.T, gain * writes
+    slow = _slow_dimensions(size)
+    for layer in match:
+        attention = model.model.layers[layer].self_attn
+        for head in range(2):
+            used = torch.arange(head * len(slow), (head + 1) * len(slow))
+            for projection in (attention.q_proj, attention.k_proj):
+                projection.weight[head * size : (head + 1) * size] = 0.0
+                projection.weight[head * size + slow] = strength * writes.T[used]
+
+
+def _previous_token_biases(config: LlamaConfig, size: int) -> tuple[Tensor, Tensor]:
     """Key and query biases (d,) whose rotated product is largest where the key stands one position before the query."""
-    theta = config.rope_parameters["rope_theta"]
+    rope: Any = config.rope_parameters
+    theta = rope["rope_theta"]
     angles = theta ** (-torch.arange(0, size, 2) / size)  # (d / 2,) radians per position, fastest first
     strength = torch.zeros(size // 2)
     strength[:FREQUENCIES] = math.sqrt(SHARPNESS)

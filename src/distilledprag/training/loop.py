@@ -51,8 +51,8 @@ class LoopSettings(BaseModel):
 class Task(Protocol):
     """What the loop trains. `losses` returns scalars of which `loss` is minimised."""
 
-    module: nn.Module
-
+    @property
+    def module(self) -> nn.Module: ...
     def batch(self, number: int) -> Any: ...
     def losses(self, batch: Any, module: nn.Module, step: int) -> dict[str, Tensor]: ...
     def size(self, batch: Any) -> int: ...
@@ -142,7 +142,8 @@ def fit(
     with Progress(*columns, disable=quiet) as progress:
         bar = progress.add_task("starting", total=settings.steps, completed=start)
         for step in range(start + 1, settings.steps + 1):
-            began, examples, sums = time.perf_counter(), 0, {}
+            began, examples = time.perf_counter(), 0
+            sums: dict[str, float] = {}
             for part in range(settings.accumulation):
                 batch = task.batch((step - 1) * settings.accumulation + part)
                 with accelerator.autocast():
@@ -167,8 +168,9 @@ def fit(
                 record |= evaluation
             if step % settings.log_every == 0 or evaluation.keys() & record.keys():
                 folder.append(record)
-                for name, value in record.items() if writer else ():
-                    writer.add_scalar(name, value, step)
+                if writer:
+                    for name, value in record.items():
+                        writer.add_scalar(name, value, step)
             described = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
             progress.update(bar, completed=step, description=f"{described}  {rate:.1f} examples/s")
             if step % settings.checkpoint_every == 0 or step == settings.steps:

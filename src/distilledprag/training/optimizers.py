@@ -45,23 +45,23 @@ class Muon(Optimizer):
                     continue
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 update = self._adam if group["adamw"] else self._muon
-                update(parameter, self.state[parameter], group)
+                update(parameter, parameter.grad, self.state[parameter], group)
 
     @staticmethod
-    def _muon(parameter: Tensor, state: dict, group: dict) -> None:
+    def _muon(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
         momentum = state.setdefault("momentum", torch.zeros_like(parameter))
-        momentum.lerp_(parameter.grad, 1 - group["momentum"])
-        direction = orthogonalise(parameter.grad.lerp(momentum, group["momentum"]))
+        momentum.lerp_(gradient, 1 - group["momentum"])
+        direction = orthogonalise(gradient.lerp(momentum, group["momentum"]))
         scale = max(1.0, parameter.size(-2) / parameter.size(-1)) ** 0.5
         parameter.add_(direction, alpha=-group["lr"] * scale)
 
     @staticmethod
-    def _adam(parameter: Tensor, state: dict, group: dict) -> None:
+    def _adam(parameter: Tensor, gradient: Tensor, state: dict, group: dict) -> None:
         if not state:
             state.update(step=0, mean=torch.zeros_like(parameter), square=torch.zeros_like(parameter))
         state["step"] += 1
-        state["mean"].lerp_(parameter.grad, 1 - 0.9)
-        state["square"].lerp_(parameter.grad.square(), 1 - 0.98)
+        state["mean"].lerp_(gradient, 1 - 0.9)
+        state["square"].lerp_(gradient.square(), 1 - 0.98)
         mean = state["mean"] / (1 - 0.9 ** state["step"])
         square = state["square"] / (1 - 0.98 ** state["step"])
         parameter.add_(mean / (square.sqrt() + 1e-8), alpha=-group["lr"])

@@ -36,12 +36,13 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """The passages of one prompt and the packed row made from them. `documents`: for each question the positions
-    (from 0) of the passages that its answer needs, where known."""
+    """The passages of one prompt and the packed row made from them. Where known, `documents`: for each question the
+    positions (from 0) of the passages that its answer needs; `entities`: for each passage the name it is about."""
 
     passages: tuple[str, ...]
     packed: PackedRow
     documents: tuple[tuple[int, ...], ...] = ()
+    entities: tuple[str, ...] = ()
 
 
 def pack(context: Prompt, pairs: Sequence[tuple[list[int], list[int]]]) -> PackedRow:

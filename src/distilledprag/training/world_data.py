@@ -6,6 +6,7 @@ Batch number -> examples is a pure function, so a resumed run sees what the unbr
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,9 +36,11 @@ class WorldDataSettings(BaseModel):
     phases: list[Phase] = [Phase()]
     facts: tuple[int, int] = (3, 5)
     fewest_words: int = 20
+    rivals: float = Field(0.0, ge=0, le=1)
 
     @property
     def style(self) -> Style:
+        """How the world's passages are written, for evaluation too (`rivals` is of training only)."""
         return Style(facts=self.facts, fewest_words=self.fewest_words)
 
 
@@ -54,7 +57,7 @@ def pack_example(prompts: PromptBuilder, example: Example, questions: list[Quest
     """Tokenize an example's passages and the chosen questions into one training row."""
     pairs = [(prompts.question(q.text), prompts.answer_ids(q.answer)) for q in questions]
     packed = pack(prompts.context(example.documents), pairs)
-    return TrainingRow(example.documents, packed, tuple(q.documents for q in questions))
+    return TrainingRow(example.documents, packed, tuple(q.documents for q in questions), example.entities)
 
 
 class WorldData:
@@ -63,7 +66,7 @@ class WorldData:
     def __init__(self, prompts: PromptBuilder, settings: WorldDataSettings, split: Split, steps: int) -> None:
         self.prompts = prompts
         self.settings = settings
-        self.world = World(split, settings.seed, settings.style)
+        self.world = World(split, settings.seed, replace(settings.style, rivals=settings.rivals))
         self.steps = steps
 
     def phase(self, number: int) -> Phase:

@@ -35,10 +35,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Example:
-    """Passages, and questions about them."""
+    """Passages, the entity that each is about, and questions about them."""
 
     documents: tuple[str, ...]
     questions: tuple[Question, ...]
+    entities: tuple[str, ...] = ()
 
 
 class World:
@@ -84,7 +85,8 @@ class _Writer:
         place = {old: new for new, old in enumerate(order)}
         special = [Question(q.text, q.answer, q.kind, tuple(place[d] for d in q.documents)) for q in planned]
         singles = [q for position in range(len(self.records)) for q in self._singles(position)]
-        return Example(tuple(record.text for record in self.records), tuple(special + singles))
+        documents = tuple(record.text for record in self.records)
+        return Example(documents, tuple(special + singles), tuple(record.entity.name for record in self.records))
 
     # -- passages ---------------------------------------------------------------------------------------------------
     def _entity(self, family: Family, differing: str | None = None) -> Entity:
@@ -126,6 +128,10 @@ class _Writer:
 
     def _plan_single(self) -> list[Question]:
         family = self.rng.choice(self.world.subjects)
+        if self.world.style.rivals and self.rng.random() < self.world.style.rivals:
+            shared = tuple(self.rng.sample(list(family.attributes), 3))
+            while len(self.records) < self.count:
+                self._add(self._entity(family), shared)
         self._fill(family)
         return []
 
@@ -176,12 +182,13 @@ class _Writer:
         attribute = source_family.attributes[relation]
         target_family = self.world.families[attribute.relation or ""]
         asked = tuple(self.rng.sample(list(target_family.attributes), 2))
-        sources, targets = [], []
+        sources: list[int] = []
+        targets: list[int] = []
         for _ in range(2 if self.count >= 4 else 1):
-            target = self._entity(target_family)
-            targets.append(self._add(target, asked))
-            source = self._entity(source_family).with_value(relation, (target.name, None))
-            sources.append(self._add(source, (relation,)))
+            named = self._entity(target_family)
+            targets.append(self._add(named, asked))
+            pointing = self._entity(source_family).with_value(relation, (named.name, None))
+            sources.append(self._add(pointing, (relation,)))
         if len(targets) == 1:
             self._add(self._entity(target_family), asked)
         self._fill(source_family)
@@ -189,9 +196,8 @@ class _Writer:
         for source, target in zip(sources, targets, strict=True):
             name = f"the {attribute.noun} of {self.records[source].entity.name}"
             for key in self.records[target].stated:
-                if self.records[target].entity.values[key][0] == self.records[source].entity.name:
-                    continue
                 answer = self.records[target].entity.values[key][0]
-                questions.append(Question(self._ask(target_family, key, name), answer, "bridge", (source, target)))
+                if answer != self.records[source].entity.name:
+                    questions.append(Question(self._ask(target_family, key, name), answer, "bridge", (source, target)))
         self.rng.shuffle(questions)
         return questions

@@ -34,7 +34,8 @@ class Record:
 @dataclass(frozen=True)
 class Style:
     """How passages are written. `facts`: least and most facts drawn per passage; a passage shorter than
-    `fewest_words` gets more. The rest are probabilities."""
+    `fewest_words` gets more. The rest are probabilities; `rivals`: that all passages of an example of single facts are
+    about the same family and state the same attributes, so that only the name tells them apart (for training)."""
 
     facts: tuple[int, int] = (3, 5)
     fewest_words: int = 20
@@ -43,6 +44,7 @@ class Style:
     by_name: float = 0.6
     by_noun: float = 0.2
     held_out_templates: bool = False
+    rivals: float = 0.0
 
 
 def draw_entity(names: Names, family: Family) -> Entity:
