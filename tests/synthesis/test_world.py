@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from distilledprag.synthesis.world import FEWEST_DOCUMENTS, KINDS, SPLITS, World
+from distilledprag.synthesis.world import FEWEST_DOCUMENTS, KINDS, SPLITS, Style, World
 from distilledprag.synthesis.world.families import families
 from distilledprag.synthesis.world.names import STEMS, partition_of
 
@@ -143,3 +143,20 @@ def test_too_few_documents_for_a_kind_is_refused():
         if fewest > 1:
             with pytest.raises(ValueError, match=f"at least {fewest}"):
                 World("test").example(0, kind, fewest - 1)
+
+
+def test_rivals_state_the_same_attributes_of_the_same_family():
+    world = World("train", 0, Style(rivals=1.0))
+    meanings: dict[str, set] = {}  # two families may share a wording
+    for family in families().values():
+        for key, attribute in family.attributes.items():
+            for template in attribute.ask:
+                meanings.setdefault(template, set()).add((family.key, key))
+    for index in range(40):
+        example = world.example(index, "single", 3)
+        stated = [set(), set(), set()]
+        for question in example.questions:
+            (place,) = question.documents
+            stated[place] |= meanings[question.text.replace(example.entities[place], "{n}")]
+        shared = [family for family, _ in stated[0] & stated[1] & stated[2]]
+        assert max(shared.count(family) for family in shared) >= 3

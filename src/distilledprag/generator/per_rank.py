@@ -54,6 +54,7 @@ class PerRankGenerator(ParameterGenerator):
     """See the module's docstring. Raises ConfigError when the base's layers differ in size."""
 
     reads_base = True
+    centres: Tensor  # (K,) where in the passages each slot starts out reading
 
     def __init__(self, settings: PerRankSettings, base: BaseModel) -> None:
         super().__init__()
