@@ -27,6 +27,7 @@ from distilledprag.files import write_atomically
 from distilledprag.generator import generator_identity, load_generator
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
+from distilledprag.synthesis.world import world_fingerprint
 
 
 def run(
@@ -57,6 +58,7 @@ def run(
         "command": " ".join(["dprag", *sys.argv[1:]]),
         "n": n,
         "seed": seed,
+        "world": world_fingerprint(),
         "base": {**loaded.identity.to_dict(), "weights": weights_hash(loaded.model)},
         "generators": {name: generator_identity(made) for name, made in generators.items()},
         "seconds": seconds,

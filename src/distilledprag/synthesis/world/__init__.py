@@ -10,6 +10,18 @@ from distilledprag.synthesis.world.examples import (
     Split,
     World,
 )
+from distilledprag.synthesis.world.families import world_fingerprint
 from distilledprag.synthesis.world.records import Style
 
-__all__ = ["FEWEST_DOCUMENTS", "KINDS", "SPLITS", "Example", "Kind", "Question", "Split", "Style", "World"]
+__all__ = [
+    "FEWEST_DOCUMENTS",
+    "KINDS",
+    "SPLITS",
+    "Example",
+    "Kind",
+    "Question",
+    "Split",
+    "Style",
+    "World",
+    "world_fingerprint",
+]
