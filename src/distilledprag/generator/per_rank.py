@@ -9,15 +9,16 @@
 
 The base LLM has already understood the passages, so no second encoder has to be aligned with it (Doc-to-LoRA). Slot i of
 a module starts out reading around the fraction (i + 1/2) / rank of the passages, so that together the slots cover every
-sentence from the first step on and need not learn to share them out. B is zero at step 0: an untrained generator
-changes nothing.
+sentence from the first step on and need not learn to share them out. Rows of A that read the residual stream (gate, up)
+start out as an echo of the state that their slot reads: a question about a name resembles the passage about that name
+before anything is learned. B is zero at step 0: an untrained generator changes nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -79,9 +80,14 @@ class PerRankGenerator(ParameterGenerator):
         self.register_buffer("centres", positions.repeat(len(modules)), persistent=False)  # (K,)
         self.head_a, self.head_b, self.bias_a = nn.ParameterDict(), nn.ParameterDict(), nn.ParameterDict()
         for module, ((d_in, d_out),) in sizes.items():
-            self.head_a[module] = _matrices(layers, width, d_in, gain=0.5)
+            self.head_a[module] = self._echo() if d_in == hidden else _matrices(layers, width, d_in, gain=0.5)
             self.head_b[module] = _matrices(layers, width, d_out, gain=0.0)
             self.bias_a[module] = nn.Parameter(torch.randn(layers, settings.rank, d_in) / math.sqrt(d_in))
+
+    def _echo(self) -> nn.Parameter:
+        """Heads (L, W, D) that undo the first block's reading: A is then half of the state that the slot reads."""
+        block: Any = self.blocks[0]
+        return nn.Parameter(0.5 * (block.value @ block.out).detach().transpose(1, 2))
 
     @staticmethod
     def _initial_mix(layers: int) -> Tensor:
@@ -144,6 +150,8 @@ class SlotBlock(nn.Module):
         super().__init__()
         self.heads = heads
         self.query, self.key, self.value, self.out = (_matrices(layers, d_in, width) for d_in in (width, hidden, hidden, width))
+        for matrix in (*self.value.data, *self.out.data):
+            nn.init.orthogonal_(matrix)
         self.slot_qkv, self.slot_out = _matrices(layers, width, 3 * width), _matrices(layers, width, width, gain=0.0)
         self.up, self.down = _matrices(layers, width, 2 * width), _matrices(layers, 2 * width, width, gain=0.0)
         self.tiling = nn.Parameter(torch.full((layers, 1, slots, 1), tiling))
