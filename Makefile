@@ -44,7 +44,7 @@ train-bundled: $(STAMP)  ## train the bundled base and both generators from noth
 	$(BIN)/dprag ship runs/tiny-cpu-base/model runs/tiny-cpu/model
 
 evaluate: $(STAMP)  ## the bundled model's table, with JSON
-	$(BIN)/dprag evaluate --world --json docs/results/world.json
+	$(BIN)/dprag evaluate --world --json docs/results/world.json $(addprefix --paper-generator ,$(wildcard runs/tiny-cpu-paper/model))
 	$(BIN)/python scripts/make_tables.py
 
 bench: $(STAMP)  ## measure speed; JSON in docs/results
