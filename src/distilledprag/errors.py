@@ -19,3 +19,7 @@ class CheckpointError(DistilledPRAGError):
 
 class IncompatibleBaseError(CheckpointError):
     """An adapter or a generator belongs to another base model than the one loaded."""
+
+
+class EndpointError(DistilledPRAGError):
+    """An LLM behind an endpoint, or a local one, cannot answer: wrong key, address or model, empty account, too many failures."""

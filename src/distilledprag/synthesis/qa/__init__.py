@@ -1,0 +1,11 @@
+"""Question-answer pairs for training, written by an LLM about the user's documents (paper, "QA synthesis").
+
+documents -> items (one document, or a random two) -> requests -> journal of replies -> checked pairs -> file for training
+"""
+
+from distilledprag.synthesis.qa.journal import Journal
+from distilledprag.synthesis.qa.plan import Item, plan_items
+from distilledprag.synthesis.qa.run import QaSettings, Synthesis
+from distilledprag.synthesis.qa.sources import Document, Reading, read_documents
+
+__all__ = ["Document", "Item", "Journal", "QaSettings", "Reading", "Synthesis", "plan_items", "read_documents"]
