@@ -36,7 +36,8 @@ def main() -> None:
         "# The record world's table",
         "",
         "Made by `scripts/make_tables.py` from `world.json`. Greedy decoding, exact match; 95 % intervals are in the JSON.",
-        f"Command: `{config['command']}`, n = {config['n']} per row, seed {config['seed']}, world `{config['world']}`, base `{config['base']['weights']}`, "
+        f"Command: `{config['command']}`, n = {config['n']} per row, seed {config['seed']}, world `{config['world']}`, "
+        f"base `{config['base']['weights']}`, "
         f"generators {', '.join(f'{name} `{identity}`' for name, identity in config['generators'].items())}.",
         "",
         "## Exact match",
