@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import PER_RANK, random_generator, save_tiny_base
 
+from distilledprag import cli
 from distilledprag.base_model import BaseModel, load_base
 
 
@@ -31,3 +33,18 @@ def tiny_generator_folder(tiny_base: BaseModel, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     random_generator(tiny_base, PER_RANK).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def dprag(monkeypatch, capsys):
+    """Run the command in this process; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dprag", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+            raise SystemExit(0)
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return run

@@ -8,8 +8,6 @@ import sys
 
 import pytest
 
-from distilledprag import cli
-
 DOCUMENT = "Anna Tovberg lives in Oakport. She earns $46,000 a year.\n\nVelkor Foods is based in Millport.\n"
 
 
@@ -24,21 +22,6 @@ def documents(tmp_path):
     folder.mkdir()
     (folder / "a.txt").write_text(DOCUMENT)
     return folder
-
-
-@pytest.fixture
-def dprag(monkeypatch, capsys):
-    """Run the command in this process; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dprag", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 def test_ask_prints_one_json_object_as_the_contract_says(dprag, documents, models):

@@ -13,7 +13,6 @@ import sys
 import pytest
 from qa_server import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, Answer, LlmServer, document, write_as_asked, written
 
-from distilledprag import cli
 from distilledprag.training.pair_data import read_pairs
 
 COUNT = 8
@@ -35,18 +34,12 @@ def docs(tmp_path):
 
 
 @pytest.fixture
-def synthesize(monkeypatch, capsys, docs, tmp_path):
+def synthesize(dprag, docs, tmp_path):
     """Run the command in this process; returns (exit code, stdout, stderr)."""
 
     def run(server, *arguments, out="pairs.jsonl", model=MODEL):
         url = ["--base-url", server.url] if server else []
-        command = ["dprag", "synthesize", "--docs", docs, "--out", tmp_path / out, "--model", model, *url, *arguments]
-        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-            raise SystemExit(0)
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
+        return dprag("synthesize", "--docs", docs, "--out", tmp_path / out, "--model", model, *url, *arguments)
 
     return run
 

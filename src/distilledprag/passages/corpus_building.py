@@ -34,9 +34,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from distilledprag.errors import InputError
 from distilledprag.files import replace_folder, write_atomically
 from distilledprag.passages.corpus_lines import Corpus, CorpusLine
-from distilledprag.passages.retrieval import words_of
+from distilledprag.passages.retrieval import K1, B, words_of
 
-K1, B = 1.5, 0.75
 SHARD_PASSAGES = 200_000
 FORMAT = 1
 PLAN, MANIFEST = "plan.json", "corpus_index.json"

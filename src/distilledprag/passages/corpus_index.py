@@ -25,7 +25,7 @@ from distilledprag.passages.corpus_building import (
 )
 from distilledprag.passages.corpus_lines import Corpus
 from distilledprag.passages.record import Passage
-from distilledprag.passages.retrieval import words_of
+from distilledprag.passages.retrieval import best_places, words_of
 
 
 class CorpusIndex:
@@ -131,8 +131,5 @@ class CorpusIndex:
         known = columns[words[np.minimum(columns, len(words) - 1)] == hashes]
         count = index.scores["num_docs"]
         scores = index.get_scores_from_ids(known.tolist()) if len(known) else np.zeros(count, dtype=np.float32)
-        k = min(k, count)
-        least = np.partition(scores, count - k)[count - k]
-        candidates = np.flatnonzero(scores >= least)
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
+        best = best_places(scores, min(k, count))
         return best, scores[best]

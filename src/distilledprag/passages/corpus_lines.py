@@ -14,7 +14,7 @@ from pathlib import Path
 
 from distilledprag.errors import InputError
 from distilledprag.passages.blocks import clean
-from distilledprag.passages.readers.json_records import TEXT_KEYS
+from distilledprag.passages.readers.json_records import title_and_text
 
 TSV_HEADER = ["id", "text", "title"]
 _SAMPLES, _SAMPLE_BYTES = 16, 65_536
@@ -95,7 +95,7 @@ class Corpus:
             raise InputError(f"{place} cannot be split into columns ({error}); correct or remove it") from error
         if len(row) != len(TSV_HEADER):
             raise InputError(f"{place} has {len(row)} columns in place of {' '.join(TSV_HEADER)}; correct or remove it")
-        return _checked(row[2], row[1], place)
+        return _checked(clean(row[2]), clean(row[1]), place)
 
     def _parse_jsonl(self, line: bytes, place: str) -> tuple[str, str]:
         try:
@@ -104,13 +104,7 @@ class Corpus:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{place} is not JSON ({error}); correct or remove it") from error
-        if not isinstance(fields, dict):
-            raise InputError(f'{place} is not an object; write {{"text": ...}}')
-        text = next((fields[key] for key in TEXT_KEYS if isinstance(fields.get(key), str)), None)
-        if text is None:
-            raise InputError(f"{place} has no text; give it one of the keys {', '.join(TEXT_KEYS)} with a string")
-        title = fields.get("title")
-        return _checked(title if isinstance(title, str) else "", text, place)
+        return _checked(*title_and_text(fields, place), place)
 
 
 def _decoded(line: bytes, place: str) -> str:
@@ -121,7 +115,6 @@ def _decoded(line: bytes, place: str) -> str:
 
 
 def _checked(title: str, text: str, place: str) -> tuple[str, str]:
-    text = clean(text)
     if not text:
         raise InputError(f"{place} has an empty text; fill it or remove the line")
-    return clean(title), text
+    return title, text

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distilledprag.errors import InputError
 from distilledprag.passages.record import Passage
 
+K1, B = 1.5, 0.75  # BM25: how fast repetition saturates, how much length counts
 WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
 _STOP_WORDS = (
     "a an and are as at be by can did do does for from had has have how in is it its of on or that the their they this to "
@@ -30,6 +32,13 @@ def words_of(text: str) -> list[str]:
         parts = re.split(r"[-@.]", match)
         words += [match, *parts] if len(parts) > 1 else [match]
     return [word for word in words if word not in STOP_WORDS]
+
+
+def best_places(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places (k,) of the `k` best of `scores` (N,), k <= N, best first; ties in order."""
+    least = np.partition(scores, len(scores) - k)[len(scores) - k]  # the k-th best score
+    candidates = np.flatnonzero(scores >= least)
+    return candidates[np.argsort(-scores[candidates], kind="stable")][:k]
 
 
 class Retriever(Protocol):
@@ -60,7 +69,7 @@ class BM25Retriever:
             words = words_of(f"{passage.title} {passage.text}") or ["\0"]
             ids.append([vocabulary.setdefault(word, len(vocabulary)) for word in words])
         self._vocabulary = vocabulary
-        self._index = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+        self._index = bm25s.BM25(k1=K1, b=B, method="lucene")
         self._index.index((ids, vocabulary), show_progress=False)
 
     def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
@@ -79,7 +88,4 @@ class BM25Retriever:
             )
         known = [self._vocabulary[word] for word in words_of(question) if word in self._vocabulary]
         scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.passages), dtype=np.float32)
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]  # the k-th best score
-        candidates = np.flatnonzero(scores >= least)
-        best = candidates[np.argsort(-scores[candidates], kind="stable")][:k]
-        return [(self.passages[int(place)], float(scores[place])) for place in best]
+        return [(self.passages[int(place)], float(scores[place])) for place in best_places(scores, k)]

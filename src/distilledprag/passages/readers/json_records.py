@@ -40,13 +40,19 @@ def read_json(file: Path) -> list[Block]:
     return [_block(row, f"{file}, entry {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _block(row: object, place: str) -> Block:
+def title_and_text(row: object, place: str) -> tuple[str, str]:
+    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is no record."""
     if not isinstance(row, dict):
         raise InputError(f'{place} is not an object; write {{"text": ...}}')
     text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
     if text is None:
         raise InputError(f"{place} has no text; give it one of the keys {', '.join(TEXT_KEYS)} with a string")
-    if not (text := clean(text)):
-        raise InputError(f"{place} has an empty text; fill it or remove it")
     title = row.get("title")
-    return Block(text, clean(title) if isinstance(title, str) else "")
+    return clean(title) if isinstance(title, str) else "", clean(text)
+
+
+def _block(row: object, place: str) -> Block:
+    title, text = title_and_text(row, place)
+    if not text:
+        raise InputError(f"{place} has an empty text; fill it or remove it")
+    return Block(text, title)

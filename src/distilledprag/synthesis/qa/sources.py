@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.passages.blocks import clean
 from distilledprag.passages.loading import load_file
 from distilledprag.passages.readers import READERS
-from distilledprag.passages.readers.json_records import TEXT_KEYS, read_json
+from distilledprag.passages.readers.json_records import TEXT_KEYS, read_json, title_and_text
 
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 BATCH_ROWS = 1024  # Parquet rows decoded at a time
@@ -157,13 +156,8 @@ def _open(file: Path) -> IO[str]:
 
 def _document(row: Any, place: str) -> Document:
     """A record `{text | contents | passage, title?}` as a document."""
-    if not isinstance(row, dict):
-        raise InputError(f'{place} is not an object; write {{"text": ...}}')
-    text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
-    if text is None:
-        raise InputError(f"{place} has no text; give it one of the keys {', '.join(TEXT_KEYS)} with a string")
-    title = row.get("title")
-    return Document(clean(text), clean(title) if isinstance(title, str) else "")
+    title, text = title_and_text(row, place)
+    return Document(text, title)
 
 
 def _jsonl(file: Path) -> Iterator[Document]:
