@@ -7,10 +7,12 @@ import json
 import pytest
 from tiny import PER_RANK, random_generator
 
+from distilledprag.evaluation import world
 from distilledprag.evaluation.methods import METHODS, Setting
 from distilledprag.evaluation.metrics import exact_match, normalise, token_f1, wilson_interval
+from distilledprag.evaluation.partial import PartialRows
 from distilledprag.evaluation.targets import checks
-from distilledprag.evaluation.world import Cell, answers, cells, items_of
+from distilledprag.evaluation.world import ROW_KEY, Cell, answers, cells, evaluate_world, items_of, measure
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 
@@ -104,3 +106,33 @@ def test_the_command_writes_the_table(tiny_base_folder, tiny_generator_folder, t
     assert {row["method"] for row in written["rows"]} == {"rag", "shuffled"}
     assert {"method", "split", "kind", "documents", "n", "exact_match", "f1"} <= written["rows"][0].keys()
     assert {"seed", "n", "base", "generators", "versions", "hardware"} <= written["config"].keys()
+
+
+def test_an_interrupted_table_goes_on_and_equals_one_made_at_once(setting, tmp_path, monkeypatch):
+    result, identity, methods = tmp_path / "out.json", {"seed": 0}, ["rag", "shuffled"]
+    whole = evaluate_world(setting, methods, 2, 0)
+    finished = []
+
+    def stop_after_three(row):
+        finished.append(row)
+        if len(finished) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_world(setting, methods, 2, 0, stop_after_three, PartialRows(result, identity, ROW_KEY))
+    measured = []
+    monkeypatch.setattr(world, "measure", lambda *args: measured.append(args[1:3]) or measure(*args))
+    partial = PartialRows(result, identity, ROW_KEY)
+    assert evaluate_world(setting, methods, 2, 0, None, partial) == whole
+    assert len(measured) == len(whole) - 3
+    partial.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_of_another_run_or_of_a_damaged_file_are_not_used(tmp_path):
+    result, row = tmp_path / "out.json", {"method": "rag", "split": "test", "kind": "single", "documents": 1, "n": 2}
+    PartialRows(result, {"seed": 0}, ROW_KEY).add(row)
+    assert PartialRows(result, {"seed": 0}, ROW_KEY).get(**row) == row
+    assert PartialRows(result, {"seed": 1}, ROW_KEY).get(**row) is None
+    (tmp_path / "out.json.partial").write_text('{"identity": {"seed": 0}, "rows": [{"met')
+    assert PartialRows(result, {"seed": 0}, ROW_KEY).get(**row) is None

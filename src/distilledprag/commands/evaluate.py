@@ -21,8 +21,9 @@ from distilledprag.base_model import load_base
 from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, NEEDS_GENERATOR, Setting
+from distilledprag.evaluation.partial import PartialRows
 from distilledprag.evaluation.targets import checks
-from distilledprag.evaluation.world import Cell, cells, evaluate_world, items_of
+from distilledprag.evaluation.world import ROW_KEY, Cell, cells, evaluate_world, items_of
 from distilledprag.files import write_atomically
 from distilledprag.generator import generator_identity, load_generator
 from distilledprag.pipeline import DistilledPRAG
@@ -49,24 +50,24 @@ def run(
         generators["distilled_paper"] = load_generator(paper_generator, loaded)
     chosen = choose_methods(methods, set(generators))
     setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
-    console = Console(stderr=True)
-    with Progress(console=console) as progress:
-        bar = progress.add_task("evaluating", total=len(chosen) * sum(1 for _ in cells()))
-        rows = evaluate_world(setting, chosen, n, seed, on_row=lambda _: progress.advance(bar))
-    seconds = measure_seconds(DistilledPRAG(loaded, shipped), seed)
-    config = {
-        "command": " ".join(["dprag", *sys.argv[1:]]),
+    identity = {
         "n": n,
         "seed": seed,
         "world": world_fingerprint(),
         "base": {**loaded.identity.to_dict(), "weights": weights_hash(loaded.model)},
         "generators": {name: generator_identity(made) for name, made in generators.items()},
-        "seconds": seconds,
-        **machine(),
     }
+    partial = PartialRows(json_file, identity, ROW_KEY)
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("evaluating", total=len(chosen) * sum(1 for _ in cells()))
+        rows = evaluate_world(setting, chosen, n, seed, lambda _: progress.advance(bar), partial)
+    seconds = measure_seconds(DistilledPRAG(loaded, shipped), seed)
+    command = " ".join(["dprag", *sys.argv[1:]])
+    config = {"command": command, **identity, "seconds": seconds, **machine()}
     show(Console(), rows, config)
     if json_file:
         write_atomically(json_file, json.dumps({"config": config, "rows": rows}, indent=1) + "\n")
+        partial.finish()
 
 
 def choose_methods(names: str | None, available: set[str]) -> list[str]:

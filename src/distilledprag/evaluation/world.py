@@ -13,10 +13,12 @@ from typing import Any
 from distilledprag.decoding import greedy_texts
 from distilledprag.evaluation.methods import METHODS, Item, Setting
 from distilledprag.evaluation.metrics import exact_match, token_f1, wilson_interval
+from distilledprag.evaluation.partial import PartialRows
 from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split, World
 
 BATCH = 50
 ANSWER_TOKENS = 24
+ROW_KEY = ("method", "split", "kind", "documents")
 
 
 @dataclass(frozen=True)
@@ -72,18 +74,31 @@ def evaluate_world(
     n: int,
     seed: int,
     on_row: Callable[[dict[str, Any]], None] | None = None,
+    partial: PartialRows | None = None,
 ) -> list[dict[str, Any]]:
-    """One row per cell and method: exact_match, f1 and a 95 % interval of the exact match."""
+    """One row per cell and method: exact_match, f1 and a 95 % interval of the exact match. Rows that `partial` already has
+    are not measured again."""
+    partial = partial or PartialRows(None, {}, ROW_KEY)
     rows = []
     for cell in cells():
-        items = items_of(cell, n, seed)
+        missing = [method for method in methods if partial.get(method=method, **vars(cell)) is None]
+        items = items_of(cell, n, seed) if missing else []
         for method in methods:
-            made = answers(setting, method, items)
-            exact = sum(exact_match(text, item.answer) for text, item in zip(made, items, strict=True)) / n
-            f1 = sum(token_f1(text, item.answer) for text, item in zip(made, items, strict=True)) / n
-            low, high = wilson_interval(exact, n)
-            row = {"method": method, **vars(cell), "n": n, "exact_match": round(exact, 4), "f1": round(f1, 4)}
-            rows.append({**row, "interval": [round(low, 4), round(high, 4)]})
+            row = partial.get(method=method, **vars(cell)) or measure(setting, method, cell, items)
+            if method in missing:
+                partial.add(row)
+            rows.append(row)
             if on_row:
-                on_row(rows[-1])
+                on_row(row)
     return rows
+
+
+def measure(setting: Setting, method: str, cell: Cell, items: list[Item]) -> dict[str, Any]:
+    """One row of the table."""
+    n = len(items)
+    made = answers(setting, method, items)
+    exact = sum(exact_match(text, item.answer) for text, item in zip(made, items, strict=True)) / n
+    f1 = sum(token_f1(text, item.answer) for text, item in zip(made, items, strict=True)) / n
+    low, high = wilson_interval(exact, n)
+    row = {"method": method, **vars(cell), "n": n, "exact_match": round(exact, 4), "f1": round(f1, 4)}
+    return {**row, "interval": [round(low, 4), round(high, 4)]}
