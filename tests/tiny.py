@@ -27,11 +27,12 @@ PAPER = {"architecture": "paper", "encoder": "base", "rank": 2, "alpha": 2, "pro
 
 
 def random_generator(base: BaseModel, settings: dict, seed: int = 0):
-    """A generator with every parameter away from its start, so that its adapters change something."""
+    """A generator with every parameter away from its start, as after training, so that its adapters change something."""
     torch.manual_seed(seed)
     generator = build_generator(settings, base)
     with torch.no_grad():
         for parameter in generator.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+    generator.begin_step(1000)
     return generator.eval()

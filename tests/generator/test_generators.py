@@ -69,6 +69,28 @@ def test_an_untrained_per_rank_generator_changes_nothing(tiny_base):
         assert torch.equal(tiny_base.model(input_ids=prompt).logits, plain)
 
 
+def test_the_strength_rises_once_and_is_saved(tiny_base, tmp_path):
+    generator = build_generator(PER_RANK, tiny_base)
+    generator.begin_step(0)
+    assert generator.strength == 0
+    generator.begin_step(25)
+    assert 0 < generator.strength < 1
+    generator.begin_step(1000)
+    generator.begin_step(0)  # a run that goes on from these weights
+    assert generator.strength == 1
+    generator.save_pretrained(tmp_path / "g")
+    assert load_generator(tmp_path / "g", tiny_base).strength == 1
+
+
+def test_a_generator_may_adapt_some_layers_only(tiny_base):
+    generator = random_generator(tiny_base, {**PER_RANK, "layers": [2, 0], "attention": [1, 0]})
+    batch = generator(generator.encode(tiny_base, PASSAGES))
+    assert {key.split(".")[1] for key in batch.modules} == {"0", "2"} and len(batch.modules) == 6
+    prompt = torch.randint(5, 50, (2, 9))
+    with inject(tiny_base.model, batch):
+        assert torch.isfinite(tiny_base.model(input_ids=prompt).logits).all()
+
+
 def test_the_paper_generator_starts_with_b_scaled_as_released(tiny_base):
     generator = build_generator(PAPER, tiny_base).eval()
     assert generator.scale.item() == -8.0
@@ -103,6 +125,9 @@ def test_empty_passages_cannot_be_encoded(tiny_base):
     ({"architecture": "magic"}, "magic"),
     ({**PER_RANK, "ranks": 3}, "ranks"),
     ({**PER_RANK, "width": 15}, "width 15"),
+    ({**PER_RANK, "layers": [0, 3]}, "layers 0 to 2"),
+    ({**PER_RANK, "layers": [0, 0]}, "differ"),
+    ({**PER_RANK, "attention": [0]}, "one layer for each"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(tiny_base, settings, wrong):
     with pytest.raises(ConfigError, match=wrong):

@@ -83,6 +83,9 @@ class ParameterGenerator(nn.Module, GeneratorCheckpoint, ABC):
     settings: GeneratorSettings
     base_identity: BaseIdentity
 
+    def begin_step(self, step: int) -> None:
+        """Training calls this before each step (from 0)."""
+
     @abstractmethod
     def encode(self, base: BaseModel, passages: Sequence[Sequence[str]]) -> DocumentStates:
         """Frozen encoder over each prompt's concatenated passages (B lists of strings). No gradients."""

@@ -21,7 +21,7 @@ from distilledprag.lora.container import HEADER_LIMIT, Header, load_tensors, rea
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.lora.peft_format import METADATA_KEY, AdapterRecord, modules_of, tensor_names
 from distilledprag.lora.rejection import AdapterError, Rejection
-from distilledprag.lora.targets import MLP_TARGETS, module_shapes
+from distilledprag.lora.targets import MLP_TARGETS, module_shapes, split_module_key
 from distilledprag.lora.weights import LoraWeights
 
 _BYTES = {"BF16": 2, "F16": 2, "F32": 4}
@@ -31,7 +31,8 @@ _BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 class AdapterSpec:
     """What a served base model accepts.
 
-    shapes: module key -> (d_in, d_out); an adapter must have exactly these modules.
+    shapes: module key -> (d_in, d_out); an adapter must have exactly these modules, in all layers or in some (then all
+        of a layer's).
     identity: the served base model; None leaves the identity unchecked.
     maximum_rank: inclusive.
     largest_value: bound on every |value| of A and B, below float16's largest so that no cast overflows.
@@ -42,7 +43,7 @@ class AdapterSpec:
 
     shapes: dict[str, tuple[int, int]]
     identity: BaseIdentity | None = None
-    maximum_rank: int = 64
+    maximum_rank: int = 128
     largest_value: float = 1e4
     largest_change: float = 1.0
     header_limit: int = HEADER_LIMIT
@@ -93,12 +94,13 @@ def _check_record(header: Header) -> AdapterRecord:
 
 def _check_names(header: Header, spec: AdapterSpec) -> None:
     given = set(modules_of(header.tensors))
+    layers = {split_module_key(key)[0] for key in given}
     for key in spec.shapes:
-        if key not in given:
+        if key not in given and split_module_key(key)[0] in layers:
             raise AdapterError(
                 Rejection.KEYS,
-                f"The adapter has no tensors for {key!r}; the served base model needs all of its "
-                f"{len(spec.shapes)} modules. Export the whole adapter.",
+                f"The adapter has no tensors for {key!r}; a layer that it changes must have all of the served base "
+                "model's adapted modules. Export the whole adapter.",
             )
     for key in given - set(spec.shapes):
         raise AdapterError(
@@ -124,7 +126,8 @@ def _check_shapes(header: Header, rank: int, spec: AdapterSpec) -> None:
             Rejection.RANK,
             f"The adapter has rank {rank}; at most {spec.maximum_rank} is accepted. Make it with a lower rank.",
         )
-    for key, (d_in, d_out) in spec.shapes.items():
+    present = [key for key in spec.shapes if tensor_names(key)[0] in header.tensors]
+    for key, (d_in, d_out) in ((key, spec.shapes[key]) for key in present):
         for name, expected in zip(tensor_names(key), ((rank, d_in), (d_out, rank)), strict=True):
             shape = header.tensors[name].shape
             if shape != expected:

@@ -140,6 +140,7 @@ class DistillTask:
     def losses(self, batch: Batch, module: nn.Module, step: int) -> dict[str, Tensor]:
         """`loss` and its parts `loss_gen`, `loss_cos`, `loss_kl` (unweighted)."""
         settings = self.recipe.losses
+        self.module.begin_step(step)
         teacher, documents = self.read(batch) if self.cache is None else self._read_through(batch, self.cache)
         student = self.answer(batch, module(documents))
         parts = {"loss_gen": generation_loss(student.logits, batch.tokens.targets[batch.tokens.is_supervised])}
