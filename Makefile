@@ -40,8 +40,10 @@ format: $(STAMP)  ## let ruff mend what it can
 train-bundled: $(STAMP)  ## train the bundled base and both generators from nothing (CPU, resumable), and ship the best
 	$(KEEP_MEMORY) $(BIN)/dprag train-base recipes/tiny-cpu-base.yaml --resume
 	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu.yaml --resume
+	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-tail.yaml --resume
+	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-tail-2.yaml --resume
 	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-paper.yaml --resume
-	$(BIN)/dprag ship runs/tiny-cpu-base/model runs/tiny-cpu/model
+	$(BIN)/dprag ship runs/tiny-cpu-base/model runs/tiny-cpu-tail-2/model
 
 evaluate: $(STAMP)  ## the bundled model's table, with JSON
 	$(BIN)/dprag evaluate --world --json docs/results/world.json $(addprefix --paper-generator ,$(wildcard runs/tiny-cpu-paper/model))

@@ -1,4 +1,4 @@
-"""Writes docs/results/world.md from docs/results/world.json (made by `make evaluate`)."""
+"""Writes docs/results/world.md, and the model card's table, from docs/results/world.json (made by `make evaluate`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 from distilledprag.evaluation.targets import checks
 from distilledprag.files import write_atomically
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+CARD = ROOT / "src" / "distilledprag" / "bundled" / "MODEL_CARD.md"
+BEGIN, END = "<!-- made by scripts/make_tables.py -->", "<!-- end -->"
 
 
 def table(rows: list[dict[str, Any]], key: str) -> list[str]:
@@ -57,6 +60,11 @@ def main() -> None:
         f"Median seconds: {json.dumps(config['seconds'])} on {json.dumps(config['hardware'])}.",
     ]
     write_atomically(RESULTS / "world.md", "\n".join(text) + "\n")
+    before, _, rest = CARD.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    test_rows = [row for row in rows if row["split"] == "test"]
+    card = "\n".join([*table(test_rows, "exact_match"), "", *targets])
+    write_atomically(CARD, f"{before}{BEGIN}\n{card}\n{END}{after}")
 
 
 if __name__ == "__main__":

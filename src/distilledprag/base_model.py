@@ -5,6 +5,7 @@ This module knows nothing about prompts, generators or documents.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.mask import check_mask, install_mask, mask_record
 
-__all__ = ["SUPPORTED_TYPES", "BaseModel", "install_mask", "load_base", "load_unmasked_base", "save_base"]
+__all__ = ["SUPPORTED_TYPES", "BaseModel", "install_mask", "load_base", "load_unmasked_base", "save_base", "weights_hash"]
 
 SUPPORTED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -107,6 +108,14 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: str | Path) -> Non
     with replace_folder(folder) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Short hash of all weights as half precision."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _source(path_or_id: str | Path) -> str:

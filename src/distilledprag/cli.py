@@ -103,11 +103,12 @@ def install_mask(
     base: Annotated[str, typer.Argument(help="A causal LM: folder or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the base with its mask token.")],
     seed: Annotated[int, typer.Option(help="Seed of the mask token's embedding.")] = 0,
+    spare_units: Annotated[int, typer.Option(min=0, help="MLP units of zeros to add to every layer, for adapters.")] = 0,
 ) -> None:
     """Give a base LLM its mask token and save it, so that any server can serve it."""
     from distilledprag.commands import install_mask as command
 
-    command.run(base, out, seed)
+    command.run(base, out, seed, spare_units)
 
 
 @app.command("train-base")
@@ -193,6 +194,7 @@ def ship(
 
 @app.command()
 def evaluate(
+    recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --world.")] = None,  # noqa: UP045
     world: Annotated[bool, typer.Option("--world", help="The record world's test table.")] = False,
     n: Annotated[int, typer.Option(min=1, help="Questions per row.")] = 500,
     seed: Annotated[int, typer.Option(help="Seed of the test world.")] = 0,
@@ -201,11 +203,111 @@ def evaluate(
     base: Base = None,
     generator: Generator = None,
     paper_generator: Annotated[Optional[str], typer.Option(help="A `paper` generator to add to the table.")] = None,  # noqa: UP045
+    dyprag_translator: Annotated[Optional[str], typer.Option(help="A `dyprag` translator to add.")] = None,  # noqa: UP045
+    prag_adapters: Annotated[Optional[Path], typer.Option(help="Where PRAG's adapters are kept.")] = None,  # noqa: UP045
 ) -> None:
     """Measure answers with and without documents, and the controls."""
     from distilledprag.commands import evaluate as command
 
-    command.run(world, n, seed, methods, json_file, base, generator, paper_generator)
+    if recipe:
+        command.run_recipe(recipe)
+        return
+    command.run(world, n, seed, methods, json_file, base, generator, paper_generator, dyprag_translator, prag_adapters)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `dprag evaluate RECIPE`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+) -> None:
+    """Tables and pictures of evaluation runs, in markdown and HTML."""
+    from distilledprag.commands import report as command
+
+    command.run(runs, out)
+
+
+@app.command()
+def index(
+    path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
+    vault: Annotated[Path, typer.Option(help="The vault's folder; made if it is missing.")],
+    collection: Annotated[str, typer.Option(help="Which collection of the vault.")] = "default",
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Delete all when PATH holds nothing now.")] = False,
+) -> None:
+    """Put documents into a vault: only what is new or changed is read, what is gone is deleted."""
+    from distilledprag.commands import index as command
+
+    command.run(path, vault, collection, allow_empty)
+
+
+@app.command()
+def engine(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    base: Base = None,
+    name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
+    api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
+    metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
+    tls_certificate: Annotated[Optional[Path], typer.Option(help="PEM file; serves HTTPS.")] = None,  # noqa: UP045
+    tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
+    rows: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 32,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
+    adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
+    lifetime: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one answer, waiting included.")] = 120.0,
+    maximum_rank: Annotated[int, typer.Option(min=1, help="Highest rank of an adapter.")] = 256,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
+    from distilledprag.commands import engine as command
+
+    options = command.EngineOptions(
+        host=host, port=port, base=base, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
+        tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
+        adapters_per_key=adapters_per_key, lifetime=lifetime, request_seconds=request_seconds, maximum_rank=maximum_rank,
+        dtype=dtype,
+    )  # fmt: skip
+    command.run(options)
+
+
+@app.command()
+def up(
+    vault: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-vault"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
+    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
+    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    base: Base = None,
+    generator: Generator = None,
+) -> None:
+    """Engine and gateway on this machine with the bundled model, and the page: drop documents and ask."""
+    from distilledprag.commands import up as command
+
+    command.run(vault, port, engine_port, base, generator, allow_rag, browser)
+
+
+@app.command()
+def gateway(
+    engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
+    vault: Annotated[Path, typer.Option(help="The vault's folder; made if it is missing.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
+    allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
+    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
+    base: Base = None,
+    generator: Generator = None,
+) -> None:
+    """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
+    from distilledprag.commands import gateway as command
+
+    options = command.GatewayOptions(
+        host=host, port=port, engine=engine, vault=vault, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
+        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, base=base, generator=generator,
+    )  # fmt: skip
+    command.run(options)
 
 
 def main() -> None:

@@ -47,6 +47,12 @@ class DistilledPRAG:
     """The method, ready to use. See `from_pretrained`."""
 
     def __init__(self, base: BaseModel, generator: ParameterGenerator) -> None:
+        """Raises ConfigError for a generator of a mask ablation, which no server could serve."""
+        if generator.settings.mask != "statistics":
+            raise ConfigError(
+                f"this generator was trained with the mask {generator.settings.mask!r}, an ablation; measure it with `dprag "
+                "evaluate`, or use one trained with the installed mask"
+            )
         self.base = base
         self.generator = generator
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
@@ -73,10 +79,13 @@ class DistilledPRAG:
 
     @torch.no_grad()
     def encode(self, passages: Sequence[str]) -> LoraWeights:
-        """One LoRA for the concatenated passages, in their order (one generator pass)."""
+        """One LoRA for the concatenated passages, in their order (one generator pass), of no higher rank than they need."""
         if isinstance(passages, str):
             raise InputError("passages must be a list of strings; write [passage]")
-        return self._generate(passages).unstack(self.base.identity, self._generator_identity)[0]
+        return self._weights(self._generate(passages))
+
+    def _weights(self, adapter: LoraBatch) -> LoraWeights:
+        return adapter.unstack(self.base.identity, self._generator_identity)[0].without_idle_ranks()
 
     def _generate(self, passages: Sequence[str]) -> LoraBatch:
         if not any(passage.strip() for passage in passages):
@@ -116,8 +125,7 @@ class DistilledPRAG:
     def sent(self, masked_prompt: Sequence[int], adapter: LoraBatch) -> Sent:
         """The masked prompt as text and the sizes of what would be sent with it."""
         prompt = self.base.tokenizer.decode(list(masked_prompt), skip_special_tokens=False)
-        weights = adapter.to(torch.bfloat16).unstack(self.base.identity, self._generator_identity)[0]
-        size = len(weights.to_bytes())
+        size = len(self._weights(adapter.to(torch.bfloat16)).to_bytes())
         return Sent(prompt, size, size + len(prompt.encode()))
 
     def answer_rag(self, question: str, passages: Sequence[str]) -> str:

@@ -57,6 +57,7 @@ def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator
 
 def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
     from distilledprag.base_model import load_base
+    from distilledprag.spare_units import spare_units
     from distilledprag.training.base_lm import BaseModelSettings, build_base
     from distilledprag.training.tokenizer import train_tokenizer
 
@@ -65,7 +66,12 @@ def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
     tokenizer.save_pretrained(tmp_path / "plain")
     assert dprag("ask", "Where?", "--docs", tmp_path, "--base", tmp_path / "plain", "--generator", tmp_path)[0] == 1
     assert dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "masked")[0] == 0
-    assert load_base(tmp_path / "masked").mask_token_id == len(tokenizer)
+    masked = load_base(tmp_path / "masked")
+    assert masked.mask_token_id == len(tokenizer) and len(spare_units(masked.model)) == 0
+    code, out, _ = dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "wide", "--spare-units", 24)
+    assert code == 0 and "24 spare units" in out
+    wide = load_base(tmp_path / "wide")
+    assert wide.model.config.intermediate_size == 40 and spare_units(wide.model).tolist() == list(range(16, 40))
 
 
 def _mistakes(documents, tmp_path, models, other):

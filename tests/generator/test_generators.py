@@ -83,7 +83,7 @@ def test_the_strength_rises_once_and_is_saved(tiny_base, tmp_path):
 
 
 def test_a_generator_may_adapt_some_layers_only(tiny_base):
-    generator = random_generator(tiny_base, {**PER_RANK, "layers": [2, 0], "attention": [1, 0]})
+    generator = random_generator(tiny_base, {**PER_RANK, "memories": [{"layer": 2, "attention": 1}, {"layer": 0}]})
     batch = generator(generator.encode(tiny_base, PASSAGES))
     assert {key.split(".")[1] for key in batch.modules} == {"0", "2"} and len(batch.modules) == 6
     prompt = torch.randint(5, 50, (2, 9))
@@ -125,9 +125,10 @@ def test_empty_passages_cannot_be_encoded(tiny_base):
     ({"architecture": "magic"}, "magic"),
     ({**PER_RANK, "ranks": 3}, "ranks"),
     ({**PER_RANK, "width": 15}, "width 15"),
-    ({**PER_RANK, "layers": [0, 3]}, "layers 0 to 2"),
-    ({**PER_RANK, "layers": [0, 0]}, "differ"),
-    ({**PER_RANK, "attention": [0]}, "one layer for each"),
+    ({**PER_RANK, "memories": [{"layer": 0}, {"layer": 3}]}, "layers 0 to 2"),
+    ({**PER_RANK, "memories": [{"layer": 0, "attention": 4}]}, "layer 4 is not"),
+    ({**PER_RANK, "memories": [{"layer": 0}, {"layer": 0}]}, "differ"),
+    ({**PER_RANK, "memories": [{"layer": 0, "writes": "poems"}]}, "writes"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(tiny_base, settings, wrong):
     with pytest.raises(ConfigError, match=wrong):

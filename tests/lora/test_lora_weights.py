@@ -111,6 +111,33 @@ def test_sizes_strength_and_order_are_as_documented():
     assert shuffled.to_bytes() == WEIGHTS.to_bytes()
 
 
+def test_without_idle_ranks_keeps_what_any_module_uses_and_the_strength():
+    pairs = {key: LoraPair(pair.a.clone(), pair.b.clone()) for key, pair in WEIGHTS.modules.items()}
+    first, *others = pairs.values()
+    for pair in pairs.values():
+        pair.a[2] = 0
+    for pair in others:
+        pair.b[:, 0] = 0  # rank 0 is used by the first module only
+    smaller = LoraWeights(pairs, 6.0, IDENTITY, "").without_idle_ranks()
+    assert (smaller.rank, smaller.scaling) == (2, 2.0)
+    for key, pair in smaller.modules.items():
+        torch.testing.assert_close(pair.b @ pair.a, pairs[key].b @ pairs[key].a)
+    assert torch.equal(smaller.modules["layers.0.mlp.gate_proj"].a, first.a[:2])
+    assert same_tensors(WEIGHTS.without_idle_ranks(), WEIGHTS)
+    for pair in pairs.values():
+        pair.b.zero_()
+    assert LoraWeights(pairs, 6.0, IDENTITY, "").without_idle_ranks().rank == 1
+
+
+def test_a_blank_adapter_has_the_header_of_one_of_its_rank():
+    blank, same = WEIGHTS.blank(5), random_adapter(CONFIG, rank=5, alpha=10.0)
+    assert blank.rank == 5 and blank.scaling == WEIGHTS.scaling
+    data = blank.to_bytes()
+    header = 8 + int.from_bytes(data[:8], "little")
+    assert data[:header] == LoraWeights(same.modules, 10.0, WEIGHTS.base, WEIGHTS.generator).to_bytes()[:header]
+    assert not any(pair.a.any() or pair.b.any() for pair in blank.modules.values())
+
+
 def test_an_adapter_is_frozen_and_crosses_processes():
     with pytest.raises(dataclasses.FrozenInstanceError):
         WEIGHTS.alpha = 1.0

@@ -16,6 +16,7 @@ from tiny import PER_RANK, random_generator
 
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError
+from distilledprag.generator import build_generator
 from distilledprag.training.base_lm import BaseRecipe, train_base
 from distilledprag.training.distill import DistillRecipe, DistillTask, compared_positions, train_generator
 
@@ -53,13 +54,11 @@ def test_the_generator_reads_the_states_that_encode_would_give(tiny_base, tmp_pa
 
 
 def test_the_student_of_an_open_prompt_without_adapter_is_the_teacher(tiny_base, tmp_path):
-    generator = random_generator(tiny_base, PER_RANK)
-    for head in generator.head_b.values():
-        head.data.zero_()
+    generator = build_generator(PER_RANK, tiny_base)  # untrained: it changes nothing
     task = DistillTask(tiny_base, generator, DistillRecipe(**recipe(tmp_path, tmp_path)))
     batch = task.batch(0)
     batch.tokens.masked_ids = batch.tokens.open_ids
-    parts = task.losses(batch, generator, 1)
+    parts = task.losses(batch, generator, 0)
     assert parts["loss_cos"].item() == pytest.approx(0.0, abs=1e-5)
     assert parts["loss_kl"].item() == pytest.approx(0.0, abs=1e-5)
     assert parts["loss"].item() == pytest.approx(parts["loss_gen"].item(), abs=1e-5)
@@ -184,15 +183,16 @@ def test_the_base_trains_and_is_ready_to_serve(tmp_path):
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tmp_path):
-    from distilledprag.generator import build_generator
-
     task = yaml.safe_load(file.read_text())["task"]
     if task == "base":
         parsed = read_recipe(file, BaseRecipe)
         assert parsed.data.phases[-1].until == 1.0
         return
     parsed = read_recipe(file, DistillRecipe)
-    small = {"per_rank": {"width": 16, "heads": 2}, "paper": {"encoder": "base", "heads": 4, "projector_hidden": 16}}
+    small = {
+        "per_rank": {"width": 16, "heads": 2, "memories": None},  # the tiny base has other layers than the recipe's
+        "paper": {"encoder": "base", "heads": 4, "projector_hidden": 16},
+    }
     settings = {**parsed.generator, **small[parsed.generator["architecture"]]}
     generator = build_generator(settings, tiny_base)
     batch = generator(generator.encode(tiny_base, [["Anna Tovberg lives in Oakport."]]))

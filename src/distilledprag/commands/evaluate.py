@@ -1,12 +1,8 @@
-"""`dprag evaluate --world`."""
+"""`dprag evaluate --world` and `dprag evaluate RECIPE`."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import sys
 from pathlib import Path
@@ -17,10 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from distilledprag.base_model import load_base
+from distilledprag.base_model import load_base, weights_hash
+from distilledprag.baselines import PragAdapters, PragSettings
 from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.errors import ConfigError
-from distilledprag.evaluation.methods import METHODS, NEEDS_GENERATOR, Setting
+from distilledprag.evaluation.machine import machine
+from distilledprag.evaluation.methods import METHODS, NEEDS, USUAL, Setting
 from distilledprag.evaluation.partial import PartialRows
 from distilledprag.evaluation.targets import checks
 from distilledprag.evaluation.world import ROW_KEY, Cell, cells, evaluate_world, items_of
@@ -40,23 +38,31 @@ def run(
     base: str | None,
     generator: str | None,
     paper_generator: str | None,
+    dyprag_translator: str | None = None,
+    prag_adapters: Path | None = None,
 ) -> None:
     if not world:
-        raise ConfigError("say what to evaluate: --world")
+        raise ConfigError("say what to evaluate: a recipe, or --world")
     loaded = load_base(base or bundled_base(), dtype=torch.float32)
     shipped = load_generator(generator or bundled_generator(), loaded)
     generators = {"distilled_per_rank": shipped, "shuffled": shipped}
     if paper_generator:
         generators["distilled_paper"] = load_generator(paper_generator, loaded)
+    if dyprag_translator:
+        generators["dyprag"] = load_generator(dyprag_translator, loaded)
     chosen = choose_methods(methods, set(generators))
-    setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
-    identity = {
+    prompts, weights = PromptBuilder(loaded.tokenizer, loaded.mask_token_id), weights_hash(loaded.model)
+    prag = PragAdapters(loaded, prompts, PragSettings(), weights, prag_adapters)
+    setting = Setting(loaded, prompts, generators, prag)
+    identity: dict[str, Any] = {
         "n": n,
         "seed": seed,
         "world": world_fingerprint(),
-        "base": {**loaded.identity.to_dict(), "weights": weights_hash(loaded.model)},
+        "base": {**loaded.identity.to_dict(), "weights": weights},
         "generators": {name: generator_identity(made) for name, made in generators.items()},
     }
+    if any(NEEDS.get(method) == "prag" for method in chosen):
+        identity["generators"]["prag"] = prag.identity
     partial = PartialRows(json_file, identity, ROW_KEY)
     with Progress(console=Console(stderr=True)) as progress:
         bar = progress.add_task("evaluating", total=len(chosen) * sum(1 for _ in cells()))
@@ -70,35 +76,39 @@ def run(
         partial.finish()
 
 
+def run_recipe(file: Path) -> None:
+    """`dprag evaluate RECIPE`; run again, it goes on where it was."""
+    from distilledprag.commands.train import read_recipe
+    from distilledprag.evaluation.run.recipe import EvaluationRecipe
+    from distilledprag.evaluation.run.runner import evaluate
+
+    recipe, console = read_recipe(file, EvaluationRecipe), Console()
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("evaluating", total=None)
+        summary = evaluate(recipe, lambda done, total: progress.update(bar, completed=done, total=total))
+    table = Table("method", "n", "EM", "F1", "95 %", "s", title=str(recipe.output))
+    for method, groups in summary["scores"].items():
+        whole = groups["all"]
+        f1, name = whole["f1"], f"{method} ({recipe.styles[method]})" if method in recipe.styles else method
+        cells = (f"{whole['exact_match']['mean']:.3f}", f"{f1['mean']:.3f}", f"{f1['low']:.3f}-{f1['high']:.3f}")
+        table.add_row(name, str(whole["n"]), *cells, f"{summary['costs'][method]['seconds']:.3f}")
+    console.print(table)
+    console.print(f"{recipe.output / 'questions.jsonl'}, {recipe.output / 'summary.json'}")
+
+
 def choose_methods(names: str | None, available: set[str]) -> list[str]:
     """The methods to run, in the table's order. Raises ConfigError for an unknown one or one that lacks its generator."""
-    runnable = [name for name in METHODS if name not in NEEDS_GENERATOR or name in available]
     if names is None:
-        return runnable
+        return [name for name in USUAL if NEEDS.get(name, name) in {*available, "closed_book", "rag"}]
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     for name in wanted:
         if name not in METHODS:
             raise ConfigError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-        if name not in runnable:
-            raise ConfigError(f"{name} needs a generator; give it with --paper-generator")
+        needed = NEEDS.get(name)
+        if needed not in {None, "prag", *available}:
+            option = {"distilled_paper": "--paper-generator", "dyprag": "--dyprag-translator"}.get(str(needed), "--generator")
+            raise ConfigError(f"{name} needs a generator; give it with {option}")
     return [name for name in METHODS if name in wanted]
-
-
-def weights_hash(model: torch.nn.Module) -> str:
-    """Short hash of all weights as half precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def machine() -> dict[str, Any]:
-    """Versions and hardware, for the record."""
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
-    return {
-        "versions": {**versions, "python": platform.python_version()},
-        "hardware": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
-    }
 
 
 def measure_seconds(prag: DistilledPRAG, seed: int, count: int = 30) -> dict[str, float]:

@@ -46,7 +46,28 @@ def run_base(file: Path, resume: bool) -> None:
 
 
 def run(file: Path, resume: bool) -> None:
+    """Train what the recipe's `task` says: a generator (`distill`), or a baseline (`prag`, `dyprag`)."""
+    from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
+    from distilledprag.baselines.training import train_dyprag, train_prag
     from distilledprag.training.distill import DistillRecipe, train_generator
 
-    recipe = read_recipe(file, DistillRecipe)
-    _report("generator", recipe.output, train_generator(recipe, resume=resume))
+    task = task_of(file)
+    if task == "prag":
+        prag = read_recipe(file, PragRecipe)
+        scores = train_prag(prag)
+        Console().print(f"{scores['documents']:.0f} adapters are in {prag.output / 'adapters'}")
+    elif task == "dyprag":
+        dyprag = read_recipe(file, DypragRecipe)
+        _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
+    else:
+        recipe = read_recipe(file, DistillRecipe)
+        _report("generator", recipe.output, train_generator(recipe, resume=resume))
+
+
+def task_of(file: Path) -> str:
+    """The recipe's `task`; "" where it cannot be read (which `read_recipe` then explains)."""
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError):
+        return ""
+    return str(values.get("task", "")) if isinstance(values, dict) else ""

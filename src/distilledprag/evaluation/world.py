@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
+from distilledprag.baselines.augmented import world_documents
 from distilledprag.decoding import greedy_texts
-from distilledprag.evaluation.methods import METHODS, Item, Setting
+from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row
 from distilledprag.evaluation.metrics import exact_match, token_f1, wilson_interval
 from distilledprag.evaluation.partial import PartialRows
+from distilledprag.generator.mask_kind import mask_embedded_as
 from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split, World
 
 BATCH = 50
@@ -55,6 +59,13 @@ def items_of(cell: Cell, n: int, seed: int) -> list[Item]:
     return items
 
 
+def augmented_items(cell: Cell, items: list[Item], seed: int) -> list[Item]:
+    """The cell's items with what PRAG trains on."""
+    world = World(cell.split, seed)
+    made = [world_documents(world, index, cell.kind, cell.documents) for index in range(len(items) + 1)]
+    return [replace(item, augmented=made[index], other_augmented=made[index + 1]) for index, item in enumerate(items)]
+
+
 def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
     """Greedy answers in the items' order; batches are of similar length, which changes no answer."""
     order = sorted(range(len(items)), key=lambda place: sum(map(len, items[place].documents)))
@@ -62,7 +73,8 @@ def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
     for begin in range(0, len(order), BATCH):
         places = order[begin : begin + BATCH]
         prompts, adapters = METHODS[method](setting, [items[place] for place in places])
-        made = greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, ANSWER_TOKENS)
+        with torch.no_grad(), mask_embedded_as(setting.base, mask_row(setting, method)):
+            made = greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, ANSWER_TOKENS)
         for place, text in zip(places, made, strict=True):
             texts[place] = text
     return texts
@@ -83,6 +95,8 @@ def evaluate_world(
     for cell in cells():
         missing = [method for method in methods if partial.get(method=method, **vars(cell)) is None]
         items = items_of(cell, n, seed) if missing else []
+        if any(NEEDS.get(method) == "prag" for method in missing):
+            items = augmented_items(cell, items, seed)
         for method in methods:
             row = partial.get(method=method, **vars(cell)) or measure(setting, method, cell, items)
             if method in missing:

@@ -7,7 +7,6 @@ stands before it only, so they are the same ones that the teacher's forward pass
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -15,9 +14,6 @@ from distilledprag.base_model import BaseModel
 from distilledprag.errors import InputError
 from distilledprag.generator.interface import DocumentStates
 from distilledprag.prompts import PromptBuilder
-
-QUESTIONS = ("What is the name?", "Who is it?", "When was it made?", "How many are there?", "Where is the office?")
-LAST_TOKENS = 3
 
 
 @torch.no_grad()
@@ -39,23 +35,3 @@ def base_document_states(base: BaseModel, prompts: PromptBuilder, passages: Sequ
     # Right padding needs no attention mask: a causal model's states never depend on what comes after them.
     outputs = base.model.model(input_ids=ids.to(base.device), use_cache=False, output_hidden_states=True)
     return DocumentStates(torch.stack(outputs.hidden_states), mask.to(base.device))
-
-
-@torch.no_grad()
-def typical_inputs(base: BaseModel, prompts: PromptBuilder, keys: Sequence[str]) -> dict[str, torch.Tensor]:
-    """What the linear modules `keys` ("layers.0.mlp.gate_proj") usually see where an answer is about to be written: their
-    mean input (d_in,) at the last tokens of prompts without documents."""
-    found: dict[str, list[torch.Tensor]] = {key: [] for key in keys}
-
-    def keep(key: str) -> Any:
-        return lambda _, inputs: found[key].append(inputs[0][0, -LAST_TOKENS:].float())
-
-    handles = [base.model.model.get_submodule(key).register_forward_pre_hook(keep(key)) for key in keys]
-    try:
-        for question in QUESTIONS:
-            ids = torch.tensor([prompts.closed_book(question)], device=base.device)
-            base.model.model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {key: torch.cat(states).mean(0) for key, states in found.items()}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from distilledprag.base_model import BaseModel
 from distilledprag.generator.checkpoint import GeneratorCheckpoint
+from distilledprag.generator.mask_kind import MaskKind
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
 
@@ -28,13 +29,14 @@ ATTENTION_MODULES: tuple[Module, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class GeneratorSettings(Settings):
-    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT."""
+    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT; `mask`: see mask_kind.py."""
 
     model_config = ConfigDict(extra="forbid")
     architecture: str
     rank: int = Field(2, gt=0)
     alpha: float = Field(2.0, gt=0)
     target_modules: tuple[Module, ...] = MLP_MODULES
+    mask: MaskKind = "statistics"
 
 
 @dataclass(frozen=True)

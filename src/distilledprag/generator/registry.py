@@ -8,11 +8,14 @@ from pydantic import ValidationError
 
 from distilledprag.base_model import BaseModel
 from distilledprag.errors import ConfigError
+from distilledprag.generator.dyprag import DypragSettings, DypragTranslator
 from distilledprag.generator.interface import GeneratorSettings, ParameterGenerator
+from distilledprag.generator.mask_kind import add_mask_row
 from distilledprag.generator.paper import PaperGenerator, PaperSettings
 from distilledprag.generator.per_rank import PerRankGenerator, PerRankSettings
 
 ARCHITECTURES: dict[str, tuple[type[GeneratorSettings], type[ParameterGenerator]]] = {
+    "dyprag": (DypragSettings, DypragTranslator),
     "paper": (PaperSettings, PaperGenerator),
     "per_rank": (PerRankSettings, PerRankGenerator),
 }
@@ -33,4 +36,6 @@ def build_generator(settings: dict[str, Any] | GeneratorSettings, base: BaseMode
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"generator settings ({name}): {problems}") from error
-    return generator_type(checked, base)  # type: ignore[call-arg]
+    generator = generator_type(checked, base)  # type: ignore[call-arg]
+    add_mask_row(generator, base, checked.mask)
+    return generator

@@ -127,6 +127,7 @@ def _hook(
     a (B, r, d_in), b (B, d_out, r); weight only tells the module's device and dtype.
     """
     expected = None if rows is None else rows.numel()
+    read, written = _single_entries(a), _single_entries(b.mT)
     # Done once where no gradient needs the graph: `generate` calls the hook for every token.
     if not (a.requires_grad or b.requires_grad):
         dtype = weight.dtype if weight.is_floating_point() else a.dtype
@@ -142,9 +143,20 @@ def _hook(
                 "with one entry per model row; with beams: `torch.arange(adapters).repeat_interleave(beams)`."
             )
         row_a, row_b = (_rows_of(factor, rows).to(device=output.device, dtype=output.dtype) for factor in (a, b))
-        return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling)
+        return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling, read, written)
 
     return hook
+
+
+def _single_entries(factor: Tensor) -> Tensor | None:
+    """(r,) the entry of x or of the output that each rank stands for, where a factor (B, r, X) only names entries: one 1 in
+    every row, zeros else, the same for all B. None for other factors and for those with gradients."""
+    if factor.requires_grad or not factor.numel():
+        return None
+    first = factor[0]
+    if not ((first != 0).sum(-1) == 1).all() or not (first.amax(-1) == 1).all():
+        return None
+    return first.argmax(-1) if factor.stride(0) == 0 or bool((factor == first).all()) else None
 
 
 def _rows_of(factor: Tensor, rows: Tensor | None) -> Tensor:
@@ -156,13 +168,18 @@ def _rows_of(factor: Tensor, rows: Tensor | None) -> Tensor:
     return torch.where((rows >= 0).view(-1, 1, 1), chosen, chosen.new_zeros(()))
 
 
-def _add_lora(x: Tensor, output: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+def _add_lora(
+    x: Tensor, output: Tensor, a: Tensor, b: Tensor, scaling: float, read: Tensor | None = None, written: Tensor | None = None
+) -> Tensor:
     """output + scaling * (x A^T) B^T, row by row; one adapter serves all rows.
 
     x (N, ..., d_in), output (N, ..., d_out), a (N or 1, r, d_in), b (N or 1, d_out, r) -> (N, ..., d_out).
+    read, written: the entries (r,) that A or B only name; picking them replaces the product.
     """
     adapters = a.shape[0]
     flat_x = x.reshape(adapters, -1, x.shape[-1])
     flat_output = output.reshape(adapters, -1, output.shape[-1])
-    low = torch.bmm(flat_x, a.transpose(1, 2))  # (N, T, r)
+    low = torch.bmm(flat_x, a.transpose(1, 2)) if read is None else flat_x.index_select(-1, read.to(x.device))  # (N, T, r)
+    if written is not None:
+        return flat_output.index_add(-1, written.to(output.device), low, alpha=scaling).view(output.shape)
     return torch.baddbmm(flat_output, low, b.transpose(1, 2), alpha=scaling).view(output.shape)

@@ -103,6 +103,22 @@ class LoraWeights:
         moved = {key: pair.to(dtype=dtype, device=device) for key, pair in self.modules.items()}
         return LoraWeights(moved, self.alpha, self.base, self.generator)
 
+    def without_idle_ranks(self) -> LoraWeights:
+        """The same change of outputs with a lower rank: what contributes nothing to any module, because its row of A or its
+        column of B is zero, is left out. alpha / rank stays; at least one rank stays."""
+        busy = torch.stack([(pair.a != 0).any(1) & (pair.b != 0).any(0) for pair in self.modules.values()]).any(0)
+        busy[0] |= not busy.any()
+        kept = {key: LoraPair(pair.a[busy], pair.b[:, busy]) for key, pair in self.modules.items()}
+        return LoraWeights(kept, self.scaling * int(busy.sum()), self.base, self.generator)
+
+    def blank(self, rank: int) -> LoraWeights:
+        """An adapter of the same form and alpha / rank, of this rank, whose numbers are all zero."""
+        pairs = {
+            key: LoraPair(pair.a.new_zeros(rank, pair.a.shape[1]), pair.b.new_zeros(pair.b.shape[0], rank))
+            for key, pair in self.modules.items()
+        }
+        return LoraWeights(pairs, self.scaling * rank, self.base, self.generator)
+
     def to_bytes(self) -> bytes:
         """A safetensors file with PEFT's names and the record as metadata; equal adapters, equal bytes."""
         tensors: dict[str, Tensor] = {}

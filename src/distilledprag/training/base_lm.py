@@ -20,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrai
 
 from distilledprag.base_model import install_mask, save_base
 from distilledprag.prompts import PromptBuilder
+from distilledprag.spare_units import add_spare_units
 from distilledprag.training.guidance import Guidance, GuidanceSettings, RowGuide, guide_row
 from distilledprag.training.induction import install_induction, install_matching
 from distilledprag.training.loop import LoopSettings, fit
@@ -30,7 +31,8 @@ from distilledprag.training.world_data import WorldData, WorldDataSettings, vali
 
 class BaseModelSettings(BaseModel):
     """Shape of the base LM (Llama architecture with attention biases, tied embeddings). `induction`: start with a
-    working induction circuit, `matching`: and with heads that match by name (see induction.py), not from noise only."""
+    working induction circuit, `matching`: and with heads that match by name (see induction.py), not from noise only;
+    `spare`: intermediate units of zeros that the finished base gets for adapters (see spare_units.py)."""
 
     model_config = ConfigDict(extra="forbid")
     vocabulary: int = 4096
@@ -41,6 +43,7 @@ class BaseModelSettings(BaseModel):
     induction: bool = True
     matching: bool = False
     context: int = 4096
+    spare: int = Field(0, ge=0)
 
 
 class BaseRecipe(BaseModel):
@@ -161,6 +164,7 @@ def train_base(recipe: BaseRecipe, *, resume: bool = False, quiet: bool = False)
     def export(folder: Path) -> None:
         finished, its_tokenizer = copy.deepcopy(model).cpu(), copy.deepcopy(tokenizer)
         install_mask(finished, its_tokenizer, seed=recipe.mask_seed)
+        add_spare_units(finished, recipe.model.spare)
         save_base(finished, its_tokenizer, folder)
 
     return fit(task, recipe.training, recipe.output, resume=resume, recipe=dump, export=export, quiet=quiet)

@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from distilledprag.base_model import BaseModel, load_base
 from distilledprag.generator.interface import DocumentStates, ParameterGenerator
+from distilledprag.generator.mask_kind import mask_embedded_as, mask_row_of
+from distilledprag.generator.per_rank import PerRankGenerator
 from distilledprag.generator.registry import build_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
+from distilledprag.training.calibration import calibrate
 from distilledprag.training.loop import LoopSettings, fit
 from distilledprag.training.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.training.packing import PackedBatch, TrainingRow, collate, exact_rows
@@ -155,7 +158,7 @@ class DistillTask:
     @torch.no_grad()
     def read(self, batch: Batch) -> tuple[Outputs, DocumentStates]:
         """Teacher outputs, and the document states for the generator (from the same forward pass where it can be)."""
-        states = self._states(batch, batch.tokens.open_ids)
+        states = self.run(batch, batch.tokens.open_ids)
         if not self.module.reads_base:
             return self._outputs(batch, states), self.module.encode(self.base, batch.passages)
         length = int(batch.tokens.is_document.any(dim=0).nonzero().max()) + 1
@@ -180,12 +183,16 @@ class DistillTask:
 
     def answer(self, batch: Batch, adapters: LoraBatch) -> Outputs:
         """The student: masked prompt, every row with its own adapter."""
-        with inject(self.base.model, adapters):
-            return self._outputs(batch, self._states(batch, batch.tokens.masked_ids))
+        hidden = self.module.settings.mask == "none"
+        with mask_embedded_as(self.base, mask_row_of(self.module)), inject(self.base.model, adapters):
+            return self._outputs(batch, self.run(batch, batch.tokens.masked_ids, without_documents=hidden))
 
-    def _states(self, batch: Batch, ids: Tensor) -> tuple[Tensor, ...]:
-        """Embeddings and layer outputs, M + 1 tensors (B, T, D); the last is after the final norm."""
-        tokens = batch.tokens
+    def run(self, batch: Batch, ids: Tensor, without_documents: bool = False) -> tuple[Tensor, ...]:
+        """Embeddings and layer outputs, M + 1 tensors (B, T, D); the last is after the final norm.
+
+        without_documents: all other tokens are computed as if the documents' were not in the sequence.
+        """
+        tokens = batch.tokens.without_documents() if without_documents else batch.tokens
         attention = tokens.attention.to(self.base.model.dtype)
         return self.base.model.model(
             input_ids=ids,
@@ -237,6 +244,8 @@ def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool 
     generator = load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
     generator.to(device)
     task = DistillTask(base, generator, recipe)
+    if not recipe.start_from and isinstance(generator, PerRankGenerator):
+        calibrate(task, task.batch(recipe.training.steps * recipe.training.accumulation - 1))
 
     def export(folder: Path) -> None:
         generator.save_pretrained(folder)

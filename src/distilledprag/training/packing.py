@@ -8,7 +8,7 @@ question is computed exactly as if it stood alone. This module knows nothing of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -77,6 +77,16 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         return PackedBatch(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def without_documents(self) -> PackedBatch:
+        """Nobody sees the documents' tokens, and positions count as if they were not there."""
+        hidden = self.is_document[:, None, None, :] & ~torch.eye(
+            self.is_document.size(1), dtype=torch.bool, device=self.is_document.device
+        )
+        gone = self.is_document.sum(dim=1, keepdim=True)  # (B, 1): all of a row's documents stand before its questions
+        before = torch.where(self.is_question, gone, self.is_document.cumsum(dim=1))
+        positions = (self.positions - before).clamp(min=0)
+        return replace(self, attention=self.attention.masked_fill(hidden, float("-inf")), positions=positions)
 
     @property
     def is_supervised(self) -> Tensor:

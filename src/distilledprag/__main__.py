@@ -1,0 +1,5 @@
+"""`python -m distilledprag` is `dprag`."""
+
+from distilledprag.cli import main
+
+main()

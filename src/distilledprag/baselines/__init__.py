@@ -1,0 +1,15 @@
+"""Earlier methods of parametric retrieval, to compare with: PRAG and DyPRAG. This room does not know the evaluation."""
+
+from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
+from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter
+from distilledprag.baselines.store import PragAdapters
+
+__all__ = [
+    "AugmentedDocument",
+    "PragAdapters",
+    "PragSettings",
+    "concatenated",
+    "documents_of_pairs",
+    "train_adapter",
+    "world_documents",
+]

@@ -1,0 +1,143 @@
+"""PRAG (Su et al. 2025, arXiv 2501.15915): one LoRA per document by fine-tuning; the LoRAs of a question's documents are
+concatenated along the rank.
+
+    r = rank, k = documents, d_in / d_out = sizes of a module, T = tokens
+    A = [A_1; ...; A_k] (k r, d_in)    B = [B_1 ... B_k] (d_out, k r)    so that B A = sum_i B_i A_i
+
+This module knows nothing about retrieval and metrics.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import BaseModel as Settings
+from pydantic import ConfigDict, Field
+from torch.nn import functional
+
+from distilledprag.base_model import BaseModel
+from distilledprag.baselines.augmented import AugmentedDocument
+from distilledprag.errors import InputError
+from distilledprag.generator.interface import MLP_MODULES, Module
+from distilledprag.lora.peft_format import AdapterRecord, tensor_names
+from distilledprag.lora.targets import module_key
+from distilledprag.lora.weights import LoraPair, LoraWeights
+from distilledprag.prompts import PromptBuilder
+
+IGNORED = -100
+
+
+class PragSettings(Settings):
+    """Defaults are the paper's. `supervise`: which tokens the loss counts (the paper: the whole sequence); `passage_share`:
+    share of the questions that are trained with the document (and its rewrite) in the prompt, the others stand alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    rank: int = Field(2, gt=0)
+    alpha: float = Field(32.0, gt=0)
+    target_modules: tuple[Module, ...] = MLP_MODULES
+    lr: float = Field(3e-4, gt=0)
+    epochs: int = Field(1, gt=0)
+    batch: int = Field(1, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    supervise: Literal["all", "answer"] = "all"
+    passage_share: float = Field(0.5, ge=0, le=1)
+    seed: int = 0
+
+
+Sequence_ = tuple[list[int], list[int]]
+
+
+def training_sequences(prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> list[Sequence_]:
+    """(ids, targets) of each training text, in the order of the questions. targets[t] is ids[t] or IGNORED.
+
+    Raises InputError for a document without questions.
+    """
+    if not document.questions:
+        raise InputError(f"PRAG needs questions about each document; there are none about {document.text[:60]!r}")
+    with_passage = -(-len(document.questions) * settings.passage_share // 1)  # rounded up
+    made = []
+    for number, (question, answer) in enumerate(document.questions):
+        texts = [text for text in (document.text, document.rewrite) if text] if number < with_passage else []
+        for passages in [[text] for text in texts] or [[]]:
+            prompt, written = prompts.build(question, passages).open_ids, prompts.answer_ids(answer)
+            ids = [*prompt, *written]
+            made.append((ids, ids if settings.supervise == "all" else [IGNORED] * len(prompt) + written))
+    return made
+
+
+def train_adapter(base: BaseModel, prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> LoraWeights:
+    """Fine-tune a LoRA on one document; the base is left as it was. Every document starts from the same random A.
+
+    The global random state is not changed. Not to be called while adapters are injected into the base.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    sequences = training_sequences(prompts, document, settings)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # used as a number only
+        target_modules=list(settings.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[base.device] if base.device.type == "cuda" else []), torch.enable_grad():
+        torch.manual_seed(settings.seed)
+        model = get_peft_model(base.model, config)
+        try:
+            parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+            rng = random.Random(settings.seed)
+            for _ in range(settings.epochs):
+                rng.shuffle(sequences)
+                for begin in range(0, len(sequences), settings.batch):
+                    loss = _loss(base, sequences[begin : begin + settings.batch])
+                    loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+            return _exported(base, model.state_dict(), settings)
+        finally:
+            model.unload()
+            base.model.requires_grad_(False)
+
+
+def _loss(base: BaseModel, sequences: list[Sequence_]) -> torch.Tensor:
+    """Mean cross-entropy over the supervised tokens of the batch."""
+    longest = max(len(ids) for ids, _ in sequences)
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)  # (B, T)
+    targets = torch.tensor([row + [IGNORED] * (longest - len(row)) for _, row in sequences], device=base.device)
+    attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)
+    logits = base.model(input_ids=ids, attention_mask=attention, use_cache=False).logits  # (B, T, V)
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def _exported(base: BaseModel, state: dict[str, torch.Tensor], settings: PragSettings) -> LoraWeights:
+    tensors = {}
+    for layer in range(base.model.config.num_hidden_layers):
+        for module in settings.target_modules:
+            for name in tensor_names(module_key(layer, module)):
+                tensors[name] = state[name.replace(".weight", ".default.weight")].detach().float().clone()
+    record = AdapterRecord(alpha=settings.alpha, rank=settings.rank, base=base.identity, generator="prag")
+    return LoraWeights.assemble(tensors, record)
+
+
+def concatenated(adapters: Sequence[LoraWeights]) -> LoraWeights:
+    """One adapter that adds what all of them add; each keeps its own strength alpha / rank.
+
+    Raises InputError without adapters, IncompatibleBaseError for adapters of different bases.
+    """
+    if not adapters:
+        raise InputError("there is no adapter to concatenate; pass at least one document")
+    first = adapters[0]
+    for other in adapters[1:]:
+        other.base.require(first.base, "An adapter to concatenate")
+    modules = {
+        key: LoraPair(
+            torch.cat([adapter.modules[key].a for adapter in adapters], dim=0),
+            torch.cat([adapter.modules[key].b * (adapter.scaling / first.scaling) for adapter in adapters], dim=1),
+        )
+        for key in first.modules
+    }
+    rank = sum(adapter.rank for adapter in adapters)
+    return LoraWeights(modules, first.scaling * rank, first.base, first.generator)

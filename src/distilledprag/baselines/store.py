@@ -1,0 +1,74 @@
+"""PRAG's adapters of documents: made once, kept on disk, found by what they depend on.
+
+Knows nothing about how they are trained. An adapter's file is written whole, so a killed run loses one document at most.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+
+from distilledprag.base_model import BaseModel
+from distilledprag.baselines.augmented import AugmentedDocument
+from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter
+from distilledprag.files import write_atomically
+from distilledprag.lora.weights import LoraWeights
+from distilledprag.prompts import PromptBuilder
+
+KEPT = 256  # adapters held in memory when there is no folder
+
+
+class PragAdapters:
+    """One adapter per document. folder: where they are kept (None: some in memory only).
+
+    base_weights: a hash of the base's weights, part of what an adapter depends on.
+    """
+
+    def __init__(
+        self, base: BaseModel, prompts: PromptBuilder, settings: PragSettings, base_weights: str, folder: Path | None = None
+    ) -> None:
+        self.base = base
+        self.prompts = prompts
+        self.settings = settings
+        self.base_weights = base_weights
+        self.folder = folder
+        self._memory: OrderedDict[str, LoraWeights] = OrderedDict()
+
+    @property
+    def identity(self) -> str:
+        """`prag-` and a short hash of the settings and the base."""
+        return f"prag-{self._hash(())[:12]}"
+
+    def _hash(self, what: tuple) -> str:
+        parts = [what, self.settings.model_dump(mode="json"), self.base.identity.to_dict(), self.base_weights]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def adapter(self, document: AugmentedDocument) -> LoraWeights:
+        """The document's adapter, trained now if it is not at hand."""
+        key = self._hash(astuple(document))
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        file = self.folder / key[:2] / f"{key}.safetensors" if self.folder else None
+        if file and file.exists():
+            return LoraWeights.from_bytes(file.read_bytes())
+        made = train_adapter(self.base, self.prompts, document, self.settings)
+        if file:
+            write_atomically(file, made.to_bytes())
+        else:
+            self._memory[key] = made
+            if len(self._memory) > KEPT:
+                self._memory.popitem(last=False)
+        return made
+
+    def combined(self, documents: Sequence[AugmentedDocument]) -> LoraWeights:
+        """The concatenated adapter of several documents."""
+        return concatenated([self.adapter(document) for document in documents])
+
+    def prepare(self, documents: Iterable[AugmentedDocument]) -> int:
+        """Make the adapters of all documents; returns how many documents there were."""
+        return sum(self.adapter(document) is not None for document in documents)

@@ -1,0 +1,134 @@
+"""Questions with the passages that every method gets. Knows nothing about models.
+
+The shuffled control's passages are those of the next question that has others (the last one's: of the first).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
+from distilledprag.errors import ConfigError, InputError
+from distilledprag.evaluation.benchmarks import (
+    BenchmarkQuestion,
+    first_per_subtask,
+    load_augmented_passages,
+    load_benchmark,
+)
+from distilledprag.evaluation.metrics import answer_recall_at_k, recall_at_k
+from distilledprag.evaluation.run.recipe import CorpusRetriever, EvaluationRecipe, FileRetriever, PragPart, WorldSource
+from distilledprag.evaluation.world import Cell, items_of
+from distilledprag.passages.corpus_index import CorpusIndex
+from distilledprag.passages.elasticsearch import ElasticsearchRetriever
+from distilledprag.passages.record import Passage
+from distilledprag.passages.retrieval import BM25Retriever, Retriever
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, its retrieved passages as the methods read them, and what is measured about them."""
+
+    question: BenchmarkQuestion
+    texts: tuple[str, ...]
+    retrieve_seconds: float
+    recall: dict[str, float]
+    augmented: tuple[AugmentedDocument, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Unique in a run."""
+        return f"{self.question.subtask}/{self.question.id}"
+
+    @property
+    def passage_ids(self) -> list[str]:
+        """A hash (16 hex digits) of each passage as it is read."""
+        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in self.texts]
+
+
+def load_questions(recipe: EvaluationRecipe) -> list[Asked]:
+    """All questions of the recipe in order. Raises InputError for files that cannot be used, or a question without passages."""
+    source = recipe.data
+    if isinstance(source, WorldSource):
+        return _of_world(source)
+    questions = load_benchmark(source.name, source.file)
+    if source.subtasks is not None:
+        present = sorted({question.subtask for question in questions})
+        if missing := sorted(set(source.subtasks) - set(present)):
+            raise ConfigError(f"{source.file} has no subtask {', '.join(missing)}; it has {', '.join(present)}")
+        questions = [question for question in questions if question.subtask in source.subtasks]
+    if source.first is not None:
+        questions = first_per_subtask(questions, source.first)
+    retriever = _retriever(recipe)
+    return [_asked(recipe, question, retriever) for question in questions]
+
+
+def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
+    """The questions with what PRAG trains on (those of the world have it already).
+
+    Raises ConfigError when the recipe names no source of it, InputError for a passage that the source does not have.
+    """
+    known: dict[str, AugmentedDocument] = {}
+    if prag.augmented:
+        for passages in load_augmented_passages(prag.augmented).values():
+            for made in passages:
+                pairs = tuple((question, answer) for question, answer, _ in made.questions)
+                known[made.text] = AugmentedDocument(made.text, made.rewrite, pairs)
+    known |= documents_of_pairs(prag.pairs)
+    found = []
+    for one in asked:
+        if one.augmented:
+            found.append(one)
+            continue
+        if not known:
+            raise ConfigError("prag trains on questions about the passages: name their source, prag.augmented or prag.pairs")
+        if missing := [text for text in one.texts if text not in known]:
+            raise InputError(f"prag has no questions about the passage {missing[0][:80]!r} of question {one.key}")
+        found.append(replace(one, augmented=tuple(known[text] for text in one.texts)))
+    return found
+
+
+def _of_world(source: WorldSource) -> list[Asked]:
+    from distilledprag.synthesis.world import World
+
+    cell, world = Cell(source.split, source.kind, source.documents), World(source.split, source.seed)
+    made = []
+    for index, item in enumerate(items_of(cell, source.count, source.seed)):
+        passages = tuple(Passage(text, "world", index=place) for place, text in enumerate(item.documents))
+        subtask = f"{source.kind}-{source.documents}"
+        question = BenchmarkQuestion(str(index), f"world-{source.split}", subtask, item.question, (item.answer,), passages)
+        augmented = world_documents(world, index, source.kind, source.documents)
+        made.append(Asked(question, item.documents, 0.0, {}, augmented))
+    return made
+
+
+def _retriever(recipe: EvaluationRecipe) -> Retriever | None:
+    settings: Any = recipe.retriever
+    if isinstance(settings, FileRetriever):
+        return None
+    if isinstance(settings, CorpusRetriever):
+        return CorpusIndex.build(settings.corpus, settings.index) if settings.corpus else CorpusIndex(settings.index)
+    return ElasticsearchRetriever(**settings.model_dump(exclude={"kind"}))
+
+
+def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Retriever | None) -> Asked:
+    began = time.perf_counter()
+    if retriever is not None:
+        found = [passage for passage, _ in retriever.retrieve(question.question, recipe.top_k)]
+    else:
+        found = list(question.passages)
+        if not found:
+            raise InputError(f"question {question.id} comes without passages; choose a retriever over a corpus")
+        if isinstance(recipe.retriever, FileRetriever) and recipe.retriever.order == "bm25":
+            ranked = BM25Retriever(found).retrieve(question.question, min(recipe.top_k, len(found)))
+            found = [passage for passage, _ in ranked]
+        found = found[: recipe.top_k]
+    seconds = time.perf_counter() - began
+    recall = {"answer_recall": answer_recall_at_k([passage.text for passage in found], question.answers, recipe.top_k)}
+    if question.gold_titles:
+        recall["title_recall"] = recall_at_k([passage.title for passage in found], question.gold_titles, recipe.top_k)
+    texts = tuple(f"{p.title}\n{p.text}" if recipe.titles and p.title else p.text for p in found)
+    return Asked(question, texts, seconds, recall)

@@ -1,0 +1,190 @@
+"""PRAG and DyPRAG: adapters that do what they are said to do, kept and found again; recipes that build."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import random_generator
+
+from distilledprag.base_model import weights_hash
+from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings, concatenated, train_adapter, world_documents
+from distilledprag.baselines.prag import IGNORED, training_sequences
+from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
+from distilledprag.baselines.training import DypragTask, parameter_distance, train_dyprag, train_prag
+from distilledprag.commands.train import read_recipe, run, task_of
+from distilledprag.errors import ConfigError, InputError
+from distilledprag.generator import build_generator, load_generator
+from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.injection import inject
+from distilledprag.prompts import PromptBuilder
+from distilledprag.synthesis.world import World
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "baselines"
+DOCUMENT = AugmentedDocument(
+    "Anna Tovberg lives in Oakport and works as a baker.",
+    "The home of Anna Tovberg is Oakport; she is a baker.",
+    (("Where does Anna Tovberg live?", "Oakport"), ("What is the job of Anna Tovberg?", "baker")),
+)
+OTHER = AugmentedDocument("Bram Keller lives in Dunburg.", "", (("Where does Bram Keller live?", "Dunburg"),))
+QUICK = PragSettings(lr=1e-2)
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_base):
+    return PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
+
+
+def logits(base, prompts, adapters):
+    ids = torch.tensor([prompts.closed_book("Where does Anna Tovberg live?")])
+    with torch.no_grad(), inject(base.model, adapters):
+        return base.model(input_ids=ids).logits
+
+
+def test_fine_tuning_makes_the_documents_answers_likelier_and_leaves_the_base_as_it_was(tiny_base, prompts):
+    before, names = weights_hash(tiny_base.model), [name for name, _ in tiny_base.model.named_modules()]
+    state = torch.random.get_rng_state()
+    made = train_adapter(tiny_base, prompts, DOCUMENT, PragSettings(lr=1e-2, epochs=20))
+    assert weights_hash(tiny_base.model) == before and names == [name for name, _ in tiny_base.model.named_modules()]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(parameter.requires_grad for parameter in tiny_base.model.parameters())
+    first = prompts.answer_ids("Oakport")[0]
+    zero = LoraBatch({key: (pair.a[None], pair.b[None] * 0) for key, pair in made.modules.items()}, made.scaling)
+    with_adapter = logits(tiny_base, prompts, LoraBatch.stack([made]))[0, -1].log_softmax(-1)[first]
+    assert with_adapter > logits(tiny_base, prompts, zero)[0, -1].log_softmax(-1)[first] + 1
+    assert (made.rank, made.alpha) == (2, 32.0)
+
+
+def test_training_texts_are_the_document_its_rewrite_and_the_questions_alone(prompts):
+    made = training_sequences(prompts, DOCUMENT, PragSettings())
+    first, second = DOCUMENT.questions
+    expected = [prompts.build(first[0], [text]).open_ids for text in (DOCUMENT.text, DOCUMENT.rewrite)]
+    expected.append(prompts.closed_book(second[0]))
+    answers = [prompts.answer_ids(answer) for answer in (first[1], first[1], second[1])]
+    assert [ids for ids, _ in made] == [prompt + answer for prompt, answer in zip(expected, answers, strict=True)]
+    assert all(ids == targets for ids, targets in made)
+    only = training_sequences(prompts, DOCUMENT, PragSettings(supervise="answer"))
+    assert [[t for t in targets if t != IGNORED] for _, targets in only] == answers
+    with pytest.raises(InputError, match="questions"):
+        training_sequences(prompts, AugmentedDocument("x", "", ()), PragSettings())
+
+
+def test_concatenated_adapters_add_what_each_of_them_adds(tiny_base, prompts):
+    one, two = (train_adapter(tiny_base, prompts, document, QUICK) for document in (DOCUMENT, OTHER))
+    both = concatenated([one, two])
+    assert both.rank == 4 and both.scaling == one.scaling
+    for key, pair in both.modules.items():
+        apart = sum(adapter.scaling * adapter.modules[key].b @ adapter.modules[key].a for adapter in (one, two))
+        assert torch.allclose(both.scaling * pair.b @ pair.a, apart, atol=1e-6)
+    with pytest.raises(InputError):
+        concatenated([])
+
+
+def test_an_adapter_is_made_once_and_read_back_the_same(tiny_base, prompts, tmp_path, monkeypatch):
+    from distilledprag.baselines import store
+
+    made = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path).adapter(DOCUMENT)
+    trained = []
+    monkeypatch.setattr(store, "train_adapter", lambda *args: trained.append(args[2]) or train_adapter(*args))
+    again = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path)
+    assert again.adapter(DOCUMENT).to_bytes() == made.to_bytes() and not trained
+    again.adapter(OTHER)
+    PragAdapters(tiny_base, prompts, PragSettings(lr=1e-3), "hash", tmp_path).adapter(DOCUMENT)
+    PragAdapters(tiny_base, prompts, QUICK, "other base", tmp_path).adapter(DOCUMENT)
+    assert trained == [OTHER, DOCUMENT, DOCUMENT]
+
+
+@pytest.mark.parametrize("split", ["train", "test", "held_out_templates", "held_out_family"])
+def test_world_documents_are_the_examples_own_and_their_questions_are_answered_by_them(split):
+    world = World(split, 3)
+    for index in range(5):
+        example, made = world.example(index, "single", 2), world_documents(world, index, "single", 2)
+        assert tuple(document.text for document in made) == example.documents
+        for document, entity in zip(made, example.entities, strict=True):
+            assert document.rewrite and entity in document.rewrite
+            assert all(entity in question and answer in document.text for question, answer in document.questions)
+            assert all(answer in document.rewrite for _, answer in document.questions)
+
+
+def test_dyprag_averages_the_documents_adapters(tiny_base):
+    translator = random_generator(tiny_base, {"architecture": "dyprag"})
+    texts = [DOCUMENT.text, OTHER.text]
+    both = translator(translator.encode(tiny_base, [texts, texts[:1]]))
+    alone = [translator(translator.encode(tiny_base, [[text]])) for text in texts]
+    for key, pair in both.modules.items():
+        for place in (0, 1):
+            mean = (alone[0].modules[key][place][0] + alone[1].modules[key][place][0]) / 2
+            assert torch.allclose(pair[place][0], mean, atol=1e-5)
+            assert torch.allclose(pair[place][1], alone[0].modules[key][place][0], atol=1e-5)
+    assert both.scaling == 16
+
+
+def dyprag_recipe(base, output, **changes):
+    return DypragRecipe(**{
+        "output": output, "base": str(base), "data": {"source": "world", "count": 6}, "rows": 2, "validation_share": 0.2,
+        "training": {"steps": 3, "lr": 1e-3, "evaluate_every": 2, "checkpoint_every": 2, "tensorboard": False}, **changes,
+    })  # fmt: skip
+
+
+def test_the_dyprag_loss_is_its_papers_and_zero_distance_means_equal_adapters(tiny_base, prompts, tmp_path):
+    recipe = dyprag_recipe(tmp_path, tmp_path)
+    adapters = PragAdapters(tiny_base, prompts, recipe.prag, "hash")
+    task = DypragTask(tiny_base, build_generator({"architecture": "dyprag"}, tiny_base), recipe, adapters)
+    batch = task.batch(0)
+    parts = {name: value.item() for name, value in task.losses(batch, task.module, 1).items()}
+    expected = parts["loss_gen"] + 100 * parts["loss_mse"] + 0.01 * parts["loss_kl"]
+    assert parts["loss"] == pytest.approx(expected, rel=1e-5)
+    wanted = LoraBatch.stack([adapters.adapter(document) for document in batch.documents])
+    assert parameter_distance(wanted, wanted).item() == 0
+    assert parts["loss_mse"] > 0 and [d.text for d in task.batch(0).documents] == [d.text for d in batch.documents]
+
+
+def test_dyprag_trains_resumes_and_loads_as_a_generator(tiny_base, tiny_base_folder, tmp_path):
+    recipe = dyprag_recipe(tiny_base_folder, tmp_path / "run")
+    scores = train_dyprag(recipe, quiet=True)
+    assert "validation/loss" in scores
+    longer = dyprag_recipe(tiny_base_folder, tmp_path / "run", training={**recipe.training.model_dump(), "steps": 4})
+    train_dyprag(longer, resume=True, quiet=True)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4]
+    assert load_generator(tmp_path / "run" / "model", tiny_base).settings.architecture == "dyprag"
+    with pytest.raises(ConfigError, match="same rank"):
+        train_dyprag(dyprag_recipe(tiny_base_folder, tmp_path / "b", prag={"rank": 3}), quiet=True)
+
+
+def test_prag_trains_over_pairs_from_a_file_through_the_command(tiny_base_folder, tmp_path):
+    rows = [{"documents": [OTHER.text], "question": question, "answer": answer} for question, answer in OTHER.questions]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = tmp_path / "prag.yaml"
+    file.write_text(f"""
+task: prag
+output: {tmp_path / "run"}
+base: {tiny_base_folder}
+data: {{source: pairs, files: [{tmp_path / "pairs.jsonl"}]}}
+""")
+    run(file, False)
+    assert len(list((tmp_path / "run" / "adapters").rglob("*.safetensors"))) == 1
+    file.write_text(file.read_text() + "ranks: 3\n")
+    with pytest.raises(ConfigError, match="ranks"):
+        run(file, False)
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_baseline_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tiny_base_folder, prompts, tmp_path):
+    changes = {"output": tmp_path, "base": str(tiny_base_folder), "dtype": "float32"}
+    tiny_data = {"source": "world", "count": 3}
+    if task_of(file) == "prag":
+        recipe = read_recipe(file, PragRecipe)
+        assert (recipe.prag.rank, recipe.prag.alpha, recipe.prag.lr) == (2, 32, 3e-4)
+        small = PragRecipe(**{**recipe.model_dump(), **changes, "data": tiny_data})
+        assert train_prag(small, quiet=True) == {"documents": 3.0}
+        return
+    recipe = read_recipe(file, DypragRecipe)
+    assert (recipe.translator.intermediate, recipe.losses.mse_weight, recipe.losses.kl_weight) == (32, 100, 0.01)
+    small = DypragRecipe(**{**recipe.model_dump(), **changes, "data": tiny_data})
+    task = DypragTask(
+        tiny_base, build_generator(small.translator, tiny_base), small, PragAdapters(tiny_base, prompts, small.prag, "hash")
+    )
+    assert torch.isfinite(task.losses(task.batch(0), task.module, 1)["loss"])

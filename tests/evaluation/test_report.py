@@ -1,0 +1,81 @@
+"""The report says what the runs measured, and marks what others published."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from distilledprag.evaluation.report.published import PUBLISHED
+from distilledprag.evaluation.run.summary import summarise
+
+
+def record(method, key, f1):
+    scores = dict.fromkeys(("exact_match", "precision", "recall", "containment"), f1) | {"f1": f1}
+    seconds = {"retrieve": 0.0, "prepare": 0.1, "answer": 0.2}
+    record = {"method": method, "key": key, "subtask": key.split("/")[0], "scores": scores, "seconds": seconds}
+    return {**record, "tokens": {"prompt": 9, "answer": 2}}
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    def make(name, f1):
+        found = [record(method, key, f1[method][key]) for method in f1 for key in f1[method]]
+        config = {
+            "recipe": {"data": {"source": "benchmark", "name": "hotpotqa"}}, "base": {"weights": "abc"}, "checkpoints": {},
+            "questions": "q", "hardware": {}, "versions": {},
+        }  # fmt: skip
+        summary = {"config": config, "deviations": {"prag": "question_only"}, "retrieval": {"k": 3}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(json.dumps({**summary, **summarise(found, list(f1), 100)}))
+        return tmp_path / name
+
+    return make
+
+
+def row(text, first):
+    line = next(line for line in text.splitlines() if line.startswith(f"| {first}"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+F1 = {"rag": {"bridge/1": 1.0, "bridge/2": 0.5, "comparison/1": 0.0}, "prag": {"bridge/1": 0, "bridge/2": 0, "comparison/1": 1.0}}
+
+
+def test_the_table_holds_the_subtasks_their_average_and_deviations(make_run, tmp_path, dprag):
+    code, out, error = dprag("report", make_run("mine", F1), "--out", tmp_path / "report")
+    assert code == 0, error
+    text, page = ((tmp_path / "report" / f"report.{ending}").read_text() for ending in ("md", "html"))
+    rag, prag = row(text, "rag |"), row(text, "prag (prompt: question_only)")
+    assert rag[1:4] == ["75.0", "0.0", "37.5"] and prag[1:4] == ["0.0", "100.0", "50.0"]
+    assert rag[-1] == "0.300" and "<td>37.5" in page and "report.md" in out.replace("\n", "")
+    assert row(text, "rag | prag")[2] == "+16.7"
+    assert all((tmp_path / "report" / name).stat().st_size > 1000 for name in ("mine-f1.png", "f1-latency.png"))
+
+
+def test_published_numbers_stand_apart_and_are_named_so(make_run, tmp_path, dprag):
+    dprag("report", make_run("mine", F1), "--out", tmp_path / "report")
+    before, after = (tmp_path / "report" / "report.md").read_text().split("## Published numbers")
+    assert "not measured by us" in after and "Llama-3-8B" not in before
+    for published in PUBLISHED:
+        assert f"| {published.base} | {published.method} | {published.f1:.1f} |" in after
+
+
+def test_ablations_stand_beside_the_published_ones(make_run, tmp_path, dprag):
+    runs = [
+        make_run(f"paper-{name}", {"distilled_paper": {"a/1": value}})
+        for name, value in (("full", 1.0), ("no-kl", 0.5), ("no-cosine-no-kl", 0.25))
+    ]
+    code, _, error = dprag("report", *runs, "--out", tmp_path / "report")
+    assert code == 0, error
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert row(text, "full") == ["full", "distilled_paper", "100.0", "36.1"]
+    assert row(text, "no-kl") == ["no-kl", "distilled_paper", "50.0", "31.1"]
+    assert row(text, "no-cosine-no-kl")[2:] == ["25.0", "30.0"] and row(text, "no-cosine |")[2:] == ["", "34.7"]
+
+
+def test_an_unfinished_run_and_another_file_are_messages(tmp_path, dprag):
+    code, _, error = dprag("report", tmp_path, "--out", tmp_path / "report")
+    assert code == 1 and "summary.json" in error
+    (tmp_path / "summary.json").write_text("{}")
+    code, _, error = dprag("report", tmp_path, "--out", tmp_path / "report")
+    assert code == 1 and "not a summary" in error

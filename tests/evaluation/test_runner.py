@@ -1,0 +1,198 @@
+"""`dprag evaluate RECIPE`: a record per question, a run that survives a kill, a summary of what was measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distilledprag.commands.train import read_recipe
+from distilledprag.errors import ConfigError, InputError
+from distilledprag.evaluation.metrics import token_f1
+from distilledprag.evaluation.run.questions import load_questions
+from distilledprag.evaluation.run.recipe import EvaluationRecipe
+from distilledprag.evaluation.run.records import Records
+from distilledprag.evaluation.run.runner import evaluate
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "evaluation"
+PEOPLE = [("Anna Tovberg", "Oakport"), ("Bram Keller", "Dunburg"), ("Carla Rossi", "Millport"), ("Dov Peretz", "Ashford")]
+
+
+def popqa(folder: Path) -> Path:
+    """A made-up file in the format of PopQA with passages."""
+    rows = []
+    for number, (name, city) in enumerate(PEOPLE):
+        other = PEOPLE[number - 1]
+        paragraphs = [
+            {"title": other[0], "text": f"{other[0]} was born in {other[1]}.", "is_supporting": False},
+            {"title": name, "text": f"{name} was born in {city}.", "is_supporting": True},
+        ]
+        question = f"In what city was {name} born?"
+        row = {"id": number, "obj": city, "s_wiki_title": name, "question": question, "possible_answers": json.dumps([city])}
+        rows.append({**row, "paragraphs": paragraphs})
+    file = folder / "popqa.json"
+    file.write_text(json.dumps(rows))
+    return file
+
+
+@pytest.fixture
+def values(tmp_path, tiny_base_folder, tiny_generator_folder):
+    return {
+        "output": str(tmp_path / "run"),
+        "base": str(tiny_base_folder),
+        "data": {"source": "benchmark", "name": "popqa", "file": str(popqa(tmp_path))},
+        "top_k": 1,
+        "methods": ["closed_book", "rag", "distilled_per_rank", "shuffled"],
+        "checkpoints": {"distilled_per_rank": str(tiny_generator_folder)},
+        "answer_tokens": 4,
+    }
+
+
+def records(folder) -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / "questions.jsonl").read_text().splitlines()]
+
+
+def without_seconds(found: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in found]
+
+
+def test_a_run_writes_a_record_per_question_and_method_and_a_summary(values):
+    recipe = EvaluationRecipe(**values)
+    summary = evaluate(recipe)
+    found = records(recipe.output)
+    assert [(r["method"], r["id"]) for r in found] == [(m, str(n)) for m in recipe.methods for n in range(4)]
+    assert json.loads((recipe.output / "summary.json").read_text()) == json.loads(json.dumps(summary, default=str))
+    assert summary["retrieval"] == {"k": 1, "answer_recall": {"mean": 1.0, "n": 4}, "title_recall": {"mean": 1.0, "n": 4}}
+    assert {"versions", "hardware", "checkpoints", "base", "recipe"} <= summary["config"].keys()
+    for record in found:
+        assert record["scores"]["f1"] == pytest.approx(token_f1(record["answer"], PEOPLE[int(record["id"])][1]))
+        assert record["tokens"]["answer"] <= 4 and all(value >= 0 for value in record["seconds"].values())
+        assert len(record["passages"]) == (record["method"] != "closed_book")
+    rag, ours, control = ([r for r in found if r["method"] == m] for m in ("rag", "distilled_per_rank", "shuffled"))
+    assert [r["prompt"] for r in ours] == [r["prompt"] for r in control] != [r["prompt"] for r in rag]
+    assert [r["tokens"]["prompt"] for r in ours] == [r["tokens"]["prompt"] for r in rag]
+    mean = sum(record["scores"]["f1"] for record in ours) / 4
+    assert summary["scores"]["distilled_per_rank"]["all"]["f1"]["mean"] == pytest.approx(mean)
+    assert len(summary["comparisons"]) == 6
+
+
+def test_no_document_text_is_in_the_records(values):
+    recipe = EvaluationRecipe(**values)
+    evaluate(recipe)
+    written = (recipe.output / "questions.jsonl").read_text()
+    assert not any(f"{name} was born" in written for name, _ in PEOPLE)
+
+
+CHILD = """
+import json, sys
+from distilledprag.evaluation.run.recipe import EvaluationRecipe
+from distilledprag.evaluation.run.runner import evaluate
+evaluate(EvaluationRecipe(**json.loads(sys.argv[1])))
+"""
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(values, tmp_path):
+    broken, whole = EvaluationRecipe(**values), EvaluationRecipe(**{**values, "output": str(tmp_path / "whole")})
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(values)], env=environment)
+    file = broken.output / "questions.jsonl"
+    while child.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+        pass
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    before = file.read_bytes()
+    complete = before[: before.rfind(b"\n") + 1]
+    file.write_bytes(complete + b'{"method": "rag", "key": "total/')  # as if the kill had cut a line
+    evaluate(broken)
+    evaluate(whole)
+    assert file.read_bytes().startswith(complete) and complete.count(b"\n") >= 3
+    assert without_seconds(records(broken.output)) == without_seconds(records(whole.output))
+    evaluate(broken)
+    assert len(records(broken.output)) == 16
+
+
+def test_a_folder_of_another_run_is_refused(values):
+    evaluate(EvaluationRecipe(**values))
+    with pytest.raises(ConfigError, match="another output"):
+        evaluate(EvaluationRecipe(**{**values, "answer_tokens": 5}))
+
+
+def test_records_of_the_same_run_are_found_again(tmp_path):
+    record = {"method": "rag", "key": "a/1", "answer": "é"}
+    Records(tmp_path, {"seed": 0}).add(record)
+    assert Records(tmp_path, {"seed": 0}).done == {("rag", "a/1"): record}
+
+
+def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
+    world = {"source": "world", "kind": "single", "documents": 2, "count": 2}
+    changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "styles": {"prag": "question_only"}}
+    summary = evaluate(EvaluationRecipe(**{**values, **changes, "data": world, "output": str(tmp_path / "world")}))
+    assert summary["deviations"] == {"prag": "question_only"} and summary["scores"]["prag"]["single-2"]["n"] == 2
+    with pytest.raises(ConfigError, match="augmented"):
+        evaluate(EvaluationRecipe(**{**values, **changes}))
+    pairs = tmp_path / "pairs.jsonl"
+    asked = load_questions(EvaluationRecipe(**values))
+    rows = [{"documents": one.texts, "question": "Who?", "answer": "Anna"} for one in asked]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
+    with pytest.raises(InputError, match="Dov Peretz"):
+        evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))["scores"]["prag"]["all"]["n"] == 4
+
+
+def test_passages_come_from_a_corpus_index_too(values, tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    rows = [{"title": name, "text": f"{name} was born in {city}."} for name, city in PEOPLE]
+    corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    retriever = {"kind": "corpus", "index": str(tmp_path / "index"), "corpus": str(corpus)}
+    asked = load_questions(EvaluationRecipe(**{**values, "retriever": retriever, "top_k": 2}))
+    assert [one.texts[0] for one in asked] == [f"{name}\n{name} was born in {city}." for name, city in PEOPLE]
+    assert all(len(one.texts) == 2 and one.recall == {"answer_recall": 1.0, "title_recall": 1.0} for one in asked)
+
+
+@pytest.mark.parametrize("change, wrong", [
+    ({"methods": ["ragg"]}, "ragg"),
+    ({"methods": ["rag", "rag"]}, "twice"),
+    ({"methods": ["dyprag"]}, "dyprag needs a checkpoint"),
+    ({"checkpoints": {"rag": "x"}, "methods": ["rag"]}, "rag"),
+    ({"data": {"source": "world", "documents": 1, "size": 3}}, "size"),
+    ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "subtasks": ["bridge"]}}, "bridge"),
+])  # fmt: skip
+def test_a_wrong_recipe_is_a_message_and_exit_code_1(values, tmp_path, dprag, change, wrong):
+    made = {**values, **change}
+    if made["data"].get("file") == "FILE":
+        made["data"] = {**made["data"], "file": str(popqa(tmp_path))}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(made))
+    code, _, error = dprag("evaluate", file)
+    assert code == 1 and wrong in error and "Traceback" not in error
+
+
+def test_the_command_prints_the_table_with_deviations(values, tmp_path, dprag):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({**values, "styles": {"distilled_per_rank": "open"}}))
+    code, out, error = dprag("evaluate", file)
+    assert code == 0, error
+    assert "distilled_per_rank" in out and "(open)" in out
+
+
+@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_evaluation_recipe_parses(file):
+    assert read_recipe(file, EvaluationRecipe).task == "evaluate"
+
+
+SMOKE = [("popqa", "popqa_300.json", 2), ("xquad", "xquad.en.json", 1)]
+
+
+@pytest.mark.skipif("DPRAG_TEST_DATA" not in os.environ, reason="DPRAG_TEST_DATA names the folder of the real data files")
+@pytest.mark.parametrize("name, file, top_k", SMOKE)
+def test_real_text_goes_through(values, name, file, top_k):
+    data = {"source": "benchmark", "name": name, "file": str(Path(os.environ["DPRAG_TEST_DATA"]) / file), "first": 2}
+    summary = evaluate(EvaluationRecipe(**{**values, "data": data, "top_k": top_k}))
+    assert summary["scores"]["rag"]["all"]["n"] == 2
