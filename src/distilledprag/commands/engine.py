@@ -1,0 +1,118 @@
+"""`dprag engine`: serve a base LLM and adapters that strangers send, OpenAI-compatible."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from distilledprag.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """memory: MiB of adapters; lifetime: seconds; rows: that decode together; waiting: requests."""
+
+    host: str
+    port: int
+    base: str | None
+    name: str
+    api_key_file: Path | None
+    metrics_key_file: Path | None
+    tls_certificate: Path | None
+    tls_key: Path | None
+    rows: int
+    waiting: int
+    memory: int
+    adapters_per_key: int
+    lifetime: float
+    request_seconds: float
+    maximum_rank: int
+    dtype: str
+
+
+def run(options: EngineOptions) -> None:
+    require_packages()
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    from distilledprag.engine.adapters import Quotas
+    from distilledprag.engine.embedded import Limits
+    from distilledprag.engine.service import Engine, Settings
+    from distilledprag.engine.web.application import build_application
+    from distilledprag.engine.web.observing import Metrics
+    from distilledprag.serving.keys import ApiKeys
+    from distilledprag.serving.listening import Tls, address_of, bind, check_exposure, serve
+
+    console = Console(stderr=True, highlight=False)
+    keys, metrics_keys = ApiKeys.from_file(options.api_key_file), ApiKeys.from_file(options.metrics_key_file)
+    check_exposure("an engine", options.host, keys.required)
+    if options.dtype not in ("auto", *dtypes):
+        raise ConfigError(f"--dtype is {options.dtype!r}; use auto or one of {', '.join(dtypes)}")
+    if (options.tls_certificate is None) != (options.tls_key is None):
+        raise ConfigError("TLS needs both --tls-certificate and --tls-key")
+    tls = Tls(options.tls_certificate, options.tls_key) if options.tls_certificate and options.tls_key else None
+    listener = bind(options.host, options.port)
+    try:
+        from distilledprag.base_model import load_base
+        from distilledprag.bundled import bundled_base
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        # The bundled base is stored in half precision, which processors compute slowly.
+        usual = torch.float32 if options.base is None and device == "cpu" else None
+        dtype = usual if options.dtype == "auto" else dtypes[options.dtype]
+        base = load_base(options.base or bundled_base(), device=device, dtype=dtype)
+        metrics = Metrics()
+        memory = options.memory * 2**20
+        settings = Settings(
+            name=options.name,
+            limits=Limits(rows=options.rows),
+            quotas=Quotas(options.lifetime, options.adapters_per_key, memory, memory),
+            waiting=options.waiting,
+            waiting_per_owner=options.waiting,
+            request_seconds=options.request_seconds,
+            maximum_rank=options.maximum_rank,
+        )
+        engine = Engine(base, settings, on_step=metrics.rows.observe)
+        if not keys.required:
+            console.print("no --api-key-file: every program of this machine may use the engine, and all share their adapters")
+        _log_as_json()
+        scheme = "https" if tls else "http"
+        application = build_application(engine, keys, metrics, metrics_keys)
+        serve(application, listener, lambda: print(f"engine on {address_of(listener, scheme)}", flush=True), tls)
+    finally:
+        listener.close()
+
+
+def require_packages() -> None:
+    """Raise ConfigError when the packages of the extra are not installed."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f"the engine needs more packages ({error.name}); pip install 'distilledprag[engine]'") from error
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line; a request's record is one already. Tracebacks are shortened to their type: they may hold text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        if message.startswith("{"):
+            return message
+        fields = {"time": round(record.created, 3), "level": record.levelname, "logger": record.name, "message": message}
+        if record.exc_info and record.exc_info[0]:
+            fields["error"] = record.exc_info[0].__name__
+        return json.dumps(fields)
+
+
+def _log_as_json() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("distilledprag.engine").setLevel(logging.INFO)

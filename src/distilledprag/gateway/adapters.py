@@ -1,0 +1,163 @@
+"""Adapters by content: generated once for the same passages, uploaded once, uploaded again when the engine has lost them.
+
+    passages --hash--> Adapter in memory (bounded, least recently used goes first) --upload--> id at the engine
+
+Use within one event loop. Knows nothing of questions, documents' ids at rest or HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distilledprag.gateway.guard import AdapterClearance, Protected
+from distilledprag.gateway.outbound import EngineClient, SentRequest
+from distilledprag.generator import generator_identity
+from distilledprag.lora.validation import frobenius_norm_of_product
+from distilledprag.lora.weights import LoraWeights
+from distilledprag.pipeline import DistilledPRAG
+
+CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
+_MARGIN = 30.0  # seconds before its end at which an adapter is uploaded again
+_NO_DOCUMENT = "."
+
+
+@dataclass
+class Adapter:
+    """An adapter and where it is. data: safetensors as it is sent; upload_id: at the engine, None when it is not there.
+
+    rank: no secret where it is the number of document tokens, which the masked prompt tells as well.
+    """
+
+    key: str
+    data: bytes
+    rank: int
+    picture: dict[str, Any]
+    documents: frozenset[str]
+    upload_id: str | None = None
+    ends: float = float("inf")
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_there(self) -> bool:
+        """Whether the engine should still have it, as far as is known here."""
+        return self.upload_id is not None and time.monotonic() < self.ends - _MARGIN
+
+
+class AdapterCache:
+    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept."""
+
+    def __init__(self, prag: DistilledPRAG, engine: EngineClient, capacity: int = CAPACITY) -> None:
+        self._prag = prag
+        self._engine = engine
+        self._capacity = capacity
+        self._kept: OrderedDict[str, Adapter] = OrderedDict()
+        self._making: dict[str, asyncio.Task[Adapter]] = {}
+        self._generator = asyncio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
+        self._identity = ""
+        self._no_document: LoraWeights | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all adapters that are kept."""
+        return sum(len(adapter.data) for adapter in self._kept.values())
+
+    async def get(self, passages: Sequence[str], documents: Collection[str]) -> tuple[Adapter, bool]:
+        """The adapter for these passages in this order, and whether it had to be made. Made once for callers at one time.
+
+        documents: ids of the documents that they are from, so that `forget` finds it.
+        """
+        key = hashlib.sha256(repr([self._generator_identity(), *passages]).encode("utf-8", "surrogatepass")).hexdigest()
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key], False
+        made = key not in self._making
+        if made:
+            self._making[key] = asyncio.create_task(self._make(key, list(passages), frozenset(documents)))
+        return await asyncio.shield(self._making[key]), made
+
+    async def uploaded(self, adapter: Adapter, protected: Protected, ledger: list[SentRequest]) -> str:
+        """The adapter's id at the engine, where it is put if it is not there. Errors as in `EngineClient.upload`."""
+        async with adapter.lock:
+            if not adapter.is_there():
+                if self._no_document is None:
+                    self._no_document = await self._encode([_NO_DOCUMENT])
+                clearance = AdapterClearance(protected, self._no_document.blank(adapter.rank).to_bytes())
+                result = await self._engine.upload(adapter.data, clearance, ledger)
+                adapter.upload_id = result.id
+                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
+                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
+                adapter.ends = time.monotonic() + result.lifetime if known and result.lifetime else float("inf")
+            assert adapter.upload_id is not None
+            return adapter.upload_id
+
+    def lost(self, adapter: Adapter, upload_id: str) -> None:
+        """The engine said that it does not have this upload."""
+        if adapter.upload_id == upload_id:
+            adapter.upload_id = None
+
+    def forget(self, document: str) -> None:
+        """Drop, here and at the engine, what was made from a document."""
+        for adapter in [adapter for adapter in self._kept.values() if document in adapter.documents]:
+            self._drop(adapter)
+
+    async def close(self) -> None:
+        """Drop everything; waits until the engine was told."""
+        for adapter in list(self._kept.values()):
+            self._drop(adapter)
+        if self._removals:
+            await asyncio.wait(self._removals, timeout=5)
+
+    async def _make(self, key: str, passages: list[str], documents: frozenset[str]) -> Adapter:
+        try:
+            weights = await self._encode(passages)
+            data, drawn = await asyncio.to_thread(lambda: (weights.to_bytes(), picture(weights)))
+            adapter = self._kept[key] = Adapter(key, data, weights.rank, drawn, documents)
+            while self.nbytes > self._capacity and len(self._kept) > 1:
+                self._drop(next(iter(self._kept.values())))
+            return adapter
+        finally:
+            del self._making[key]
+
+    async def _encode(self, passages: list[str]) -> LoraWeights:
+        """One generator pass at a time: more would only share the same cores."""
+        async with self._generator:
+            weights = await asyncio.to_thread(self._prag.encode, passages)
+        return weights.to(torch.bfloat16)
+
+    def _drop(self, adapter: Adapter) -> None:
+        self._kept.pop(adapter.key, None)
+        if adapter.upload_id is not None:
+            task = asyncio.create_task(self._engine.remove(adapter.upload_id))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+            adapter.upload_id = None
+
+    def _generator_identity(self) -> str:
+        if not self._identity:
+            base = self._prag.base.identity
+            self._identity = f"{generator_identity(self._prag.generator)} {base.config_hash} {base.mask_row_hash}"
+        return self._identity
+
+
+def picture(weights: LoraWeights) -> dict[str, Any]:
+    """How much the adapter changes each module: Frobenius norm of alpha / r * B A, as rows (modules) of layers."""
+    layers = sorted({int(key.split(".")[1]) for key in weights.modules})
+    modules = list(dict.fromkeys(key.rpartition(".")[2] for key in weights.modules))
+    values = {
+        (key.rpartition(".")[2], int(key.split(".")[1])): weights.scaling * frobenius_norm_of_product(pair.a, pair.b)
+        for key, pair in weights.modules.items()
+    }
+    return {
+        "rank": weights.rank,
+        "layers": layers,
+        "modules": modules,
+        "values": [[round(values.get((module, layer), 0.0), 6) for layer in layers] for module in modules],
+    }

@@ -1,0 +1,236 @@
+"""One question, from passages to answer.
+
+    question -> quotes? -> passages -> adapter -> masked prompt -> engine (through the guard) -> answer, piece by piece
+                                                                     adapter gone (404)? upload it again, once
+
+Knows nothing of HTTP's side towards clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.errors import InputError
+from distilledprag.gateway.adapters import Adapter, AdapterCache
+from distilledprag.gateway.conversation import Asked
+from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError
+from distilledprag.gateway.guard import Clearance, PlainTextClearance, PromptClearance, Protected
+from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
+from distilledprag.gateway.policy import QuotePolicy
+from distilledprag.gateway.vault import Vault, VaultRetriever
+from distilledprag.passages import Passage
+from distilledprag.pipeline import DistilledPRAG
+from distilledprag.prompts import PromptBuilder
+
+Found = list[tuple[Passage, float, str]]  # passage, score, id of its document
+
+NOTHING_FOUND = "no passage of the vault shares a word with the question, so it was asked without documents"
+
+
+@dataclass
+class Report:
+    """What an answer rests on and what was sent for it. seconds: by step; requests: everything that left, in order."""
+
+    mode: str
+    passages: Found = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    requests: list[SentRequest] = field(default_factory=list)
+    prompt: str = ""
+    prompt_tokens: int = 0
+    masked_tokens: int = 0
+    adapter: Adapter | None = None
+    adapter_was_made: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def as_record(self) -> dict[str, Any]:
+        """The field `distilledprag` of an answer."""
+        adapter = self.adapter
+        return {
+            "mode": self.mode,
+            "passages": [
+                {"document": id, "source": p.source, "title": p.title, "text": p.text, "score": round(score, 4)}
+                for p, score, id in self.passages
+            ],
+            "sent": {
+                "prompt": self.prompt,
+                "prompt_tokens": self.prompt_tokens,
+                "masked_tokens": self.masked_tokens,
+                "adapter_bytes": len(adapter.data) if adapter else 0,
+                "adapter": adapter.picture if adapter else None,
+                "adapter_uploaded": any(request.path == "/v1/adapters" for request in self.requests),
+                "bytes_total": sum(request.bytes for request in self.requests),
+                "requests": [vars(request) for request in self.requests],
+            },
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "warnings": self.warnings,
+        }
+
+
+@dataclass
+class Reply:
+    """An answer that the engine has begun. Iterate `texts`; `completion.finish_reason` and the last timings follow."""
+
+    report: Report
+    completion: Completion
+    texts: AsyncIterator[str]
+
+
+class Answering:
+    """`allow_rag`: the operator's switch for sending documents in the open when a request asks for that."""
+
+    def __init__(
+        self,
+        prag: DistilledPRAG,
+        vault: Vault,
+        engine: EngineClient,
+        adapters: AdapterCache,
+        quotes: QuotePolicy,
+        allow_rag: bool,
+    ) -> None:
+        self._prag, self._vault, self._engine = prag, vault, engine
+        self._adapters, self._quotes = adapters, quotes
+        self.allow_rag = allow_rag
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        return self._prag.prompts
+
+    @contextlib.asynccontextmanager
+    async def ask(self, asked: Asked) -> AsyncIterator[Reply]:
+        """Inside the block the engine has accepted the request. Raises InputError, GatewayError."""
+        if asked.mode == "rag" and not self.allow_rag:
+            raise ForbiddenError("plain RAG is switched off; the operator of this gateway can allow it with --allow-rag")
+        clock = _Clock()
+        report = Report(asked.mode, seconds=clock.seconds)
+        report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history)
+        if asked.mode != "closed_book":
+            retriever = VaultRetriever(self._vault.database, asked.collection)
+            report.passages = await asyncio.to_thread(retriever.find, asked.question, asked.top_k)
+            if not report.passages:
+                report.mode = "closed_book"
+                report.warnings.append(NOTHING_FOUND)
+        clock.lap("retrieve")
+        length = await self._build(asked, report)
+        async with contextlib.AsyncExitStack() as stack:
+            completion = await self._open(stack, asked, report, length, clock)
+            yield Reply(report, completion, self._read(completion, asked, clock))
+
+    async def _build(self, asked: Asked, report: Report) -> _Prompts:
+        """The prompt that is sent, and the one without documents that it is compared with."""
+        longest = asked.max_tokens or MAX_ANSWER_TOKENS
+        room = self._prag.base.context_length - longest
+        if room < 1:
+            raise InputError(
+                f"max_tokens {longest} leaves no room for a prompt in the model's {room + longest} tokens; ask for less"
+            )
+        texts = [passage.text for passage, _, _ in report.passages]
+        prompt = self.prompts.build(asked.question, texts, asked.history, max_tokens=room)
+        reference = self.prompts.build(asked.question, [""] * len(texts), asked.history, max_tokens=room).open_ids
+        ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
+        report.prompt = self._prag.base.tokenizer.decode(ids, skip_special_tokens=False)
+        report.prompt_tokens = len(ids)
+        report.masked_tokens = sum(prompt.is_document) if report.mode == "parametric" else 0
+        return _Prompts(ids, reference, longest)
+
+    async def _open(
+        self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: _Prompts, clock: _Clock
+    ) -> Completion:
+        """The engine's answer, begun. An adapter that it no longer has is uploaded again, once."""
+        protected = await asyncio.to_thread(self._protected, report, prompts)
+        base = await self._engine.base_name(self._prag.base.id)
+        if report.mode == "parametric":
+            texts, documents = [p.text for p, _, _ in report.passages], {id for _, _, id in report.passages}
+            report.adapter, report.adapter_was_made = await self._adapters.get(texts, documents)
+            clock.lap("encode")
+        for attempt in (1, 2):
+            model, upload_id = base, ""
+            if report.adapter is not None:
+                upload_id = await self._adapters.uploaded(report.adapter, protected, report.requests)
+                model = f"{base}:{upload_id}"
+                clock.lap("upload")
+            fields = _fields(asked, prompts, model)
+            clearance = self._clearance(report, prompts, protected, model)
+            try:
+                return await stack.enter_async_context(self._engine.complete(fields, clearance, report.requests))
+            except AdapterGoneError:
+                self._engine.forget_base_name()
+                if attempt == 2:
+                    raise
+                base = await self._engine.base_name(self._prag.base.id)
+                if report.adapter is not None:
+                    self._adapters.lost(report.adapter, upload_id)
+        raise AssertionError("the loop returns or raises")
+
+    def _protected(self, report: Report, prompts: _Prompts) -> Protected:
+        found = [passage for passage, _, _ in report.passages]
+        texts = [passage.text for passage in found] + [passage.title for passage in found if passage.title]
+        tokenizer = self._prag.base.tokenizer
+        ids = [self.prompts.build("?", [text], max_tokens=10**9) for text in texts]
+        document_ids = [[i for i, own in zip(p.open_ids, p.is_document, strict=True) if own] for p in ids]
+        allowed = tokenizer.decode(prompts.reference, skip_special_tokens=False)
+        return Protected.of(texts, document_ids, allowed, prompts.reference)
+
+    def _clearance(self, report: Report, prompts: _Prompts, protected: Protected, model: str) -> Clearance:
+        if report.mode == "rag":
+            return PlainTextClearance(prompts.ids, model)
+        tokenizer = self._prag.base.tokenizer
+
+        def decode(ids: list[int]) -> str:
+            return tokenizer.decode(ids, skip_special_tokens=False)
+
+        return PromptClearance(protected, prompts.reference, self.prompts.mask_token_id, model, decode)
+
+    async def _read(self, completion: Completion, asked: Asked, clock: _Clock) -> AsyncIterator[str]:
+        """The answer's pieces without the space before it; when it is whole it may come back as history."""
+        pieces: list[str] = []
+        async for text in completion.texts:
+            text = text if pieces else text.lstrip()
+            if text:
+                if not pieces:
+                    clock.note("first_token")
+                pieces.append(text)
+                yield text
+        clock.lap("answer")
+        clock.note("total")
+        if pieces:
+            await asyncio.to_thread(self._vault.remember_answer, self._engine.url, "".join(pieces))
+
+
+@dataclass(frozen=True)
+class _Prompts:
+    """ids: to be sent; reference: the same without any passage; longest: tokens of the answer."""
+
+    ids: list[int]
+    reference: list[int]
+    longest: int
+
+
+class _Clock:
+    """Seconds by step (`lap`) and since the beginning (`note`)."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
+        self._last = now
+
+    def note(self, name: str) -> None:
+        self.seconds[name] = time.perf_counter() - self._begin
+
+
+def _fields(asked: Asked, prompts: _Prompts, model: str) -> dict[str, Any]:
+    """The request to the engine."""
+    fields: dict[str, Any] = {"model": model, "prompt": prompts.ids, "max_tokens": prompts.longest}
+    fields |= {"temperature": asked.temperature, "stream": asked.stream}
+    if asked.top_p is not None:
+        fields["top_p"] = asked.top_p
+    return fields

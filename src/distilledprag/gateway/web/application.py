@@ -1,0 +1,85 @@
+"""All of the gateway as one ASGI application. Puts the parts together and knows nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from distilledprag import __version__
+from distilledprag.errors import DistilledPRAGError, InputError
+from distilledprag.gateway.adapters import CAPACITY, AdapterCache
+from distilledprag.gateway.answering import Answering
+from distilledprag.gateway.outbound import EngineClient
+from distilledprag.gateway.policy import QUOTED_WORDS, Policy, QuotePolicy
+from distilledprag.gateway.vault import Vault
+from distilledprag.gateway.web.access import Names
+from distilledprag.gateway.web.chat import chat_routes
+from distilledprag.gateway.web.documents import MAX_UPLOAD, document_routes
+from distilledprag.gateway.web.pages import page_routes
+from distilledprag.gateway.web.shell import Shell, error_response
+from distilledprag.pipeline import DistilledPRAG
+from distilledprag.serving.keys import ApiKeys
+
+
+@dataclass(frozen=True)
+class Options:
+    """allow_rag: documents may be sent in the open when a request asks for that; quotes: what to do when the user's words repeat
+    a document; adapter_memory, max_upload: bytes."""
+
+    allow_rag: bool = False
+    quotes: Policy = "refuse"
+    quoted_words: int = QUOTED_WORDS
+    adapter_memory: int = CAPACITY
+    max_upload: int = MAX_UPLOAD
+
+
+def build_application(
+    prag: DistilledPRAG, vault: Vault, engine: EngineClient, keys: ApiKeys, names: Names, options: Options | None = None
+) -> ASGIApp:
+    """The gateway, ready to be served. Closes `engine` when it ends; the vault is its caller's to close."""
+    options = options or Options()
+    adapters = AdapterCache(prag, engine, options.adapter_memory)
+    quotes = QuotePolicy(vault, engine.url, options.quotes, options.quoted_words)
+    answering = Answering(prag, vault, engine, adapters, quotes, options.allow_rag)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await adapters.close()
+        await engine.aclose()
+
+    def count_tokens(text: str) -> int:
+        return len(prag.base.tokenizer(text, add_special_tokens=False).input_ids)
+
+    # The interactive documentation would load scripts from other hosts.
+    app = FastAPI(title="DistilledPRAG gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.include_router(chat_routes(answering, count_tokens))
+    app.include_router(document_routes(vault, adapters.forget, options.max_upload))
+    settings = {"allow_rag": options.allow_rag, "key_required": keys.required}
+    app.include_router(page_routes(vault.count, engine.healthy, settings))
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:
+        places = [".".join(str(part) for part in problem["loc"][1:]) or "the body" for problem in error.errors()[:5]]
+        said = "; ".join(f"{place}: {problem['msg']}" for place, problem in zip(places, error.errors(), strict=False))
+        return error_response(InputError(f"the request cannot be used: {said}"))
+
+    @app.exception_handler(DistilledPRAGError)
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> JSONResponse:
+        return error_response(error)
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        message = f"{error.detail}; see docs/gateway.md for the addresses that this gateway has"
+        record = {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}
+        return JSONResponse(record, error.status_code, headers=error.headers)
+
+    return Shell(app, keys, names)

@@ -1,0 +1,122 @@
+"""/v1/documents and /v1/collections: upload, list, read and delete. Knows nothing of questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import UploadFile
+
+from distilledprag.errors import InputError
+from distilledprag.gateway.vault import DEFAULT_COLLECTION, PreparedDocument, Vault, prepare_bytes, prepare_text
+from distilledprag.gateway.vault.documents import StoredDocument, checked_collection
+from distilledprag.gateway.web.body import read_body, read_form
+
+MAX_UPLOAD = 64 * 2**20  # bytes of one request
+
+
+class TextDocument(BaseModel):
+    """A document as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+    collection: str = DEFAULT_COLLECTION
+
+
+def document_routes(vault: Vault, forget: Callable[[str], None], max_upload: int = MAX_UPLOAD) -> APIRouter:
+    """`forget`: told the id of each document that is deleted."""
+    router = APIRouter()
+    body = {"application/json": {"schema": TextDocument.model_json_schema()}, "multipart/form-data": {"schema": _FORM}}
+
+    @router.post("/v1/documents", openapi_extra={"requestBody": {"content": body, "required": True}})
+    async def add(request: Request) -> dict[str, Any]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            documents, collection = await _uploaded(request, vault, max_upload)
+        elif kind == "application/json":
+            documents, collection = await _written(request, vault, max_upload)
+        else:
+            raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
+        ids = await asyncio.to_thread(vault.add, documents, collection)
+        return {"id": ids[0], "ids": ids, "collection": collection, "passages": sum(len(d.passages) for d in documents)}
+
+    @router.get("/v1/documents")
+    async def documents(
+        collection: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> dict[str, Any]:
+        found = await asyncio.to_thread(lambda: vault.listed(collection, limit=limit, offset=offset))
+        total = await asyncio.to_thread(vault.count, collection)
+        return {"object": "list", "data": [_record(document) for document in found], "total": total}
+
+    @router.get("/v1/documents/{id}")
+    async def document(id: str) -> dict[str, Any]:
+        found = await asyncio.to_thread(vault.document, id)
+        passages = await asyncio.to_thread(vault.passages, id)
+        return _record(found) | {"text": [{"title": passage.title, "text": passage.text} for passage in passages]}
+
+    @router.delete("/v1/documents/{id}")
+    async def delete(id: str) -> dict[str, Any]:
+        await asyncio.to_thread(vault.delete, [id])
+        forget(id)
+        return {"id": id, "deleted": True}
+
+    @router.get("/v1/collections")
+    async def collections() -> dict[str, Any]:
+        found = await asyncio.to_thread(vault.collections)
+        return {"object": "list", "data": [{"name": name, "documents": count} for name, count in found.items()]}
+
+    return router
+
+
+_FORM = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}, "collection": {"type": "string"}},
+    "required": ["file"],
+}
+
+
+def _record(document: StoredDocument) -> dict[str, Any]:
+    record = asdict(document)
+    return {"object": "document", "indexed": record.pop("source") is not None, **record}
+
+
+async def _written(request: Request, vault: Vault, limit: int) -> tuple[list[PreparedDocument], str]:
+    try:
+        sent = TextDocument.model_validate_json(await read_body(request, limit))
+    except ValidationError as error:
+        raise InputError(f"the document is not usable JSON: {explained(error)}") from None
+    collection = checked_collection(sent.collection)
+    return [await asyncio.to_thread(prepare_text, sent.name, sent.text, vault.reading_folder)], collection
+
+
+async def _uploaded(request: Request, vault: Vault, limit: int) -> tuple[list[PreparedDocument], str]:
+    form = await read_form(request, limit)
+    try:
+        files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
+        if not files:
+            raise InputError("the upload has no file; send it in the field `file`")
+        chosen = form.get("collection", DEFAULT_COLLECTION)
+        collection = checked_collection(chosen if isinstance(chosen, str) else "")
+        prepared = []
+        for file in files:
+            data = await file.read()
+            prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, vault.reading_folder))
+        return prepared, collection
+    finally:
+        await form.close()
+
+
+def explained(error: ValidationError) -> str:
+    """What is wrong with a request, field by field, without the values that were sent."""
+    parts = []
+    for problem in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
+        place = ".".join(str(part) for part in problem["loc"]) or "the body"
+        parts.append(f"{place}: {problem['msg']}")
+    return "; ".join(parts)

@@ -1,0 +1,1 @@
+"""What both servers need: keys, and listening. Knows neither of them."""

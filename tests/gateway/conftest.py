@@ -1,0 +1,72 @@
+"""A gateway and a tiny engine on real sockets, and a client for the gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+from gateway_serving import DOCUMENTS, TinyEngine
+from served import served
+from tiny import PER_RANK, random_generator
+
+from distilledprag.gateway.outbound import EngineClient
+from distilledprag.gateway.vault import Vault
+from distilledprag.gateway.web.access import Names
+from distilledprag.gateway.web.application import Options, build_application
+from distilledprag.pipeline import DistilledPRAG
+from distilledprag.serving.keys import ApiKeys
+
+
+@pytest.fixture(scope="session")
+def prag(tiny_base):
+    return DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
+
+
+@dataclass
+class Stage:
+    """Everything that runs for a test."""
+
+    client: httpx2.Client
+    engine: TinyEngine
+    vault: Vault
+    prag: DistilledPRAG
+    engine_url: str
+
+    def add(self, documents=None) -> list[str]:
+        documents = DOCUMENTS if documents is None else documents
+        return [self.client.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in documents.items()]
+
+    def ask(self, question, *, history=(), **fields):
+        messages = [*history, {"role": "user", "content": question}]
+        return self.client.post("/v1/chat/completions", json={"model": "distilledprag", "messages": messages, **fields})
+
+    def events(self, question, **fields):
+        """The server-sent events of an answer, parsed; the last one is "[DONE]" when it ended well."""
+        messages = [{"role": "user", "content": question}]
+        body = {"model": "distilledprag", "messages": messages, "stream": True, **fields}
+        with self.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200, response.read()
+            lines = [line.removeprefix("data: ") for line in response.iter_lines() if line]
+        return [line if line == "[DONE]" else json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def stage(prag, tmp_path):
+    """A function that starts a gateway with the given options; the test's end stops it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=()) -> Stage:
+            engine = TinyEngine(prag.base, prag.prompts.end_of_turn_id)
+            engine_url = stack.enter_context(served(engine.application()))
+            vault = Vault(tmp_path / "vault")
+            stack.callback(vault.close)
+            client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
+            app = build_application(prag, vault, client, ApiKeys(keys), Names("127.0.0.1", allowed_hosts), options)
+            address = stack.enter_context(served(app))
+            http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
+            return Stage(http, engine, vault, prag, engine_url)
+
+        yield start

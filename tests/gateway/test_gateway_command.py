@@ -1,0 +1,80 @@
+"""`dprag gateway` as a process: ready when it says so, killed without losing a document, stopped cleanly, strict."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+import httpx2
+import pytest
+from gateway_serving import DOCUMENTS, TinyEngine
+from served import served
+
+COMMAND = [sys.executable, "-c", "from distilledprag.cli import main; main()", "gateway"]
+QUESTION = "Where does Anna Tovberg live?"
+
+
+@pytest.fixture(scope="module")
+def engine(prag):
+    return TinyEngine(prag.base, prag.prompts.end_of_turn_id)
+
+
+@pytest.fixture(scope="module")
+def engine_url(engine):
+    with served(engine.application()) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def gateway(engine, engine_url, vault, base, generator, *options):
+    """A running `dprag gateway` and a client for it."""
+    arguments = ["--port", 0, "--engine", engine_url, "--vault", vault, "--base", base, "--generator", generator, *options]
+    environment = {**os.environ, "DPRAG_ENGINE_API_KEY": engine.key, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("gateway on http://127.0.0.1:"), line
+        with httpx2.Client(base_url=line.split()[-1], timeout=60, trust_env=False) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends_well(
+    engine, engine_url, tmp_path, tiny_base_folder, tiny_generator_folder
+):
+    arguments = (engine, engine_url, tmp_path / "vault", tiny_base_folder, tiny_generator_folder)
+    with gateway(*arguments) as (process, client):
+        ids = [client.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in DOCUMENTS.items()]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with gateway(*arguments) as (process, client):
+        assert {document["id"] for document in client.get("/v1/documents").json()["data"]} == set(ids)
+        body = {"model": "distilledprag", "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 4}
+        assert client.post("/v1/chat/completions", json=body).json()["distilledprag"]["passages"][0]["source"] == "staff.txt"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert not engine.adapters  # told to delete what it had been sent
+
+
+@pytest.mark.parametrize("options, message", [
+    (["--host", "0.0.0.0"], "--api-key-file"),
+    (["--api-key-file", "none"], "cannot be read"),
+    (["--quotes", "maybe"], "refuse, warn, allow"),
+    (["--engine", "ftp://engine"], "address of an engine"),
+])  # fmt: skip
+def test_wrong_options_are_one_clear_message(dprag, tmp_path, options, message):
+    arguments = {"--engine": "http://127.0.0.1:1", "--vault": tmp_path / "vault", options[0]: options[1]}
+    code, _, err = dprag("gateway", *[part for pair in arguments.items() for part in pair])
+    assert code == 1 and message in " ".join(err.split()) and "Traceback" not in err
+
+
+def test_a_port_in_use_is_one_clear_message(dprag, engine_url, tmp_path):
+    port = engine_url.rpartition(":")[2]
+    code, _, err = dprag("gateway", "--engine", engine_url, "--vault", tmp_path / "vault", "--port", port)
+    assert code == 1 and "cannot listen" in err

@@ -1,0 +1,165 @@
+"""The gateway towards its clients: documents over HTTP, keys, foreign names and pages, limits, and errors without content."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from gateway_serving import DOCUMENTS
+
+from distilledprag import gateway as room
+from distilledprag.gateway.web.application import Options
+
+KEY = "a-key-of-more-than-16-characters"
+PAGE = Path(room.__file__).parent / "page"
+
+
+def test_documents_are_added_listed_read_and_deleted(stage):
+    gateway = stage()
+    http = gateway.client
+    ids = gateway.add()
+    uploaded = http.post("/v1/documents", files={"file": ("notes.md", b"# Bees\n\nBoris keeps bees.", "text/markdown")}).json()
+    assert set(uploaded) >= {"id", "passages"}
+    several = [("file", ("one.txt", b"One text.")), ("file", ("two.txt", b"Two texts."))]
+    more = http.post("/v1/documents", files=several, data={"collection": "other"}).json()
+    assert len(more["ids"]) == 2 and more["id"] == more["ids"][0]
+    listed = http.get("/v1/documents", params={"limit": 2}).json()
+    assert listed["total"] == 6 and len(listed["data"]) == 2
+    assert {d["name"] for d in http.get("/v1/documents?collection=other").json()["data"]} == {"one.txt", "two.txt"}
+    assert http.get(f"/v1/documents/{uploaded['id']}").json()["text"] == [{"title": "Bees", "text": "Boris keeps bees."}]
+    assert http.delete(f"/v1/documents/{ids[0]}").json() == {"id": ids[0], "deleted": True}
+    assert http.get(f"/v1/documents/{ids[0]}").status_code == http.delete(f"/v1/documents/{ids[0]}").status_code == 404
+    assert http.get("/v1/collections").json()["data"] == [
+        {"name": "default", "documents": 3},
+        {"name": "other", "documents": 2},
+    ]
+
+
+def test_an_upload_is_stored_whole_or_not_at_all(stage):
+    gateway = stage()
+    files = [("file", ("good.txt", b"Good text.")), ("file", ("bad.pdf", b"no pdf"))]
+    response = gateway.client.post("/v1/documents", files=files)
+    assert response.status_code == 400 and "bad.pdf" in response.json()["error"]["message"]
+    assert gateway.client.get("/v1/documents").json()["total"] == 0
+    assert all(file.name.startswith("vault.sqlite") for file in gateway.vault.reading_folder.iterdir())
+
+
+@pytest.mark.parametrize("request_, message", [
+    ({"json": {"name": "a.txt"}}, "text"),
+    ({"json": {"name": "", "text": "x"}}, "no name"),
+    ({"json": {"name": "a.txt", "text": "   "}}, "empty"),
+    ({"json": {"name": "a.txt", "text": "x", "collection": "../up"}}, "collection"),
+    ({"content": b"{", "headers": {"content-type": "application/json"}}, "JSON"),
+    ({"content": b"Oakport", "headers": {"content-type": "text/plain"}}, "application/json"),
+    ({"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data"}}, "multipart"),
+    ({"files": {"wrong": ("a.txt", b"x")}}, "field `file`"),
+    ({"files": {"file": ("a.exe", b"MZ")}}, "not supported"),
+])  # fmt: skip
+def test_a_document_that_cannot_be_used_is_a_clear_400(stage, request_, message):
+    response = stage().client.post("/v1/documents", **request_)
+    assert response.status_code == 400 and message in response.json()["error"]["message"]
+
+
+def test_a_body_over_the_limit_is_refused_even_when_its_length_is_not_announced(stage):
+    gateway = stage(Options(max_upload=1000))
+    assert gateway.client.post("/v1/documents", json={"name": "a.txt", "text": "word " * 300}).status_code == 413
+    chunks = (b'{"name": "a.txt", "text": "' if number == 0 else b"word " * 100 for number in range(10))
+    response = gateway.client.post("/v1/documents", content=chunks, headers={"content-type": "application/json"})
+    assert response.status_code == 413
+    assert gateway.client.post("/v1/documents", files={"file": ("a.txt", b"word " * 300)}).status_code == 413
+
+
+def test_with_keys_everything_below_v1_needs_one(stage):
+    gateway = stage(keys=[KEY])
+    for method, path in [("GET", "/v1/models"), ("GET", "/v1/documents"), ("POST", "/v1/chat/completions"), ("GET", "/v1/none")]:
+        for header in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY}, {"authorization": f"Basic {KEY}"}):
+            response = gateway.client.request(method, path, headers=header)
+            assert response.status_code == 401 and response.headers["www-authenticate"] == "Bearer"
+    assert gateway.client.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+    assert gateway.client.get("/health").json()["key_required"] is True and gateway.client.get("/").status_code == 200
+
+
+def test_foreign_host_names_and_pages_of_other_origins_are_refused(stage):
+    gateway = stage(allowed_hosts=["gateway.internal"])
+    port = gateway.client.base_url.port
+
+    def status(**headers):
+        return gateway.client.get("/v1/documents", headers={k.replace("_", "-"): v for k, v in headers.items()}).status_code
+
+    assert status(host="rebound.example") == status(host=f"127.0.0.1.example:{port}") == status(host="") == 403
+    assert status(host=f"localhost:{port}") == status(host="gateway.internal") == 200
+    assert status(origin="https://evil.example") == status(origin="null") == status(sec_fetch_site="cross-site") == 403
+    assert status(origin=f"http://127.0.0.1:{port}", sec_fetch_site="same-origin") == 200
+
+
+def test_no_answer_allows_other_origins(stage):
+    gateway = stage()
+    headers = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+    for response in (gateway.client.options("/v1/documents", headers=headers), gateway.client.get("/health")):
+        assert not any(name.startswith("access-control") for name in response.headers)
+
+
+def test_every_answer_has_the_security_headers(stage):
+    gateway = stage(keys=[KEY])
+    for path in ("/", "/page.js", "/page.css", "/health", "/v1/models", "/none"):
+        headers = gateway.client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"] and "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff" and "server" not in headers
+
+
+def test_the_page_needs_nothing_from_elsewhere_and_nothing_inline():
+    html = (PAGE / "index.html").read_text()
+    for file in PAGE.iterdir():
+        assert not re.search(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", file.read_text().replace("http://www.w3.org/2000/svg", ""))
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
+    script = (PAGE / "page.js").read_text()
+    assert "innerHTML" not in script and "eval(" not in script and ".style." not in script
+
+
+def test_health_tells_whether_the_engine_answers(stage):
+    gateway = stage()
+    gateway.add()
+    record = gateway.client.get("/health").json()
+    assert record["status"] == "ok" and record["engine"] == "ready" and record["documents"] == len(DOCUMENTS)
+
+
+class Log(logging.Handler):
+    """Records, and an event when there is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts, self.written = [], threading.Event()
+
+    def emit(self, record):
+        self.texts.append(self.format(record))
+        self.written.set()
+
+
+@pytest.fixture
+def log():
+    handler = Log()
+    logging.getLogger("distilledprag.gateway").addHandler(handler)
+    yield handler
+    logging.getLogger("distilledprag.gateway").removeHandler(handler)
+
+
+def test_a_fault_of_the_program_is_a_500_that_tells_and_logs_no_content(stage, monkeypatch, log):
+    gateway = stage()
+
+    def fail(*arguments, **options):
+        raise RuntimeError("Oakport is in this message")
+
+    monkeypatch.setattr(gateway.vault, "listed", fail)
+    response = gateway.client.get("/v1/documents")
+    assert response.status_code == 500 and response.json()["error"]["code"] == "internal" and "Oakport" not in response.text
+    assert log.written.wait(10)
+    assert "RuntimeError" in log.texts[0] and response.headers["x-request-id"] in log.texts[0]
+    assert not any("Oakport" in text for text in log.texts)
+
+
+def test_unknown_addresses_are_a_404_in_openais_shape(stage):
+    response = stage().client.get("/v1/embeddings")
+    assert response.status_code == 404 and response.json()["error"]["code"] == "not_found"
