@@ -1,0 +1,32 @@
+"""What serves jobs. The embedded backend runs transformers in this process; another one can hand them to a server that is
+reachable from here only (vLLM's own HTTP interface must never be, see docs/engine.md).
+
+Knows nothing of HTTP, keys or text.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from distilledprag.engine.queue import FairQueue
+from distilledprag.lora.weights import LoraWeights
+
+
+class Backend(Protocol):
+    """All adapters it is given have passed the gate (`lora.validation.check_adapter`) for its base model."""
+
+    def prepare(self, weights: LoraWeights) -> Any:
+        """What a job carries as its `adapter`. Holds until `release`, and for jobs under way longer than that."""
+        ...
+
+    def release(self, adapter: Any) -> None:
+        """No further job will carry this adapter. A backend that keeps files drains its jobs, unloads it, then deletes."""
+        ...
+
+    def serve(self, queue: FairQueue) -> None:
+        """Serve the queue's jobs until it is closed and empty; runs in a thread of its own.
+
+        Every job that it takes ends with exactly one `Job.end` and one `FairQueue.ended`, whatever happens. No job may
+        change another's answer. Greedy answers are the base model's; `Token`s never hold the token that ends an answer.
+        """
+        ...

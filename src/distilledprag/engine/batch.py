@@ -1,0 +1,136 @@
+"""The rows that decode together: their key-value caches, aligned at the right end, and an adapter per row.
+
+    row 0   . . . . k k k k k k|        B = rows, K = columns (the longest row's tokens), H = key-value heads, D = head width
+    row 1   k k k k k k k k k k|        T = tokens of the longest prompt in a prefill, L = layers
+    row 2   . . k k k k k k k k|        . = padding, masked: a row never sees another row's tokens, nor its own padding
+
+Prompts are prefilled padded on the right: with causal attention no token sees padding, so no mask is needed there.
+Knows nothing of jobs, queues or sampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.injection import backbone_of, inject
+from distilledprag.lora.weights import LoraWeights
+
+Adapters = Sequence[LoraWeights | None]
+
+
+class DecodingBatch:
+    """Rows of one causal language model, its only user. Not safe to share between threads."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._backbone, self._head = model, backbone_of(model), model.get_output_embeddings()
+        self._adapters: list[LoraWeights | None] = []
+        self._lengths: list[int] = []  # tokens of each row in the cache
+        self._cache: Any = None
+        self._injection = contextlib.ExitStack()
+        self._injected = False
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @torch.inference_mode()
+    def join(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> Tensor:
+        """Append rows that have read these prompts; returns their next tokens' logits (new rows, V), float32."""
+        self._withdraw()
+        cache = DynamicCache()
+        lengths = [len(prompt) for prompt in prompts]
+        ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            ids[row, : len(prompt)] = torch.tensor(list(prompt))
+        ids = ids.to(self._model.device)
+        with _injected(self._model, adapters):
+            hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
+        last = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
+        self._append(cache, lengths)
+        self._adapters += adapters
+        return self._head(last).float()
+
+    @torch.inference_mode()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Every row reads one more token; returns the logits of the next (B, V), float32."""
+        if not self._injected:
+            self._injection.enter_context(_injected(self._model, self._adapters))
+            self._injected = True
+        device = self._model.device
+        positions = torch.tensor(self._lengths).unsqueeze(1)  # (B, 1)
+        columns = max(self._lengths) + 1
+        mask = None
+        if min(self._lengths) + 1 < columns:
+            mask = (torch.arange(columns) >= columns - 1 - positions).long().to(device)
+        hidden = self._backbone(
+            input_ids=torch.tensor(list(tokens)).unsqueeze(1).to(device),
+            attention_mask=mask,
+            position_ids=positions.to(device),
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state  # (B, 1, width)
+        self._lengths = [length + 1 for length in self._lengths]
+        return self._head(hidden[:, -1]).float()
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drop all other rows, and the columns that no kept row uses."""
+        if len(rows) == len(self):
+            return
+        self._withdraw()
+        self._adapters = [self._adapters[row] for row in rows]
+        self._lengths = [self._lengths[row] for row in rows]
+        if not rows:
+            self._cache = None
+            return
+        index = torch.tensor(list(rows), device=self._model.device)
+        columns = max(self._lengths)
+        for layer in self._cache.layers:
+            layer.keys = layer.keys[:, :, -columns:].index_select(0, index)
+            layer.values = layer.values[:, :, -columns:].index_select(0, index)
+
+    def clear(self) -> None:
+        """Drop all rows, also after a failure in the middle of a step."""
+        self._withdraw()
+        self._adapters, self._lengths, self._cache = [], [], None
+
+    def _append(self, cache: Any, lengths: list[int]) -> None:
+        """Put freshly prefilled rows, left-aligned in `cache`, under the rows that are here."""
+        columns = max([*self._lengths, *lengths])
+        device = self._model.device
+        # Column c of a row with n tokens holds its token c - (columns - n); before that, padding.
+        source = torch.arange(columns) - (columns - torch.tensor(lengths)).unsqueeze(1)  # (new, K)
+        index = source.clamp(min=0).to(device)[:, None, :, None]
+        padding = (source < 0).to(device)[:, None, :, None]
+        for number, layer in enumerate(cache.layers):
+            for name in ("keys", "values"):
+                fresh = getattr(layer, name)  # (new, H, T, D)
+                wide = index.expand(-1, fresh.shape[1], -1, fresh.shape[3])
+                aligned = fresh.gather(2, wide).masked_fill(padding, 0)
+                if self._cache is not None:
+                    old = getattr(self._cache.layers[number], name)  # (B, H, K before, D)
+                    old = torch.nn.functional.pad(old, (0, 0, columns - old.shape[2], 0))
+                    aligned = torch.cat([old, aligned])
+                setattr(layer, name, aligned)
+        self._cache = cache
+        self._lengths += lengths
+
+    def _withdraw(self) -> None:
+        """Take the rows' adapters off the model: they are about to be others."""
+        self._injection.close()
+        self._injected = False
+
+
+def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManager[None]:
+    """The model with one adapter per row (None: without); rows of one adapter share it."""
+    unique = list({id(adapter): adapter for adapter in adapters if adapter is not None}.values())
+    if not unique:
+        return contextlib.nullcontext()
+    place = {id(adapter): number for number, adapter in enumerate(unique)}
+    rows = torch.tensor([-1 if adapter is None else place[id(adapter)] for adapter in adapters])
+    return inject(model, LoraBatch.stack(unique), row_index=rows)

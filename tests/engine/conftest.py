@@ -1,0 +1,92 @@
+"""An engine over the bundled base on a real socket, clients of two tenants, and adapters for it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import httpx2
+import pytest
+import torch
+from openai import OpenAI
+from served import served
+
+from distilledprag.base_model import load_base
+from distilledprag.bundled import bundled_base
+from distilledprag.engine.service import Engine, Settings
+from distilledprag.engine.web.application import build_application
+from distilledprag.engine.web.observing import Metrics
+from distilledprag.pipeline import DistilledPRAG
+from distilledprag.serving.keys import ApiKeys
+
+KEY, OTHER_KEY, METRICS_KEY = "tenant-one-has-this-key", "tenant-two-has-another", "key-of-the-operator-only"
+DOCUMENTS = [
+    "Ingrid Lindovic works for Velkor Freight. Ingrid Lindovic lives in Dunmouth.",
+    "Clara Marsen works for Nexmere Software. Clara Marsen lives in Ashhaven.",
+    "Omar Tovberg works for Corex Glass. Omar Tovberg lives in Oakport.",
+]
+QUESTIONS = [f"In which city does {name} live?" for name in ("Ingrid Lindovic", "Clara Marsen", "Omar Tovberg")]
+
+
+@pytest.fixture(scope="session")
+def bundled_prag():
+    return DistilledPRAG.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def adapter_bytes(bundled_prag):
+    return [bundled_prag.encode([document]).to(torch.bfloat16).to_bytes() for document in DOCUMENTS]
+
+
+@pytest.fixture(scope="session")
+def masked_prompts(bundled_prag):
+    pairs = zip(QUESTIONS, DOCUMENTS, strict=True)
+    return [bundled_prag.prompts.build(question, [document]).masked_ids for question, document in pairs]
+
+
+@pytest.fixture(scope="session")
+def engine_base():
+    """A base of its own: the engine's thread is the only one that may run it."""
+    return load_base(bundled_base(), dtype=torch.float32)
+
+
+@dataclass
+class Running:
+    url: str
+    engine: Engine
+
+    def http(self, key=KEY):
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+
+    def openai(self, key=KEY):
+        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    def upload(self, data, key=KEY):
+        with self.http(key) as http:
+            response = http.post("/v1/adapters", content=data)
+            assert response.status_code == 201, response.text
+            return response.json()
+
+    def complete(self, prompt, model="base", key=KEY, **fields):
+        with self.http(key) as http:
+            body = {"model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0, **fields}
+            return http.post("/v1/completions", json=body)
+
+
+@pytest.fixture
+def start_engine(engine_base):
+    """A function that starts an engine with the given settings; the test's end stops it."""
+    with contextlib.ExitStack() as stack:
+
+        def start(settings: Settings | None = None) -> Running:
+            engine = Engine(engine_base, settings)
+            app = build_application(engine, ApiKeys([KEY, OTHER_KEY]), Metrics(), ApiKeys([METRICS_KEY]))
+            return Running(stack.enter_context(served(app)), engine)
+
+        yield start
+
+
+@pytest.fixture
+def running(start_engine):
+    return start_engine()

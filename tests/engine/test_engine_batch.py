@@ -1,0 +1,87 @@
+"""Rows that decode together: each as if it were alone, whatever joins and leaves beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import PER_RANK, random_generator
+
+from distilledprag.engine.batch import DecodingBatch
+from distilledprag.engine.job import Sampling
+from distilledprag.engine.sampling import Sampler, next_tokens
+from distilledprag.pipeline import DistilledPRAG
+
+
+@pytest.fixture(scope="module")
+def adapters(tiny_base):
+    prag = DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
+    return [prag.encode([text]) for text in ("Anna lives in Oakport.", "Boris keeps bees in the north.")]
+
+
+def alone(tiny_base, prompt, adapter, count):
+    """Greedy tokens and their logits without a cache, one row."""
+    from distilledprag.engine.batch import _injected
+
+    ids, logits = list(prompt), []
+    with torch.no_grad(), _injected(tiny_base.model, [adapter]):
+        for _ in range(count):
+            logits.append(tiny_base.model(input_ids=torch.tensor([ids])).logits[0, -1].float())
+            ids.append(int(logits[-1].argmax()))
+    return ids[len(prompt) :], torch.stack(logits)
+
+
+def test_rows_that_join_and_leave_compute_what_each_computes_alone(tiny_base, adapters):
+    torch.manual_seed(0)
+    prompts = [torch.randint(5, 2000, (size,)).tolist() for size in (7, 30, 3, 12)]
+    chosen = [adapters[0], None, adapters[1], adapters[0]]
+    wanted = [alone(tiny_base, prompt, adapter, 8) for prompt, adapter in zip(prompts, chosen, strict=True)]
+    batch = DecodingBatch(tiny_base.model)
+    made: list[list[torch.Tensor]] = [[] for _ in prompts]
+    rows: list[int] = []
+    joins, leaves = {0: [0, 1], 2: [2], 4: [3]}, {5: 0, 7: 2}
+    for step in range(12):
+        if step in leaves:
+            kept = [place for place, row in enumerate(rows) if row != leaves[step]]
+            rows = [rows[place] for place in kept]
+            batch.keep(kept)
+        if rows:
+            logits = batch.step([int(made[row][-1].argmax()) for row in rows])
+            for row, values in zip(rows, logits, strict=True):
+                made[row].append(values)
+        if new := joins.get(step):
+            logits = batch.join([prompts[row] for row in new], [chosen[row] for row in new])
+            for row, values in zip(new, logits, strict=True):
+                made[row].append(values)
+            rows += new
+    for (tokens, logits), own in zip(wanted, made, strict=True):
+        count = min(len(own), len(tokens))
+        assert count >= 5
+        torch.testing.assert_close(torch.stack(own[:count]), logits[:count], atol=1e-4, rtol=1e-4)
+        assert [int(values.argmax()) for values in own[:count]] == tokens[:count]
+    batch.clear()
+    assert len(batch) == 0 and not tiny_base.model.model.layers[0].mlp.up_proj._forward_hooks
+
+
+def test_adapters_change_their_own_rows_only(tiny_base, adapters):
+    prompt = list(range(10, 20))
+    batch = DecodingBatch(tiny_base.model)
+    logits = batch.join([prompt, prompt, prompt], [None, adapters[0], adapters[1]])
+    batch.clear()
+    bare = alone(tiny_base, prompt, None, 1)[1][0]
+    torch.testing.assert_close(logits[0], bare, atol=1e-5, rtol=1e-5)
+    assert (logits[1] - bare).abs().max() > 1e-3 and (logits[1] - logits[2]).abs().max() > 1e-3
+
+
+def test_tokens_are_drawn_from_their_own_rows_and_seeds():
+    logits = torch.tensor([[0.0, 3.0, 1.0, 2.9], [5.0, 0.0, 0.0, 0.0], [0.0, torch.nan, 0.0, 0.0]])
+    greedy = Sampler(Sampling())
+    assert next_tokens(logits.clone(), [greedy] * 3, suppressed=[1]) == [3, 0, None]
+
+    def draws(seed, **settings):
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed, **settings))
+        return [next_tokens(logits[:1].clone(), [sampler], [])[0] for _ in range(40)]
+
+    assert draws(1) == draws(1) != draws(2)
+    assert set(draws(3)) == {0, 1, 2, 3} or len(set(draws(3))) >= 3
+    assert set(draws(3, top_p=0.5)) == {1, 3}, "the likeliest tokens that hold half of the probability"
+    assert set(draws(3, top_p=0.0)) == {1}
