@@ -243,7 +243,7 @@ def index(
 def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    base: Base = None,
+    model: Annotated[Optional[str], typer.Option(help="Base LLM with a mask token: folder or hub id. Default: bundled.")] = None,  # noqa: UP045
     name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
@@ -262,7 +262,7 @@ def engine(
     from distilledprag.commands import engine as command
 
     options = command.EngineOptions(
-        host=host, port=port, base=base, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
+        host=host, port=port, model=model, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
         tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
         adapters_per_key=adapters_per_key, lifetime=lifetime, request_seconds=request_seconds, maximum_rank=maximum_rank,
         dtype=dtype,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import httpx2
 import pytest
 import torch
+from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
 from openai import OpenAI
 from served import served
 
@@ -18,14 +19,6 @@ from distilledprag.engine.web.application import build_application
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.serving.keys import ApiKeys
-
-KEY, OTHER_KEY, METRICS_KEY = "tenant-one-has-this-key", "tenant-two-has-another", "key-of-the-operator-only"
-DOCUMENTS = [
-    "Ingrid Lindovic works for Velkor Freight. Ingrid Lindovic lives in Dunmouth.",
-    "Clara Marsen works for Nexmere Software. Clara Marsen lives in Ashhaven.",
-    "Omar Tovberg works for Corex Glass. Omar Tovberg lives in Oakport.",
-]
-QUESTIONS = [f"In which city does {name} live?" for name in ("Ingrid Lindovic", "Clara Marsen", "Omar Tovberg")]
 
 
 @pytest.fixture(scope="session")

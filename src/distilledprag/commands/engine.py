@@ -19,7 +19,7 @@ class EngineOptions:
 
     host: str
     port: int
-    base: str | None
+    model: str | None
     name: str
     api_key_file: Path | None
     metrics_key_file: Path | None
@@ -63,9 +63,9 @@ def run(options: EngineOptions) -> None:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # The bundled base is stored in half precision, which processors compute slowly.
-        usual = torch.float32 if options.base is None and device == "cpu" else None
+        usual = torch.float32 if options.model is None and device == "cpu" else None
         dtype = usual if options.dtype == "auto" else dtypes[options.dtype]
-        base = load_base(options.base or bundled_base(), device=device, dtype=dtype)
+        base = load_base(options.model or bundled_base(), device=device, dtype=dtype)
         metrics = Metrics()
         memory = options.memory * 2**20
         settings = Settings(

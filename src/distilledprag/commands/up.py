@@ -34,6 +34,7 @@ def run(
     engine.require_packages()
     gateway.require_packages()
     console = Console(highlight=False)
+    model_options = ["--model", base] if base else []
     base_options = ["--base", base] if base else []
     generator_options = ["--generator", generator] if generator else []
     signal.signal(signal.SIGTERM, _stop)
@@ -45,7 +46,7 @@ def run(
             key_file.touch(mode=0o600)
             key_file.write_text(f"{key}\n")
             with console.status("starting the engine"):
-                command = ["engine", "--port", str(engine_port), "--api-key-file", str(key_file), *base_options]
+                command = ["engine", "--port", str(engine_port), "--api-key-file", str(key_file), *model_options]
                 engine_process, engine_url = stack.enter_context(_server(command))
             with console.status("starting the gateway"):
                 command = ["gateway", "--engine", engine_url, "--vault", str(vault), "--port", str(port), *base_options]

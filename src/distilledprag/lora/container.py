@@ -70,7 +70,7 @@ def read_header(data: bytes, limit: int = HEADER_LIMIT) -> Header:
             "Write or send the file again.",
         )
     try:
-        fields = json.loads(bytes(data[_PREFIX : _PREFIX + length]).decode("utf-8"))
+        fields = json.loads(bytes(data[_PREFIX : _PREFIX + length]).decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
         raise _malformed("the header is not valid JSON") from error
     if not isinstance(fields, dict):
@@ -80,6 +80,14 @@ def read_header(data: bytes, limit: int = HEADER_LIMIT) -> Header:
         raise _malformed("the header's metadata is not a map of texts")
     tensors = {name: _read_entry(name, value) for name, value in fields.items()}
     return Header(tensors=tensors, metadata=metadata, length=_PREFIX + length)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two readers could take two different ones of a name's values."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        raise _malformed("a name stands twice in the header")
+    return record
 
 
 def load_tensors(data: bytes, header: Header) -> dict[str, torch.Tensor]:

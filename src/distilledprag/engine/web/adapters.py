@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from distilledprag.engine.adapters import StoredAdapter
 from distilledprag.engine.service import Engine
 from distilledprag.engine.web.bodies import BodyReader
+from distilledprag.engine.web.description import bytes_body
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.errors import IncompatibleBaseError
 from distilledprag.lora.rejection import AdapterError
@@ -36,7 +37,7 @@ def adapter_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> APIR
             "expires_at": round(time.time() + engine.adapters.seconds_left(stored), 3),
         }
 
-    @router.post("/v1/adapters", status_code=201)
+    @router.post("/v1/adapters", status_code=201, openapi_extra=bytes_body())
     async def add(request: Request) -> dict[str, Any]:
         engine.adapters.require_room(request.state.owner, 0)
         data = await bodies.read(request, engine.spec.byte_limit)

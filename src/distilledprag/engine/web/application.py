@@ -19,6 +19,7 @@ from distilledprag.engine.service import Engine
 from distilledprag.engine.web.adapters import adapter_routes
 from distilledprag.engine.web.bodies import BodyReader
 from distilledprag.engine.web.completions import completion_routes
+from distilledprag.engine.web.description import describe_bodies
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.engine.web.shell import Shell, error_response
 from distilledprag.errors import DistilledPRAGError
@@ -91,6 +92,7 @@ def build_application(engine: Engine, keys: ApiKeys, metrics: Metrics, metrics_k
         response.headers.update(error.headers or {})
         return response
 
+    describe_bodies(app)
     return Shell(app, keys, metrics)
 
 

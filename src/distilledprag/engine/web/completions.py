@@ -22,6 +22,7 @@ from distilledprag.engine.job import Sampling
 from distilledprag.engine.service import Engine
 from distilledprag.engine.web.answering import Answer
 from distilledprag.engine.web.bodies import BodyReader
+from distilledprag.engine.web.description import json_body
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.engine.web.schemas import ChatRequest, CompletionRequest, parse_request
 from distilledprag.engine.web.shell import error_record
@@ -36,14 +37,14 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> A
     router = APIRouter()
     limit = max(2**20, _BYTES_PER_TOKEN * engine.context_length)
 
-    @router.post("/v1/completions", response_model=None)
+    @router.post("/v1/completions", response_model=None, openapi_extra=json_body(CompletionRequest))
     async def complete(request: Request) -> Response:
         asked = parse_request(CompletionRequest, await bodies.read_json(request, limit))
         adapter = _adapter_of(engine, request, asked.model)
         prompt = engine.text.completion_prompt(asked.one_prompt)
         return await respond(request, asked, adapter, prompt, asked.max_tokens or USUAL_COMPLETION, chat=False)
 
-    @router.post("/v1/chat/completions", response_model=None)
+    @router.post("/v1/chat/completions", response_model=None, openapi_extra=json_body(ChatRequest))
     async def chat(request: Request) -> Response:
         asked = parse_request(ChatRequest, await bodies.read_json(request, limit))
         adapter = _adapter_of(engine, request, asked.model)
