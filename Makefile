@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test test-slow lint format train-bundled evaluate bench constraints clean
+.PHONY: help setup demo test test-slow test-browser lint format train-bundled evaluate bench constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -27,6 +27,10 @@ test: $(STAMP)  ## the whole suite, less what takes minutes
 
 test-slow: $(STAMP)  ## what takes minutes
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest tests/browser
 
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks scripts examples

@@ -18,7 +18,10 @@ async function call(path, options = {}) {
     throw new Error("The gateway does not answer. Is it still running?");
   }
   if (response.ok) return response;
-  if (response.status === 401) find("key-form").hidden = false;
+  if (response.status === 401) {
+    sessionStorage.removeItem(KEY);
+    find("key-form").hidden = false;
+  }
   let message = `The gateway answered with status ${response.status}.`;
   try { message = (await response.json()).error.message; } catch { /* not ours; keep the status */ }
   throw new Error(message);
