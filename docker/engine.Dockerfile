@@ -1,0 +1,12 @@
+# The untrusted side: a base LLM, adapters and masked prompts. No generator, no documents.
+#   docker build -f docker/engine.Dockerfile -t dprag-engine .
+FROM python:3.11-slim
+RUN useradd --create-home dprag
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir -c constraints.txt torch && pip install --no-cache-dir -c constraints.txt '.[engine]'
+USER dprag
+EXPOSE 8000
+HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=3)"]
+ENTRYPOINT ["dprag", "engine", "--host", "0.0.0.0", "--api-key-file", "/run/secrets/engine-keys"]

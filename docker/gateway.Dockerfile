@@ -1,0 +1,13 @@
+# The trusted side: documents, generator and page. The vault is the volume /vault.
+#   docker build -f docker/gateway.Dockerfile -t dprag-gateway .
+FROM python:3.11-slim
+RUN useradd --create-home dprag && install -d -o dprag -m 700 /vault
+WORKDIR /app
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY src src
+RUN pip install --no-cache-dir -c constraints.txt torch && pip install --no-cache-dir -c constraints.txt '.[gateway]'
+USER dprag
+VOLUME /vault
+EXPOSE 8080
+HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=3)"]
+ENTRYPOINT ["dprag", "gateway", "--host", "0.0.0.0", "--vault", "/vault", "--api-key-file", "/run/secrets/gateway-keys"]
