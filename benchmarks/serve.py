@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument(
         "--ranks", type=int, nargs="+", default=[2, 64], help="of the adapters: the paper's, one of per_rank's size"
     )
-    parser.add_argument("--requests", type=int, default=3, help="of each user and round (one user: eight times as many)")
+    parser.add_argument("--requests", type=int, default=1, help="of each user and round (one user: four times as many)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128)
-    parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--hidden", type=int, default=512, help="the base's width; 8 layers")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
@@ -84,7 +84,7 @@ def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                 asyncio.run(load(engine.url, models[:2], prompt, options.tokens, 1))  # warm
             for _ in range(options.rounds):
                 for users in options.users:
-                    requests = options.requests * (8 if users == 1 else 1)
+                    requests = options.requests * (4 if users == 1 else 1)
                     for way, (engine, models) in ways.items():
                         run = asyncio.run(load(engine.url, models[:users], prompt, options.tokens, requests))
                         measured.setdefault((way, users), []).append(run)
@@ -92,7 +92,7 @@ def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
         for (way, users), runs in measured.items():
             times = sorted(seconds for _, one in runs for seconds in one)
             rows.append(row(rank, way, users, statistics.median(rate for rate, _ in runs), times))
-        rate, times = hotswap(folder, adapters[: options.requests * 4], prompt, options)
+        rate, times = hotswap(folder, adapters[:8], prompt, options)
         rows.append(row(rank, "hotswap", 1, rate, sorted(times)))
     return rows
 

@@ -1,4 +1,4 @@
-"""Writes docs/results/world.md, and the model card's table, from docs/results/world.json (made by `make evaluate`)."""
+"""Writes docs/results/world.md and the tables of README and model card, from docs/results/world.json (`make evaluate`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from distilledprag.files import write_atomically
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 CARD = ROOT / "src" / "distilledprag" / "bundled" / "MODEL_CARD.md"
+README = ROOT / "README.md"
 BEGIN, END = "<!-- made by scripts/make_tables.py -->", "<!-- end -->"
 
 
@@ -60,11 +61,16 @@ def main() -> None:
         f"Median seconds: {json.dumps(config['seconds'])} on {json.dumps(config['hardware'])}.",
     ]
     write_atomically(RESULTS / "world.md", "\n".join(text) + "\n")
-    before, _, rest = CARD.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
     test_rows = [row for row in rows if row["split"] == "test"]
-    card = "\n".join([*table(test_rows, "exact_match"), "", *targets])
-    write_atomically(CARD, f"{before}{BEGIN}\n{card}\n{END}{after}")
+    write_between(CARD, [*table(test_rows, "exact_match"), "", *targets])
+    write_between(README, table([row for row in test_rows if row["documents"] <= 3], "exact_match"))
+
+
+def write_between(file: Path, lines: list[str]) -> None:
+    """Put `lines` in the place of what stands between the markers of `file`."""
+    before, _, rest = file.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    write_atomically(file, "\n".join([before + BEGIN, *lines, END + after]))
 
 
 if __name__ == "__main__":

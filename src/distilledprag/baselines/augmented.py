@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distilledprag.synthesis.world import Kind, World
-from distilledprag.synthesis.world.examples import _Writer
+from distilledprag.synthesis.world.examples import PassageWriter
 from distilledprag.synthesis.world.records import Record, write
 from distilledprag.training.pair_data import Pair, read_pairs
 
@@ -32,7 +32,7 @@ def world_documents(world: World, index: int, kind: Kind, documents: int) -> tup
     Templates are drawn anew, never the held-out ones: an LLM that augments a document does not know how it will be asked.
     """
     # The example holds texts only; its writer, with the example's own random stream, also knows the facts behind them.
-    writer = _Writer(world, random.Random(f"{world.split}/{world.seed}/{index}"), documents)
+    writer = PassageWriter(world, random.Random(f"{world.split}/{world.seed}/{index}"), documents)
     writer.write(kind)
     rng = random.Random(f"augment/{world.split}/{world.seed}/{index}")
     return tuple(_augment(rng, world, record) for record in writer.records)

@@ -60,6 +60,7 @@ def run(out: Path) -> None:
     table.add_row("right", "", *(f"{count} of 10" for count in right.values()))
     console.print(table)
     console.print('Ask your own: [bold]dprag ask "QUESTION" --docs FILE_OR_FOLDER --compare[/bold]')
+    console.print("In a browser, over HTTP and beside what is sent: [bold]dprag up[/bold] (then drop documents into the page)")
     if right["ours"] < WANTED:
         console.print(f"{right['ours']} right answers are fewer than the {WANTED} that we aim at: see the model card.")
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from distilledprag.engine.cache import roomy_cache
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import backbone_of, inject
 from distilledprag.lora.weights import LoraWeights
@@ -43,7 +43,7 @@ class DecodingBatch:
     def join(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> Tensor:
         """Append rows that have read these prompts; returns their next tokens' logits (new rows, V), float32."""
         self._withdraw()
-        cache = DynamicCache()
+        cache = roomy_cache()
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -131,6 +131,8 @@ def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManag
     unique = list({id(adapter): adapter for adapter in adapters if adapter is not None}.values())
     if not unique:
         return contextlib.nullcontext()
+    if len(unique) == len(adapters):
+        return inject(model, LoraBatch.stack(unique))
     place = {id(adapter): number for number, adapter in enumerate(unique)}
     rows = torch.tensor([-1 if adapter is None else place[id(adapter)] for adapter in adapters])
     return inject(model, LoraBatch.stack(unique), row_index=rows)

@@ -123,6 +123,6 @@ def _stack_module(key: str, adapters: Sequence[LoraWeights | None], fold_scaling
             continue
         b = own.b.to(dtype) * adapter.scaling if fold_scaling else own.b.to(dtype)
         missing = rank - own.rank
-        a_rows.append(torch.nn.functional.pad(own.a.to(dtype), (0, 0, 0, missing)))
-        b_rows.append(torch.nn.functional.pad(b, (0, missing)))
+        a_rows.append(torch.nn.functional.pad(own.a.to(dtype), (0, 0, 0, missing)) if missing else own.a.to(dtype))
+        b_rows.append(torch.nn.functional.pad(b, (0, missing)) if missing else b)
     return torch.stack(a_rows), torch.stack(b_rows)

@@ -165,6 +165,8 @@ def _rows_of(factor: Tensor, rows: Tensor | None) -> Tensor:
         return factor
     rows = rows.to(factor.device)
     chosen = factor.index_select(0, rows.clamp(min=0))
+    if bool((rows >= 0).all()):
+        return chosen
     return torch.where((rows >= 0).view(-1, 1, 1), chosen, chosen.new_zeros(()))
 
 
@@ -174,12 +176,16 @@ def _add_lora(
     """output + scaling * (x A^T) B^T, row by row; one adapter serves all rows.
 
     x (N, ..., d_in), output (N, ..., d_out), a (N or 1, r, d_in), b (N or 1, d_out, r) -> (N, ..., d_out).
-    read, written: the entries (r,) that A or B only name; picking them replaces the product.
+    read, written: the entries (r,) that A or B only name; picking them replaces the product. Without gradients the output is
+    changed in its place: it is fresh from the linear module, and a copy of it costs more than the products.
     """
     adapters = a.shape[0]
     flat_x = x.reshape(adapters, -1, x.shape[-1])
     flat_output = output.reshape(adapters, -1, output.shape[-1])
     low = torch.bmm(flat_x, a.transpose(1, 2)) if read is None else flat_x.index_select(-1, read.to(x.device))  # (N, T, r)
+    in_place = not torch.is_grad_enabled()
     if written is not None:
-        return flat_output.index_add(-1, written.to(output.device), low, alpha=scaling).view(output.shape)
-    return torch.baddbmm(flat_output, low, b.transpose(1, 2), alpha=scaling).view(output.shape)
+        add = flat_output.index_add_ if in_place else flat_output.index_add
+        return add(-1, written.to(output.device), low, alpha=scaling).view(output.shape)
+    multiply = flat_output.baddbmm_ if in_place else flat_output.baddbmm
+    return multiply(low, b.transpose(1, 2), alpha=scaling).view(output.shape)

@@ -64,10 +64,10 @@ class World:
         """Example number `index` with `documents` passages and every question of `kind` (singles always included)."""
         if documents < FEWEST_DOCUMENTS[kind]:
             raise ValueError(f"a {kind} question needs at least {FEWEST_DOCUMENTS[kind]} documents, got {documents}")
-        return _Writer(self, random.Random(f"{self.split}/{self.seed}/{index}"), documents).write(kind)
+        return PassageWriter(self, random.Random(f"{self.split}/{self.seed}/{index}"), documents).write(kind)
 
 
-class _Writer:
+class PassageWriter:
     """Builds one example; owns its random stream."""
 
     def __init__(self, world: World, rng: random.Random, documents: int) -> None:
