@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test test-slow test-browser lint format train-bundled evaluate bench constraints clean
+.PHONY: help setup demo test test-slow test-browser test-harness lint format train-bundled evaluate bench bench-serve constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -32,6 +32,10 @@ test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt insta
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest tests/browser
 
+test-harness: $(STAMP)  ## lm-evaluation-harness with our model class
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval]'
+	$(BIN)/python -m pytest tests/evaluation/test_harness.py
+
 lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff check src tests benchmarks scripts examples
 	$(BIN)/ruff format --check src tests benchmarks scripts examples
@@ -55,6 +59,11 @@ evaluate: $(STAMP)  ## the bundled model's table, with JSON
 
 bench: $(STAMP)  ## measure speed; JSON in docs/results
 	$(BIN)/python benchmarks/latency.py
+
+bench-serve: $(STAMP)  ## measure the engine under load (half an hour); JSON, pictures and a table in docs/results
+	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/serve.py --tokens 32 --ranks 2 --result docs/results/serve-short.json
+	$(BIN)/python scripts/make_serve_table.py
 
 constraints: $(STAMP)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt

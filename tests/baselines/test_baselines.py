@@ -10,7 +10,15 @@ import torch
 from tiny import random_generator
 
 from distilledprag.base_model import weights_hash
-from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings, concatenated, train_adapter, world_documents
+from distilledprag.baselines import (
+    AugmentedDocument,
+    PragAdapters,
+    PragSettings,
+    concatenated,
+    train_adapter,
+    train_adapters,
+    world_documents,
+)
 from distilledprag.baselines.prag import IGNORED, training_sequences
 from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
 from distilledprag.baselines.training import DypragTask, parameter_distance, train_dyprag, train_prag
@@ -57,6 +65,20 @@ def test_fine_tuning_makes_the_documents_answers_likelier_and_leaves_the_base_as
     assert (made.rank, made.alpha) == (2, 32.0)
 
 
+@pytest.mark.parametrize("settings", [PragSettings(epochs=2), PragSettings(batch=2, supervise="answer")])
+def test_documents_fine_tuned_side_by_side_are_those_that_peft_fine_tunes_alone(tiny_base, prompts, settings):
+    longer = AugmentedDocument(DOCUMENT.text, DOCUMENT.rewrite, DOCUMENT.questions * 3)
+    documents = [DOCUMENT, OTHER, longer]  # 3, 1 and 9 sequences: rows that end at different steps
+    together = train_adapters(tiny_base, prompts, documents, settings)
+    for document, made in zip(documents, together, strict=True):
+        alone = train_adapter(tiny_base, prompts, document, settings)
+        assert (made.alpha, made.base, made.generator) == (alone.alpha, alone.base, alone.generator)
+        for key, pair in alone.modules.items():
+            for ours, theirs in zip((made.modules[key].a, made.modules[key].b), (pair.a, pair.b), strict=True):
+                assert torch.allclose(ours, theirs, atol=1e-5)
+            assert pair.b.abs().max() > 1e-4
+
+
 def test_training_texts_are_the_document_its_rewrite_and_the_questions_alone(prompts):
     made = training_sequences(prompts, DOCUMENT, PragSettings())
     first, second = DOCUMENT.questions
@@ -94,6 +116,20 @@ def test_an_adapter_is_made_once_and_read_back_the_same(tiny_base, prompts, tmp_
     PragAdapters(tiny_base, prompts, PragSettings(lr=1e-3), "hash", tmp_path).adapter(DOCUMENT)
     PragAdapters(tiny_base, prompts, QUICK, "other base", tmp_path).adapter(DOCUMENT)
     assert trained == [OTHER, DOCUMENT, DOCUMENT]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_prepared_adapters_are_at_hand_and_none_is_made_twice(tiny_base, prompts, tmp_path, monkeypatch, kept):
+    from distilledprag.baselines import store
+
+    adapters = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path if kept else None)
+    batches = []
+    monkeypatch.setattr(store, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
+    monkeypatch.setattr(store, "train_adapter", lambda *args: pytest.fail("made again"))
+    third = AugmentedDocument("x", "", OTHER.questions)
+    assert adapters.prepare([DOCUMENT, OTHER, DOCUMENT, third], together=2) == 4
+    assert adapters.prepare([OTHER, DOCUMENT]) == 2 and batches == [2, 1]
+    assert adapters.combined([DOCUMENT, third]).rank == 4
 
 
 @pytest.mark.parametrize("split", ["train", "test", "held_out_templates", "held_out_family"])

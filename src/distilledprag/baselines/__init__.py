@@ -1,7 +1,7 @@
 """Earlier methods of parametric retrieval, to compare with: PRAG and DyPRAG. This room does not know the evaluation."""
 
 from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
-from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter
+from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
 from distilledprag.baselines.store import PragAdapters
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "concatenated",
     "documents_of_pairs",
     "train_adapter",
+    "train_adapters",
     "world_documents",
 ]

@@ -4,13 +4,15 @@ concatenated along the rank.
     r = rank, k = documents, d_in / d_out = sizes of a module, T = tokens
     A = [A_1; ...; A_k] (k r, d_in)    B = [B_1 ... B_k] (d_out, k r)    so that B A = sum_i B_i A_i
 
-This module knows nothing about retrieval and metrics.
+`train_adapter` fine-tunes one document's LoRA with PEFT; `train_adapters` those of many documents side by side in one forward
+pass, each as if it were alone (AdamW works entry by entry). This module knows nothing about retrieval and metrics.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -22,6 +24,8 @@ from distilledprag.base_model import BaseModel
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.errors import InputError
 from distilledprag.generator.interface import MLP_MODULES, Module
+from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.injection import inject
 from distilledprag.lora.peft_format import AdapterRecord, tensor_names
 from distilledprag.lora.targets import module_key
 from distilledprag.lora.weights import LoraPair, LoraWeights
@@ -73,9 +77,39 @@ def train_adapter(base: BaseModel, prompts: PromptBuilder, document: AugmentedDo
 
     The global random state is not changed. Not to be called while adapters are injected into the base.
     """
+    return _fine_tuned(base, _batches(training_sequences(prompts, document, settings), settings), settings)
+
+
+def train_adapters(
+    base: BaseModel, prompts: PromptBuilder, documents: Sequence[AugmentedDocument], settings: PragSettings
+) -> list[LoraWeights]:
+    """As `train_adapter` for each of the documents, to rounding, but one forward pass serves a step of all of them."""
+    batches = [_batches(training_sequences(prompts, document, settings), settings) for document in documents]
+    untrained = _fine_tuned(base, [], settings)
+    stacked = LoraBatch.stack([untrained] * len(documents)).to(device=base.device)
+    factors = [factor.requires_grad_() for pair in stacked.modules.values() for factor in pair]
+    optimizer = torch.optim.AdamW(factors, lr=settings.lr, weight_decay=settings.weight_decay)
+    made: dict[int, LoraWeights] = {}
+    with torch.enable_grad():
+        for step in range(max(map(len, batches))):
+            under_way = [row for row, own in enumerate(batches) if step < len(own)]
+            sequences = [sequence for row in under_way for sequence in batches[row][step]]
+            owners = torch.tensor([row for row in under_way for _ in batches[row][step]])
+            with inject(base.model, stacked, row_index=owners):
+                _loss(base, sequences, owners).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            for row in under_way:
+                if step == len(batches[row]) - 1:  # copied now: the optimizer's momentum goes on changing it
+                    pairs = {key: LoraPair(*(f[row].detach().clone() for f in pair)) for key, pair in stacked.modules.items()}
+                    made[row] = replace(untrained, modules=pairs)
+    return [made[row] for row in range(len(documents))]
+
+
+def _fine_tuned(base: BaseModel, batches: list[list[Sequence_]], settings: PragSettings) -> LoraWeights:
+    """One adapter by PEFT, after one step of AdamW for each batch."""
     from peft import LoraConfig, get_peft_model
 
-    sequences = training_sequences(prompts, document, settings)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # used as a number only
@@ -88,28 +122,38 @@ def train_adapter(base: BaseModel, prompts: PromptBuilder, document: AugmentedDo
         try:
             parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
             optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-            rng = random.Random(settings.seed)
-            for _ in range(settings.epochs):
-                rng.shuffle(sequences)
-                for begin in range(0, len(sequences), settings.batch):
-                    loss = _loss(base, sequences[begin : begin + settings.batch])
-                    loss.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
+            for batch in batches:
+                _loss(base, batch, torch.zeros(len(batch), dtype=torch.long)).backward()
+                optimizer.step()
+                optimizer.zero_grad()
             return _exported(base, model.state_dict(), settings)
         finally:
             model.unload()
             base.model.requires_grad_(False)
 
 
-def _loss(base: BaseModel, sequences: list[Sequence_]) -> torch.Tensor:
-    """Mean cross-entropy over the supervised tokens of the batch."""
+def _batches(sequences: list[Sequence_], settings: PragSettings) -> list[list[Sequence_]]:
+    """What each step trains on, over all epochs, in the seed's order."""
+    rng, made, order = random.Random(settings.seed), [], list(sequences)
+    for _ in range(settings.epochs):
+        rng.shuffle(order)
+        made += [order[begin : begin + settings.batch] for begin in range(0, len(order), settings.batch)]
+    return made
+
+
+def _loss(base: BaseModel, sequences: list[Sequence_], owners: torch.Tensor) -> torch.Tensor:
+    """Mean cross-entropy over each owner's supervised tokens, added up over the owners. owners (B,): whose each sequence is."""
     longest = max(len(ids) for ids, _ in sequences)
     ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)  # (B, T)
     targets = torch.tensor([row + [IGNORED] * (longest - len(row)) for _, row in sequences], device=base.device)
     attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)
     logits = base.model(input_ids=ids, attention_mask=attention, use_cache=False).logits  # (B, T, V)
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=IGNORED)
+    aims, owners = targets[:, 1:], owners.to(base.device)
+    losses = functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), aims.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    counts = torch.zeros(int(owners.max()) + 1, device=base.device).index_add(0, owners, (aims != IGNORED).sum(dim=1).float())
+    return (losses.view(aims.shape).sum(dim=1) / counts[owners]).sum()
 
 
 def _exported(base: BaseModel, state: dict[str, torch.Tensor], settings: PragSettings) -> LoraWeights:

@@ -1,6 +1,7 @@
 """PRAG's adapters of documents: made once, kept on disk, found by what they depend on.
 
-Knows nothing about how they are trained. An adapter's file is written whole, so a killed run loses one document at most.
+Knows nothing about how they are trained. An adapter's file is written whole, so a killed run loses at
+most the documents that were being fine-tuned side by side.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from pathlib import Path
 
 from distilledprag.base_model import BaseModel
 from distilledprag.baselines.augmented import AugmentedDocument
-from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter
+from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
 from distilledprag.files import write_atomically
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
 
 KEPT = 256  # adapters held in memory when there is no folder
+TOGETHER = 32  # documents fine-tuned side by side
 
 
 class PragAdapters:
@@ -50,25 +52,58 @@ class PragAdapters:
     def adapter(self, document: AugmentedDocument) -> LoraWeights:
         """The document's adapter, trained now if it is not at hand."""
         key = self._hash(astuple(document))
-        if key in self._memory:
-            self._memory.move_to_end(key)
-            return self._memory[key]
-        file = self.folder / key[:2] / f"{key}.safetensors" if self.folder else None
-        if file and file.exists():
-            return LoraWeights.from_bytes(file.read_bytes())
-        made = train_adapter(self.base, self.prompts, document, self.settings)
-        if file:
-            write_atomically(file, made.to_bytes())
-        else:
-            self._memory[key] = made
-            if len(self._memory) > KEPT:
-                self._memory.popitem(last=False)
-        return made
+        found = self._found(key)
+        if found is None:
+            found = train_adapter(self.base, self.prompts, document, self.settings)
+            self._keep(key, found)
+        return found
 
     def combined(self, documents: Sequence[AugmentedDocument]) -> LoraWeights:
         """The concatenated adapter of several documents."""
         return concatenated([self.adapter(document) for document in documents])
 
-    def prepare(self, documents: Iterable[AugmentedDocument]) -> int:
-        """Make the adapters of all documents; returns how many documents there were."""
-        return sum(self.adapter(document) is not None for document in documents)
+    def prepare(self, documents: Iterable[AugmentedDocument], together: int = TOGETHER) -> int:
+        """Make the adapters that are not at hand, `together` of them side by side; returns how many documents there were.
+
+        Without a folder only the last `KEPT` of them stay at hand.
+        """
+        count, missing = 0, {}
+        for document in documents:
+            count += 1
+            key = self._hash(astuple(document))
+            if key in missing or self._has(key):
+                continue
+            missing[key] = document
+            if len(missing) == together:
+                self._train(missing)
+                missing = {}
+        self._train(missing)
+        return count
+
+    def _train(self, missing: dict[str, AugmentedDocument]) -> None:
+        if missing:
+            made = train_adapters(self.base, self.prompts, list(missing.values()), self.settings)
+            for key, adapter in zip(missing, made, strict=True):
+                self._keep(key, adapter)
+
+    def _file(self, key: str) -> Path | None:
+        return self.folder / key[:2] / f"{key}.safetensors" if self.folder else None
+
+    def _has(self, key: str) -> bool:
+        file = self._file(key)
+        return key in self._memory or (file is not None and file.exists())
+
+    def _found(self, key: str) -> LoraWeights | None:
+        if key in self._memory:
+            self._memory.move_to_end(key)
+            return self._memory[key]
+        file = self._file(key)
+        return LoraWeights.from_bytes(file.read_bytes()) if file and file.exists() else None
+
+    def _keep(self, key: str, adapter: LoraWeights) -> None:
+        if file := self._file(key):
+            write_atomically(file, adapter.to_bytes())
+        else:
+            self._memory[key] = adapter
+            if len(self._memory) > KEPT:
+                self._memory.popitem(last=False)

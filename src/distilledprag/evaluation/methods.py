@@ -88,6 +88,7 @@ def adapters_of(setting: Setting, name: str, items: list[Item], shuffled: bool =
     for item, documents in zip(items, augmented, strict=True):
         if not documents:
             raise InputError(f"prag needs questions about the documents; there are none for {item.question[:60]!r}")
+    setting.prag.prepare(document for documents in augmented for document in documents)
     return LoraBatch.stack([setting.prag.combined(documents) for documents in augmented]).to(device=setting.base.device)
 
 

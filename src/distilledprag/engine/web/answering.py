@@ -26,13 +26,27 @@ class Answer:
     job: Job | None = None
     _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
 
-    def start(self, submit: Submit) -> None:
-        """Put it into the queue. Raises what `Engine.submit` does."""
+    def start(self, submit: Submit, at_once: bool = False) -> None:
+        """Put it into the queue. at_once: nobody needs a piece before the end, so the event loop is woken only then.
+        Raises what `Engine.submit` does."""
         loop = asyncio.get_running_loop()
+        written: list[Event] = []
 
         def listener(event: Event) -> None:
+            if at_once:
+                written.append(event)
+                if isinstance(event, End):
+                    forward(written)
+            else:
+                forward([event])
+
+        def forward(events: list[Event]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
-                loop.call_soon_threadsafe(self._events.put_nowait, event)
+                loop.call_soon_threadsafe(put, events)
+
+        def put(events: list[Event]) -> None:
+            for event in events:
+                self._events.put_nowait(event)
 
         self.job = submit(listener)
 

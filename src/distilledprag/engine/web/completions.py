@@ -64,7 +64,8 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> A
         sampling = Sampling(temperature, 1.0 if asked.top_p is None else asked.top_p, asked.seed)
         answer = Answer(len(prompt), engine.text.writer(asked.stops))
         owner = request.state.owner
-        answer.start(lambda listener: engine.submit(owner, prompt, max_tokens, adapter, sampling, listener))
+        at_once = not asked.stream and not asked.stops  # a stop text ends an answer early
+        answer.start(lambda listener: engine.submit(owner, prompt, max_tokens, adapter, sampling, listener), at_once)
         kind, prefix = ("chat.completion", "chatcmpl-") if chat else ("text_completion", "cmpl-")
         frame = {"id": prefix + secrets.token_hex(12), "object": kind, "created": int(time.time()), "model": asked.model}
         if asked.stream:

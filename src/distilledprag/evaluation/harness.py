@@ -1,0 +1,140 @@
+"""A model class for lm-evaluation-harness (extra `lm-eval`): its tasks, answered with documents that the base LLM does not see.
+
+    python -m distilledprag.evaluation.harness run --model distilledprag --include_path TASKS --tasks mine \\
+        --model_args method=distilled_per_rank,docs=papers,top_k=3
+
+A request's documents are its row's field `documents` (a list of texts), else the `top_k` passages of `docs` that BM25 finds for
+the request's text. The task's text is the question; prompts, decoding and methods are those of `dprag evaluate`.
+This module run as a program is the harness' own command with the model `distilledprag` added; imported, it registers the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from rich.progress import track
+from torch.nn import functional
+
+from distilledprag.base_model import load_base
+from distilledprag.bundled import bundled_base, bundled_generator
+from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
+from distilledprag.errors import ConfigError
+from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting
+from distilledprag.generator import load_generator
+from distilledprag.lora.injection import inject
+from distilledprag.passages import BM25Retriever, load_passages
+from distilledprag.prompts import PromptBuilder
+
+
+@register_model("distilledprag")
+class DistilledPRAGHarness(LM):
+    """method: a name of `dprag evaluate`. base, generator: folder or hub id; the bundled ones without. docs: file or folder.
+
+    Raises ConfigError for an unknown method, and for requests without documents where the method needs some.
+    """
+
+    def __init__(
+        self,
+        method: str = "distilled_per_rank",
+        base: str | None = None,
+        generator: str | None = None,
+        docs: str | None = None,
+        documents_field: str = "documents",
+        top_k: int = 3,
+        max_gen_toks: int = MAX_ANSWER_TOKENS,
+        device: str | None = None,
+        **_: Any,
+    ) -> None:
+        super().__init__()
+        if method not in METHODS or method.startswith("shuffled"):
+            served = ", ".join(name for name in METHODS if not name.startswith("shuffled"))
+            raise ConfigError(f"method={method!r} is not one of {served}")
+        self.method, self.documents_field, self.top_k, self.longest = method, documents_field, int(top_k), int(max_gen_toks)
+        cuda = torch.cuda.is_available()  # the harness asks for it unless told otherwise
+        chosen = device if device and (cuda or not device.startswith("cuda")) else "cuda" if cuda else "cpu"
+        loaded = load_base(base or bundled_base(), device=chosen)
+        if loaded.device.type == "cpu":
+            loaded.model.float()  # processors compute half precision slowly
+        generators = {}
+        if method in NEEDS:
+            if generator is None and base is not None:
+                raise ConfigError(f"{method} needs generator=FOLDER for this base")
+            generators[NEEDS[method]] = load_generator(generator or bundled_generator(), loaded)
+        self.setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
+        self.retriever = BM25Retriever(load_passages([Path(docs)])) if docs else None
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.setting.base.identity.id
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The greedy answer of each request, cut before the first of its stop texts."""
+        texts = []
+        for request in track(requests, "answers", disable=disable_tqdm):
+            question, options = request.args
+            prompts, adapters = METHODS[self.method](self.setting, [self._item(question, request)])
+            longest = int(options.get("max_gen_toks", self.longest))
+            stop_id = self.setting.prompts.end_of_turn_id
+            text = greedy_texts(self.setting.base, prompts, adapters, stop_id, longest)[0]
+            stops = options.get("until") or []
+            for stop in [stops] if isinstance(stops, str) else stops:
+                text = text.split(stop)[0] if stop else text
+            texts.append(text)
+        return texts
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log probability of the continuation after the prompt, whether greedy decoding would write it)."""
+        made = []
+        for request in track(requests, "likelihoods", disable=disable_tqdm):
+            question, continuation = request.args
+            prompts, adapters = METHODS[self.method](self.setting, [self._item(question, request)])
+            base = self.setting.base
+            answer = base.tokenizer(" " + continuation.strip(), add_special_tokens=False).input_ids
+            made.append(self._scored(prompts[0], answer, adapters))
+        return made
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise ConfigError("perplexity tasks have no question and no documents; use tasks that generate or choose an answer")
+
+    @torch.no_grad()
+    def _scored(self, prompt: list[int], answer: list[int], adapters: Any) -> tuple[float, bool]:
+        model = self.setting.base.model
+        ids = torch.tensor([[*prompt, *answer]], device=self.setting.base.device)
+        if adapters is None:
+            logits = model(input_ids=ids, use_cache=False).logits
+        else:
+            with inject(model, adapters):
+                logits = model(input_ids=ids, use_cache=False).logits
+        scores = functional.log_softmax(logits[0, len(prompt) - 1 : -1].float(), dim=-1)  # (answer tokens, V)
+        wanted = ids[0, len(prompt) :]
+        return float(scores.gather(1, wanted[:, None]).sum()), bool((scores.argmax(-1) == wanted).all())
+
+    def _item(self, question: str, request: Instance) -> Item:
+        documents = self._documents(question, request)
+        if not documents and self.method != "closed_book":
+            raise ConfigError(
+                f"a request of {request.task_name or 'the task'} has no documents; give docs=FOLDER, or rows with a list of "
+                f"texts in the field {self.documents_field!r}"
+            )
+        return Item(question, "", tuple(documents), tuple(documents))
+
+    def _documents(self, question: str, request: Instance) -> Sequence[str]:
+        given = request.doc.get(self.documents_field) if isinstance(request.doc, dict) else None
+        if given:
+            return [str(text) for text in given]
+        if self.retriever is None:
+            return []
+        found = self.retriever.retrieve(question, min(self.top_k, len(self.retriever.passages)))
+        return [passage.text for passage, _ in found]
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
