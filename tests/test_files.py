@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.files import replace_folder, write_atomically
+from distilledprag.files import replace_folder, restore_folder, write_atomically
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -40,3 +40,21 @@ def test_an_error_in_the_block_keeps_the_old_folder(tmp_path):
         raise RuntimeError
     assert (tmp_path / "f" / "x").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_folder_moved_aside_by_a_killed_process_comes_back(tmp_path):
+    (tmp_path / ".f.abc.old").mkdir()
+    (tmp_path / ".f.abc.old" / "x").write_text("old")
+    (tmp_path / ".f.abc").mkdir()
+    (tmp_path / ".other.abc").mkdir()
+    restore_folder(tmp_path / "f")
+    assert (tmp_path / "f" / "x").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".other.abc", "f"]
+
+
+def test_a_folder_that_stands_is_kept_and_what_a_killed_process_left_goes(tmp_path):
+    for name in ("f", ".f.abc.old", ".f.def"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x").write_text(name)
+    restore_folder(tmp_path / "f")
+    assert (tmp_path / "f" / "x").read_text() == "f" and [path.name for path in tmp_path.iterdir()] == ["f"]

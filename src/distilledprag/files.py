@@ -67,3 +67,14 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def restore_folder(folder: str | Path) -> None:
+    """Put right what a `replace_folder` that was killed left: an old folder moved aside returns, unfinished ones go."""
+    folder = Path(folder)
+    left = sorted(folder.parent.glob(f".{folder.name}.*"))
+    for aside in left:
+        if aside.suffix == ".old" and not folder.exists():
+            os.replace(aside, folder)
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)

@@ -7,23 +7,26 @@ resumed writes the same losses as one that was not. The loop knows nothing about
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
 from distilledprag.training.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
+from distilledprag.training.run_folder import RunFolder
+
+# YAML reads a bare `no` as false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class LoopSettings(BaseModel):
@@ -40,7 +43,7 @@ class LoopSettings(BaseModel):
     decay: float = Field(0.3, ge=0, le=1)
     clip: float = Field(1.0, gt=0)
     accumulation: int = Field(1, gt=0)
-    precision: str = "no"
+    precision: Precision = "no"
     seed: int = 0
     evaluate_every: int = Field(200, gt=0)
     checkpoint_every: int = Field(200, gt=0)
@@ -59,33 +62,12 @@ class Task(Protocol):
     def evaluate(self, step: int) -> dict[str, float]: ...
 
 
-class RunFolder:
-    """A run's output: `log.jsonl` (one line a step), `state/` (the newest checkpoint), `tensorboard/`."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.state = path / "state"
-        self.log = path / "log.jsonl"
-
-    def begin(self, resume: bool, recipe: dict[str, Any]) -> int:
-        """Prepare the folder and return the step to start at. Without `resume` an older run is never overwritten."""
-        recipe_file = self.path / "recipe.json"
-        if not resume and self.log.exists():
-            raise ConfigError(f"{self.path} already holds a run; pass --resume to go on, or choose another output folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-        recipe_file.write_text(json.dumps(recipe, indent=2) + "\n")
-        if not self.state.exists():
-            self.log.unlink(missing_ok=True)
-            return 0
-        step = json.loads((self.state / "progress.json").read_text())["step"]
-        lines = [line for line in self.log.read_text().splitlines() if line.endswith("}")] if self.log.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.log.write_text("".join(line + "\n" for line in kept))
-        return step
-
-    def append(self, record: dict[str, Any]) -> None:
-        with self.log.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+def _check_precision(precision: str, on_gpu: bool) -> None:
+    """Raises ConfigError where the device cannot compute in `precision`."""
+    if precision == "fp16" and not on_gpu:
+        raise ConfigError("training.precision fp16 needs a GPU; use bf16 or no")
+    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU does not compute in bf16; set training.precision to fp16 or no")
 
 
 def fit(
@@ -99,13 +81,16 @@ def fit(
     cpu: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
-    """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation.
+    """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation; nothing where no step was left.
 
-    output: run folder. export: called with a temporary folder at every checkpoint; what it writes becomes
-    `output/model`. Raises ConfigError if the folder holds another run and `resume` is false, CheckpointError if the
-    loss stops being finite.
+    output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
+    what it writes becomes `output/model`. Raises ConfigError if the folder holds another run (one of another recipe, if
+    `resume` is true) and for a precision that the device lacks, CheckpointError if the loss stops being finite or the
+    checkpoint to go on from is damaged.
     """
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=cpu or not torch.cuda.is_available())
+    on_gpu = torch.cuda.is_available() and not cpu
+    _check_precision(settings.precision, on_gpu)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
     set_seed(settings.seed)
     folder = RunFolder(output)
     start = folder.begin(resume, recipe or {})
@@ -120,16 +105,23 @@ def fit(
     module, optimizer = accelerator.prepare(task.module, optimizer)
     accelerator.register_for_checkpointing(schedule)
     if start:
-        accelerator.load_state(str(folder.state))
+        _load(accelerator, folder.state)
     writer = _tensorboard(output) if settings.tensorboard else None
 
+    def export_model() -> None:
+        if export:
+            with replace_folder(folder.model) as temporary:
+                export(temporary)
+
     def checkpoint(step: int) -> None:
+        """The model first: a run killed in between does the steps again, and never ends with the model of older ones."""
+        export_model()
         with replace_folder(folder.state) as temporary:
             accelerator.save_state(str(temporary))
-            (temporary / "progress.json").write_text(json.dumps({"step": step}))
-        if export:
-            with replace_folder(output / "model") as temporary:
-                export(temporary)
+            folder.write_progress(temporary, step)
+
+    if start >= settings.steps:
+        export_model()
 
     evaluation: dict[str, float] = {}
     columns = (
@@ -178,6 +170,16 @@ def fit(
     if writer:
         writer.close()
     return evaluation
+
+
+def _load(accelerator: Accelerator, state: Path) -> None:
+    try:
+        accelerator.load_state(str(state))
+    except Exception as error:  # torch, safetensors and pickle raise errors of every kind
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"the checkpoint {state} cannot be loaded ({reason}); restore it from a copy, or delete it to begin the run again"
+        ) from error
 
 
 def _tensorboard(output: Path) -> Any:
