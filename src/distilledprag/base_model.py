@@ -54,8 +54,8 @@ class BaseModel:
 def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> BaseModel:
     """Load a base from a folder or a hub id. `dtype` None keeps the precision it is stored in.
 
-    Raises CheckpointError for a missing or damaged folder, a model that is no causal LM of a supported
-    architecture, and a base without a mask token or with one that does not match its record.
+    Raises CheckpointError for a missing or damaged folder (weights that are not finite included), a model that is no
+    causal LM of a supported architecture, and a base without a mask token or with one that does not match its record.
     """
     model, tokenizer = load_unmasked_base(path_or_id, dtype=dtype)
     record = mask_record(model)
@@ -93,6 +93,11 @@ def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = No
         raise CheckpointError(
             f"the weights of {str(path_or_id)!r} lack {len(wrong)} tensors or have them in the wrong shape, "
             f"{wrong[0]} first; copy the base again"
+        )
+    broken = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+    if broken:
+        raise CheckpointError(
+            f"the weights of {str(path_or_id)!r} have values that are not finite, {broken} first; copy the base again"
         )
     rows, highest = len(model.get_input_embeddings().weight), max(tokenizer.get_vocab().values())
     if highest >= rows:

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from distilledprag import __version__
-from distilledprag.errors import DistilledPRAGError
+from distilledprag.errors import DistilledPRAGError, InputError
 
 app = typer.Typer(
     name="dprag",
@@ -46,7 +46,8 @@ def _common(
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     docs: Docs,
-    top_k: Annotated[int, typer.Option(help="How many passages to use.")] = 3,
+    more_docs: Annotated[Optional[list[Path]], typer.Argument(help="Further files or folders: --docs A B.")] = None,  # noqa: UP045
+    top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all of fewer.")] = None,  # noqa: UP045
     compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
     show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
     as_json: AsJson = False,
@@ -56,7 +57,10 @@ def ask(
     """Answer a question over documents that stay on this machine."""
     from distilledprag.commands import ask as command
 
-    command.run(question, docs, top_k, compare, show_wire, as_json, base, generator)
+    stray = next((path for path in more_docs or [] if not path.exists()), None)
+    if stray:
+        raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
+    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator)
 
 
 @app.command()

@@ -20,8 +20,9 @@ from distilledprag.errors import ConfigError, InputError
 from distilledprag.generator import ParameterGenerator, generator_identity, load_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.weights import LoraWeights
-from distilledprag.passages import BM25Retriever, Passage, Retriever
+from distilledprag.passages import BM25Retriever, Passage, Retriever, usual_k
 from distilledprag.prompts import PromptBuilder
+from distilledprag.prompts.plain_text import check_text
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class DistilledPRAG:
 
     @torch.no_grad()
     def encode(self, passages: Sequence[str]) -> LoraWeights:
-        """One LoRA for the concatenated passages, in their order (one generator pass), of no higher rank than they need."""
-        if isinstance(passages, str):
-            raise InputError("passages must be a list of strings; write [passage]")
-        return self._weights(self._generate(passages))
+        """One LoRA for the concatenated passages, in their order (one generator pass), of no higher rank than they need.
+
+        Raises InputError for anything but a list of strings, and for more text than the base reads.
+        """
+        return self._weights(self._generate(_checked(passages, "passage")))
 
     def _weights(self, adapter: LoraBatch) -> LoraWeights:
         return adapter.unstack(self.base.identity, self._generator_identity)[0].without_idle_ranks()
@@ -98,24 +100,27 @@ class DistilledPRAG:
         documents: Sequence[str] | None = None,
         *,
         retriever: Retriever | None = None,
-        top_k: int = 3,
+        top_k: int | None = None,
     ) -> Answer:
         """Answer `question` from `documents`, which the base LLM does not see.
 
         documents: texts, each one passage; or pass a `retriever` over passages loaded before. Of more than `top_k`
-        documents the best `top_k` are used, as BM25 ranks them. Raises InputError for an empty question or no documents.
+        documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. Raises InputError
+        for an empty question, no documents, what is no text, and more text than the base reads.
         """
         begin = time.perf_counter()
+        check_text(question, "the question")
         if retriever is None:
-            passages = [Passage(text, f"document {number}") for number, text in enumerate(documents or [], start=1)]
-            retriever, top_k = BM25Retriever(passages), min(top_k, len(passages))
-        found = retriever.retrieve(question, top_k)
+            texts = _checked([] if documents is None else documents, "document")
+            retriever = BM25Retriever([Passage(text, f"document {number}") for number, text in enumerate(texts, start=1)])
+            top_k = None if top_k is None else min(top_k, len(texts))
+        found = retriever.retrieve(question, usual_k(retriever) if top_k is None else top_k)
         texts = [passage.text for passage, _ in found]
         retrieved = time.perf_counter()
+        prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
         with torch.no_grad():
             adapter = self._generate(texts)
         encoded = time.perf_counter()
-        prompt = self.prompts.build(question, texts).masked_ids
         text = greedy_texts(self.base, [prompt], adapter, self.prompts.end_of_turn_id)[0]
         answered = time.perf_counter()
         sent = self.sent(prompt, adapter)
@@ -136,3 +141,12 @@ class DistilledPRAG:
     def answer_closed_book(self, question: str) -> str:
         """The same model without any passages."""
         return greedy_texts(self.base, [self.prompts.closed_book(question)], None, self.prompts.end_of_turn_id)[0]
+
+
+def _checked(texts: Sequence[str], what: str) -> list[str]:
+    """`texts` as a list. Raises InputError unless they are a list of strings; `what` names one of them."""
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Sequence):
+        raise InputError(f"{what}s must be a list of strings; write [{what}]")
+    for number, text in enumerate(texts, start=1):
+        check_text(text, f"{what} {number}")
+    return list(texts)

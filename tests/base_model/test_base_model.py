@@ -154,6 +154,16 @@ def test_weights_without_a_tensor_or_of_another_shape_are_refused(saved):
         load_base(saved)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(saved, value):
+    weights = saved / "model.safetensors"
+    name, tensors = "model.layers.1.mlp.up_proj.weight", load_file(weights)
+    tensors[name][3, 4] = value
+    save_file(tensors, weights, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=f"not finite, {name} first"):
+        load_base(saved)
+
+
 def test_a_missing_tokenizer_is_refused(saved):
     for path in saved.glob("tokenizer*"):
         path.unlink()

@@ -37,6 +37,27 @@ def test_ask_prints_one_json_object_as_the_contract_says(dprag, documents, model
     assert "Oakport" not in record["sent"]["prompt"]
 
 
+def test_fewer_than_three_passages_are_all_used_where_nobody_says_how_many(dprag, documents, models):
+    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents / "a.txt", "--json", *models)
+    assert code == 0 and len(json.loads(out)["passages"]) == 2
+
+
+def test_several_paths_may_follow_docs(dprag, documents, models):
+    for name in "bcd":
+        (documents / f"{name}.txt").write_text(f"Anna Tovberg met {name.upper()} in Oakport.")
+    files = [documents / f"{name}.txt" for name in "bcd"]
+    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", *files, "--json", *models)
+    assert code == 0 and {passage["source"] for passage in json.loads(out)["passages"]} == set(map(str, files))
+    code, _, err = dprag("ask", "Where", "does", "Anna", "live?", "--docs", documents, *models)
+    assert code == 1 and "quotation marks" in err
+
+
+def test_encode_refuses_more_text_than_the_base_reads(dprag, models, tmp_path):
+    (tmp_path / "long.txt").write_text("\n\n".join(f"Passage {number} is about wheat." for number in range(500)))
+    code, _, err = dprag("encode", tmp_path / "long.txt", "--out", tmp_path / "adapter", *models)
+    assert code == 1 and "more than the 4096 the model reads" in err and not (tmp_path / "adapter").exists()
+
+
 def test_ask_shows_the_wire(dprag, documents, models):
     code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 1, "--show-wire", *models)
     assert code == 0 and "answer:" in out and "<|doc_mask|><|doc_mask|>" in out.replace("\n", "").replace(" ", "")

@@ -9,6 +9,7 @@ from tiny import PER_RANK, random_generator
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.weights import LoraWeights
+from distilledprag.passages import BM25Retriever, Passage
 from distilledprag.pipeline import DistilledPRAG
 
 DOCUMENTS = ["Anna Tovberg lives in Oakport. She earns $46,000 a year.", "Velkor Foods is based in Millport."]
@@ -77,6 +78,21 @@ def test_an_encoded_folder_loads_in_peft_and_gives_the_same_logits(prag, tiny_ba
         assert torch.allclose(model(input_ids=prompt).logits, ours, atol=1e-5)
 
 
+def retriever() -> BM25Retriever:
+    return BM25Retriever([Passage(text, "a.txt") for text in DOCUMENTS])
+
+
+def test_all_of_fewer_than_three_passages_are_used_where_nobody_says_how_many(prag):
+    assert len(prag.answer("Where?", retriever=retriever()).passages) == 2
+    assert len(prag.answer("Where?", DOCUMENTS * 3).passages) == 3
+
+
+def test_what_is_too_long_is_refused_before_it_is_encoded(prag, monkeypatch):
+    monkeypatch.setattr(prag.generator, "encode", lambda *_: pytest.fail("encoded"))
+    with pytest.raises(InputError, match="more than the"):
+        prag.answer("Where?", ["wheat " * 5000])
+
+
 @pytest.mark.parametrize("call, message", [
     (lambda prag: prag.answer("  ", DOCUMENTS), "question is empty"),
     (lambda prag: prag.answer("Where?", []), "no passages"),
@@ -84,6 +100,14 @@ def test_an_encoded_folder_loads_in_peft_and_gives_the_same_logits(prag, tiny_ba
     (lambda prag: prag.encode(["", " "]), "no text to encode"),
     (lambda prag: prag.encode("one string"), "list of strings"),
     (lambda prag: prag.answer("Where?", ["wheat " * 5000]), "more than the"),
+    (lambda prag: prag.encode(["wheat " * 5000]), "more than the 4096 the model reads"),
+    (lambda prag: prag.encode([DOCUMENTS[0], None]), "passage 2 must be a string"),
+    (lambda prag: prag.encode(None), "list of strings"),
+    (lambda prag: prag.answer(None, DOCUMENTS), "the question must be a string"),
+    (lambda prag: prag.answer("Where?", "one document"), r"write \[document\]"),
+    (lambda prag: prag.answer("Where?", [DOCUMENTS[0], 5]), "document 2 must be a string"),
+    (lambda prag: prag.answer("Where?", retriever=retriever(), top_k=3), "only 2 passages"),
+    (lambda prag: prag.answer("Where?", DOCUMENTS, top_k=0), "at least 1"),
 ])  # fmt: skip
 def test_bad_input_is_a_clear_error(prag, call, message):
     with pytest.raises(InputError, match=message):

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from distilledprag.errors import InputError
-from distilledprag.passages import BM25Retriever, Passage, load_passages
+from distilledprag.passages import BM25Retriever, Passage, load_passages, usual_k
 from distilledprag.pipeline import Answer, DistilledPRAG
 
 
@@ -31,7 +31,7 @@ def load_with_progress(paths: list[Path], console: Console) -> list[Passage]:
 def run(
     question: str,
     docs: list[Path],
-    top_k: int,
+    top_k: int | None,
     compare: bool,
     show_wire: bool,
     as_json: bool,
@@ -42,6 +42,7 @@ def run(
         raise InputError("the question is empty; write one")
     console = Console(stderr=as_json)
     retriever = BM25Retriever(load_with_progress(docs, console))
+    top_k = usual_k(retriever) if top_k is None else top_k
     retriever.retrieve(question, top_k)  # fail before the model loads
     prag = DistilledPRAG.from_pretrained(base, generator)
     answer = prag.answer(question, retriever=retriever, top_k=top_k)

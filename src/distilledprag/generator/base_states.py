@@ -20,13 +20,18 @@ from distilledprag.prompts import PromptBuilder
 def base_document_states(base: BaseModel, prompts: PromptBuilder, passages: Sequence[Sequence[str]]) -> DocumentStates:
     """Hidden states (N, B, S, D) of the base over each prompt's context; the mask is True on document tokens only.
 
-    Raises InputError for a prompt whose passages have no token at all.
+    Raises InputError for a prompt whose passages have no token at all, or more than the base reads.
     """
     contexts = [prompts.context(texts) for texts in passages]
     for number, context in enumerate(contexts, start=1):
         if not any(context.is_document):
             raise InputError(f"prompt {number} of {len(contexts)} has no document text to encode; pass at least one passage")
     longest = max(len(context) for context in contexts)
+    if longest > base.context_length:
+        raise InputError(
+            f"the passages make a prompt of {longest} tokens, {longest - base.context_length} more than the "
+            f"{base.context_length} the model reads; use fewer or shorter passages"
+        )
     ids = torch.zeros(len(contexts), longest, dtype=torch.long)
     mask = torch.zeros(len(contexts), longest, dtype=torch.bool)
     for row, context in enumerate(contexts):

@@ -3,6 +3,6 @@
 from distilledprag.passages.corpus_index import CorpusIndex
 from distilledprag.passages.loading import load_file, load_passages
 from distilledprag.passages.record import Passage
-from distilledprag.passages.retrieval import BM25Retriever, Retriever
+from distilledprag.passages.retrieval import BM25Retriever, Retriever, usual_k
 
-__all__ = ["BM25Retriever", "CorpusIndex", "Passage", "Retriever", "load_file", "load_passages"]
+__all__ = ["BM25Retriever", "CorpusIndex", "Passage", "Retriever", "load_file", "load_passages", "usual_k"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from distilledprag.errors import InputError
 from distilledprag.passages.record import Passage
 
+USUAL_TOP_K = 3
 K1, B = 1.5, 0.75  # BM25: how fast repetition saturates, how much length counts
 WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
 _STOP_WORDS = (
@@ -49,6 +50,11 @@ class Retriever(Protocol):
         ...
 
 
+def usual_k(retriever: Retriever) -> int:
+    """How many passages to use where nobody says: 3, or all of a retriever that has fewer."""
+    return min(USUAL_TOP_K, len(retriever)) if isinstance(retriever, Sized) else USUAL_TOP_K
+
+
 class BM25Retriever:
     """BM25 (Lucene's variant, k1 = 1.5, b = 0.75) over passages in memory; the heading counts as part of a passage.
 
@@ -71,6 +77,10 @@ class BM25Retriever:
         self._vocabulary = vocabulary
         self._index = bm25s.BM25(k1=K1, b=B, method="lucene")
         self._index.index((ids, vocabulary), show_progress=False)
+
+    def __len__(self) -> int:
+        """Number of passages."""
+        return len(self.passages)
 
     def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
         """The `k` best passages with their scores, best first; ties keep the documents' order.
