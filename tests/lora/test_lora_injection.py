@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lora_examples import (
     ALL_TARGETS,
     ARCHITECTURES,
+    IDENTITY,
     logits_of,
     random_adapter,
     random_tokens,
@@ -19,7 +20,17 @@ from lora_examples import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distilledprag.errors import IncompatibleBaseError
-from distilledprag.lora import LoraBatch, inject, merge_into, merged
+from distilledprag.lora import (
+    MLP_TARGETS,
+    LoraBatch,
+    LoraPair,
+    LoraWeights,
+    inject,
+    inject_parts,
+    merge_into,
+    merged,
+    module_shapes,
+)
 
 MODEL = tiny_model()
 ADAPTERS = [
@@ -75,6 +86,52 @@ def test_row_index_gives_each_model_row_its_adapter(rows):
     without = logits_of(MODEL, TOKENS[-1:])[0]
     expected = torch.stack([ALONE[row] if row >= 0 else without for row in rows])
     torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
+
+
+def naming_adapter(model, rank=3):
+    """Every A and B only name entries: each rank copies one entry of x to one of the output."""
+    modules = {}
+    for key, (d_in, d_out) in module_shapes(model.config, MLP_TARGETS).items():
+        a = torch.nn.functional.one_hot(torch.arange(rank) * 5, d_in).float()
+        b = torch.nn.functional.one_hot(torch.arange(rank) * 7 + 1, d_out).float().T.contiguous()
+        modules[key] = LoraPair(a, b)
+    return LoraWeights(modules, float(rank), IDENTITY, "")
+
+
+@pytest.mark.parametrize("rows", [[-1, 0, -1, 0], [-1, -1, -1, -1], [1, -1, 0, 1]])
+def test_rows_without_adapter_are_untouched_by_one_whose_factors_only_name_entries(rows):
+    naming = naming_adapter(MODEL)
+    batch = LoraBatch.stack([naming, naming])
+    plain = logits_of(MODEL, TOKENS)
+    with inject(MODEL, batch, row_index=torch.tensor(rows)):
+        together = logits_of(MODEL, TOKENS)
+    with inject(MODEL, LoraBatch.stack([naming])):
+        changed = logits_of(MODEL, TOKENS)
+    assert (changed - plain).abs().amax(dim=(1, 2)).min() > 1e-2, "the adapter must change what it is given to"
+    for row, adapter in enumerate(rows):
+        torch.testing.assert_close(together[row], (plain if adapter < 0 else changed)[row], rtol=1e-5, atol=1e-5)
+
+
+def test_several_batches_serve_their_own_rows_at_once():
+    batches = [LoraBatch.stack([adapter]) for adapter in ADAPTERS if adapter is not None]
+    parts = [(batches[0], [0, -1, -1, -1]), (batches[1], [-1, -1, 0, -1]), (batches[2], [-1, -1, -1, 0])]
+    with inject_parts(MODEL, [(batch, torch.tensor(rows)) for batch, rows in parts]):
+        together = logits_of(MODEL, TOKENS)
+    torch.testing.assert_close(together, torch.stack(ALONE), rtol=1e-5, atol=1e-5)
+    assert hooks_in(MODEL) == []
+
+
+def test_gradients_reach_only_the_adapters_of_rows_that_have_one():
+    batch = LoraBatch.stack([ADAPTERS[0], ADAPTERS[2]])
+    for a, b in batch.modules.values():
+        a.requires_grad_()
+        b.requires_grad_()
+    with inject(MODEL, batch, row_index=torch.tensor([-1, 1, -1, 1])):
+        logits = MODEL(TOKENS).logits
+    torch.testing.assert_close(logits[0], logits_of(MODEL, TOKENS)[0])
+    logits.square().mean().backward()
+    a, b = batch.modules["layers.0.mlp.up_proj"]
+    assert [bool(factor.grad[row].any()) for factor in (a, b) for row in (0, 1)] == [False, True, False, True]
 
 
 def test_one_adapter_serves_every_row_when_no_row_index_is_given():

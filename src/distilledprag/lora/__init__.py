@@ -5,7 +5,7 @@ Depends only on `errors` and `files`, so that the untrusted engine can be instal
 
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
-from distilledprag.lora.injection import inject
+from distilledprag.lora.injection import inject, inject_parts
 from distilledprag.lora.merging import merge_into, merged
 from distilledprag.lora.rejection import AdapterError, Rejection
 from distilledprag.lora.targets import ATTENTION_TARGETS, MLP_TARGETS, module_shapes
@@ -24,6 +24,7 @@ __all__ = [
     "Rejection",
     "check_adapter",
     "inject",
+    "inject_parts",
     "merge_into",
     "merged",
     "module_shapes",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,12 +94,21 @@ def inject(model: nn.Module, batch: LoraBatch, row_index: Tensor | None = None) 
     Raises `IncompatibleBaseError` when the adapters do not fit the model, `ValueError` for a wrong row_index
     or number of rows, `RuntimeError` inside another `inject` or `merged` block of this model.
     """
-    rows = None if row_index is None else _checked_rows(row_index, batch)
+    with inject_parts(model, [(batch, row_index)]):
+        yield
+
+
+@contextlib.contextmanager
+def inject_parts(model: nn.Module, parts: Sequence[tuple[LoraBatch, Tensor | None]]) -> Iterator[None]:
+    """`inject` with several batches and their row indices at once: adapters of very different ranks need not be padded to the
+    largest. A row that several batches name takes the sum of its adapters' changes."""
+    checked = [(batch, None if row_index is None else _checked_rows(row_index, batch)) for batch, row_index in parts]
     with reserve(model), contextlib.ExitStack() as hooks:
-        for key, (a, b) in batch.modules.items():
-            linear = target_linear(model, key, d_in=a.shape[2], d_out=b.shape[1])
-            handle = linear.register_forward_hook(_hook(a, b, batch.scaling, rows, linear.weight))
-            hooks.callback(handle.remove)
+        for batch, rows in checked:
+            for key, (a, b) in batch.modules.items():
+                linear = target_linear(model, key, d_in=a.shape[2], d_out=b.shape[1])
+                handle = linear.register_forward_hook(_hook(a, b, batch.scaling, rows, linear.weight))
+                hooks.callback(handle.remove)
         yield
 
 
@@ -122,30 +131,47 @@ def _checked_rows(row_index: Tensor, batch: LoraBatch) -> Tensor:
 def _hook(
     a: Tensor, b: Tensor, scaling: float, rows: Tensor | None, weight: Tensor
 ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    """The forward hook of one linear module: adds scaling * B A x to its output.
+    """The forward hook of one linear module: adds scaling * B A x to its output, in the rows that have an adapter.
 
     a (B, r, d_in), b (B, d_out, r); weight only tells the module's device and dtype.
     """
-    expected = None if rows is None else rows.numel()
     read, written = _single_entries(a), _single_entries(b.mT)
+    served, adapters = (None, None) if rows is None else _served(rows, a.shape[0], weight.device)
     # Done once where no gradient needs the graph: `generate` calls the hook for every token.
     if not (a.requires_grad or b.requires_grad):
         dtype = weight.dtype if weight.is_floating_point() else a.dtype
-        a, b = (_rows_of(factor, rows).to(device=weight.device, dtype=dtype) for factor in (a, b))
-        rows = None
+        a, b = (_chosen(factor, adapters).to(device=weight.device, dtype=dtype) for factor in (a, b))
+        adapters = None
+    expected = rows.numel() if rows is not None else a.shape[0] if a.shape[0] > 1 else None
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = inputs[0]
-        served = expected if expected is not None else a.shape[0] if a.shape[0] > 1 else x.shape[0]
-        if served != x.shape[0]:
+        if expected not in (None, x.shape[0]):
             raise ValueError(
-                f"The model runs {x.shape[0]} rows, but adapters are given for {served}. Pass a `row_index` "
+                f"The model runs {x.shape[0]} rows, but adapters are given for {expected}. Pass a `row_index` "
                 "with one entry per model row; with beams: `torch.arange(adapters).repeat_interleave(beams)`."
             )
-        row_a, row_b = (_rows_of(factor, rows).to(device=output.device, dtype=output.dtype) for factor in (a, b))
-        return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling, read, written)
+        row_a, row_b = (_chosen(factor, adapters).to(device=output.device, dtype=output.dtype) for factor in (a, b))
+        if served is None:
+            return _add_lora(x.to(output.dtype), output, row_a, row_b, scaling, read, written)
+        if not served.numel():
+            return output
+        own_x, own_output = x.index_select(0, served).to(output.dtype), output.index_select(0, served)
+        changed = _add_lora(own_x, own_output, row_a, row_b, scaling, read, written)
+        put = output.index_copy if torch.is_grad_enabled() else output.index_copy_
+        return put(0, served, changed)
 
     return hook
+
+
+def _served(rows: Tensor, adapters: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+    """Of row_index (N,): the model rows that have an adapter, None when all have; and their adapters, None when these are all
+    of the batch's in their order."""
+    rows = rows.to(device)
+    has_adapter = rows >= 0
+    chosen = rows[has_adapter]
+    in_order = chosen.numel() == adapters and bool((chosen == torch.arange(adapters, device=device)).all())
+    return None if bool(has_adapter.all()) else has_adapter.nonzero().flatten(), None if in_order else chosen
 
 
 def _single_entries(factor: Tensor) -> Tensor | None:
@@ -159,15 +185,9 @@ def _single_entries(factor: Tensor) -> Tensor | None:
     return first.argmax(-1) if factor.stride(0) == 0 or bool((factor == first).all()) else None
 
 
-def _rows_of(factor: Tensor, rows: Tensor | None) -> Tensor:
-    """(B, ...) -> (N, ...): the adapters that the model's rows use; zeros for -1."""
-    if rows is None:
-        return factor
-    rows = rows.to(factor.device)
-    chosen = factor.index_select(0, rows.clamp(min=0))
-    if bool((rows >= 0).all()):
-        return chosen
-    return torch.where((rows >= 0).view(-1, 1, 1), chosen, chosen.new_zeros(()))
+def _chosen(factor: Tensor, adapters: Tensor | None) -> Tensor:
+    """(B, ...) -> (n, ...): the adapters that the rows with one use."""
+    return factor if adapters is None else factor.index_select(0, adapters.to(factor.device))
 
 
 def _add_lora(
