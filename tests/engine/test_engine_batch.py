@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from tiny import PER_RANK, random_generator
 
-from distilledprag.engine.batch import DecodingBatch
-from distilledprag.engine.job import Sampling
+from distilledprag.engine.batch import DecodingBatch, stacked_bytes
+from distilledprag.engine.embedded import EmbeddedBackend, Limits
+from distilledprag.engine.job import Job, Sampling
+from distilledprag.engine.queue import FairQueue
 from distilledprag.engine.sampling import Sampler, next_tokens
+from distilledprag.lora import LoraBatch, LoraPair, LoraWeights, module_shapes
 from distilledprag.pipeline import DistilledPRAG
 
 
@@ -70,6 +75,67 @@ def test_adapters_change_their_own_rows_only(tiny_base, adapters):
     bare = alone(tiny_base, prompt, None, 1)[1][0]
     torch.testing.assert_close(logits[0], bare, atol=1e-5, rtol=1e-5)
     assert (logits[1] - bare).abs().max() > 1e-3 and (logits[1] - logits[2]).abs().max() > 1e-3
+
+
+def adapter_of(base, rank, seed, scale=0.1, naming=False):
+    """Random factors; `naming`: A and B are one-hot, so that entries are picked instead of multiplied."""
+    random = torch.Generator().manual_seed(seed)
+    modules = {}
+    for key, (d_in, d_out) in module_shapes(base.model.config).items():
+        a, b = torch.randn(rank, d_in, generator=random) * scale, torch.randn(d_out, rank, generator=random) * scale
+        if naming:
+            a = torch.nn.functional.one_hot(torch.arange(rank) * 3, d_in).float()
+            b = torch.nn.functional.one_hot(torch.arange(rank) * 5, d_out).float().T.contiguous()
+        modules[key] = LoraPair(a, b)
+    return LoraWeights(modules, float(rank), base.identity, "")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_row_without_adapter_is_untouched_by_one_that_only_names_entries(tiny_base, times):
+    prompt, naming = list(range(10, 20)), adapter_of(tiny_base, 2, 0, naming=True)
+    batch = DecodingBatch(tiny_base.model)
+    first = batch.join([prompt] * (1 + times), [None, *[naming] * times])
+    second = batch.step([7] * (1 + times))
+    batch.clear()
+    bare = alone(tiny_base, prompt, None, 1)[1][0]
+    torch.testing.assert_close(first[0], bare, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(second[0], alone(tiny_base, [*prompt, 7], None, 1)[1][0], atol=1e-5, rtol=1e-5)
+    assert (first[1] - bare).abs().max() > 1e-3
+
+
+def test_one_large_adapter_does_not_make_the_others_as_large(tiny_base, monkeypatch):
+    """Every row computes what it computes alone, in memory near that of the adapters themselves."""
+    ranks = [256, 2, 2, 3, 1, 64, 2]
+    chosen = [adapter_of(tiny_base, rank, seed, scale=0.3 / rank**0.5) for seed, rank in enumerate(ranks)]
+    chosen += [None, chosen[0], chosen[1]]  # two are shared
+    made, stack = [], LoraBatch.stack
+    monkeypatch.setattr(LoraBatch, "stack", lambda adapters: made.append(stack(adapters)) or made[-1])
+    prompt = list(range(10, 20))
+    batch = DecodingBatch(tiny_base.model)
+    logits = batch.join([prompt] * len(chosen), chosen)
+    batch.clear()
+    held = sum(factor.nbytes for one in made for pair in one.modules.values() for factor in pair)
+    assert held <= stacked_bytes(chosen) <= 2 * sum(adapter.nbytes for adapter in chosen[: len(ranks)])
+    for row, adapter in enumerate(chosen):
+        torch.testing.assert_close(logits[row], alone(tiny_base, prompt, adapter, 1)[1][0], atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_that_are_too_large_together_are_decoded_one_after_the_other(tiny_base):
+    adapters = [adapter_of(tiny_base, 16, seed) for seed in range(6)]
+    most: dict[int, int] = {}
+    for limit in (1, 3):
+        events, sizes = [[] for _ in adapters], []
+        limits = Limits(adapter_bytes=limit * adapters[0].nbytes)
+        backend = EmbeddedBackend(tiny_base, frozenset({0}), limits, on_step=sizes.append)
+        queue = FairQueue(100, 100)
+        for adapter, listener in zip(adapters, events, strict=True):
+            end = time.monotonic() + 60
+            queue.put(Job("a", [10, 11, 12], 4, backend.prepare(adapter), Sampling(), end, listener.append))
+        queue.close()
+        backend.serve(queue)
+        most[limit] = max(sizes)
+        assert all(own[-1].error is None and own[-1].reason for own in events)
+    assert most == {1: 1, 3: 3}
 
 
 def test_tokens_are_drawn_from_their_own_rows_and_seeds():

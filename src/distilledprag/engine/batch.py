@@ -11,7 +11,8 @@ Knows nothing of jobs, queues or sampling.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from distilledprag.engine.cache import roomy_cache
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.injection import backbone_of, inject
+from distilledprag.lora.injection import backbone_of, inject_parts
 from distilledprag.lora.weights import LoraWeights
 
 Adapters = Sequence[LoraWeights | None]
@@ -126,13 +127,34 @@ class DecodingBatch:
         self._injected = False
 
 
+def stacked_bytes(adapters: Adapters) -> int:
+    """Memory of the adapters of rows that decode together: as they are put side by side, beside the stored ones."""
+    groups = _groups(adapters)
+    return sum(len(unique) * max(adapter.nbytes for adapter in unique) for unique, _ in groups)
+
+
 def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManager[None]:
-    """The model with one adapter per row (None: without); rows of one adapter share it."""
-    unique = list({id(adapter): adapter for adapter in adapters if adapter is not None}.values())
-    if not unique:
-        return contextlib.nullcontext()
-    if len(unique) == len(adapters):
-        return inject(model, LoraBatch.stack(unique))
-    place = {id(adapter): number for number, adapter in enumerate(unique)}
-    rows = torch.tensor([-1 if adapter is None else place[id(adapter)] for adapter in adapters])
-    return inject(model, LoraBatch.stack(unique), row_index=rows)
+    """The model with one adapter per row (None: without)."""
+    parts = []
+    for unique, rows in _groups(adapters):
+        index = torch.full((len(adapters),), -1)
+        index[rows] = torch.arange(len(unique)) if len(unique) > 1 else 0
+        parts.append((LoraBatch.stack(unique), index))
+    return inject_parts(model, parts)
+
+
+def _groups(adapters: Adapters) -> list[tuple[list[LoraWeights], list[int]]]:
+    """Adapters that are put side by side, and their rows: those that change the same modules and have ranks of one power of two,
+    so that one of rank 256 does not make all others as large. An adapter of several rows is a group of its own, held once."""
+    uses = Counter(id(adapter) for adapter in adapters)
+    groups: dict[Hashable, tuple[list[LoraWeights], list[int]]] = {}
+    for row, adapter in enumerate(adapters):
+        if adapter is None:
+            continue
+        shared = uses[id(adapter)] > 1
+        key = id(adapter) if shared else ((adapter.rank - 1).bit_length(), *adapter.modules)
+        unique, rows = groups.setdefault(key, ([], []))
+        if not (shared and unique):
+            unique.append(adapter)
+        rows.append(row)
+    return list(groups.values())

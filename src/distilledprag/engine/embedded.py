@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from distilledprag.base_model import BaseModel
-from distilledprag.engine.batch import DecodingBatch
+from distilledprag.engine.batch import DecodingBatch, stacked_bytes
 from distilledprag.engine.failures import InternalError, RequestError, StoppingError
 from distilledprag.engine.job import Job
 from distilledprag.engine.queue import FairQueue
@@ -26,11 +26,13 @@ _NAP = 0.5  # seconds between two looks at the stop flag while nothing is to be 
 @dataclass(frozen=True)
 class Limits:
     """rows: that decode together. batch_tokens: rows times the longest row's tokens. prefill_tokens: that are read between
-    two steps of the rows under way, padding included (one prompt is always allowed)."""
+    two steps of the rows under way, padding included (one prompt is always allowed). adapter_bytes: of the rows' adapters side
+    by side (one is always allowed)."""
 
     rows: int = 32
     batch_tokens: int = 131_072
     prefill_tokens: int = 4096
+    adapter_bytes: int = 2048 * 2**20
 
 
 @dataclass(eq=False)
@@ -100,6 +102,9 @@ class EmbeddedBackend:
             rows = len(self._rows) + 1
             longest = max(job.longest, *(row.job.longest for row in self._rows)) if self._rows else job.longest
             if rows > 1 and (rows > self._limits.rows or rows * longest > self._limits.batch_tokens):
+                return False
+            adapters = [job.adapter, *(row.job.adapter for row in self._rows)]
+            if rows > 1 and stacked_bytes(adapters) > self._limits.adapter_bytes:
                 return False
             prompts = [len(job.prompt), *(len(row.job.prompt) for row in joining)]
             return len(prompts) == 1 or max(prompts) * len(prompts) <= self._limits.prefill_tokens

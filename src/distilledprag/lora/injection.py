@@ -166,12 +166,12 @@ def _hook(
 
 def _served(rows: Tensor, adapters: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
     """Of row_index (N,): the model rows that have an adapter, None when all have; and their adapters, None when these are all
-    of the batch's in their order."""
+    of the batch's in their order, or the batch has one only, which all of these rows then share."""
     rows = rows.to(device)
     has_adapter = rows >= 0
     chosen = rows[has_adapter]
-    in_order = chosen.numel() == adapters and bool((chosen == torch.arange(adapters, device=device)).all())
-    return None if bool(has_adapter.all()) else has_adapter.nonzero().flatten(), None if in_order else chosen
+    as_they_are = adapters == 1 or torch.equal(chosen, torch.arange(adapters, device=device))
+    return None if bool(has_adapter.all()) else has_adapter.nonzero().flatten(), None if as_they_are else chosen
 
 
 def _single_entries(factor: Tensor) -> Tensor | None:
