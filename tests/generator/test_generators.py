@@ -123,6 +123,8 @@ def test_empty_passages_cannot_be_encoded(tiny_base):
 
 @pytest.mark.parametrize("settings, wrong", [
     ({"architecture": "magic"}, "magic"),
+    ({"architecture": ["paper"]}, "paper"),
+    ("x", "keys and values"),
     ({**PER_RANK, "ranks": 3}, "ranks"),
     ({**PER_RANK, "width": 15}, "width 15"),
     ({**PER_RANK, "memories": [{"layer": 0}, {"layer": 3}]}, "layers 0 to 2"),

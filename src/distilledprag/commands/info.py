@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distilledprag.bundled import bundled_base, bundled_generator
@@ -23,9 +25,9 @@ def run(folder: Path) -> None:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give an adapter, generator, base or run folder")
     kind, rows = describe(folder)
-    table = Table("", kind, title=str(folder), title_justify="left")
+    table = Table("", kind, title=escape(str(folder)), title_justify="left")
     for name, value in rows.items():
-        table.add_row(name, str(value))
+        table.add_row(escape(name), escape(str(value)))
     Console().print(table)
 
 
@@ -39,23 +41,40 @@ def describe(folder: Path) -> tuple[str, dict[str, object]]:
         shapes = {key.split(".", 2)[2]: f"{tuple(p.a.shape)}, {tuple(p.b.shape)}" for key, p in weights.modules.items()}
         facts = {"rank": weights.rank, "alpha": weights.alpha, "modules": len(weights.modules), **shapes}
         return "adapter", {**facts, **weights.base.to_dict(), "generator": weights.generator, "bytes": size}
-    config = folder / "config.json"
-    if config.exists():
-        values = json.loads(config.read_text())
+    if (folder / "config.json").exists():
+        values = _config(folder / "config.json")
         if "architecture" in values and "settings" in values:
-            return "generator", {
-                **values["settings"],
-                **values["base"],
-                "parameters": values["parameters"],
-                "bytes": size,
-            }
+            return "generator", {**_generator_facts(folder), "bytes": size}
         from distilledprag.base_model import load_base
 
         base = load_base(folder)
         shape = {key: values.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
         return "base model", {**shape, "mask token": base.mask_token_id, **base.identity.to_dict(), "bytes": size}
     if (folder / "log.jsonl").exists():
-        lines = (folder / "log.jsonl").read_text().splitlines()
-        last = json.loads(lines[-1]) if lines else {}
-        return "training run", {"steps logged": len(lines), **last, "bytes": size}
+        from distilledprag.training.run_folder import read_log
+
+        records = read_log(folder / "log.jsonl")
+        return "training run", {"steps logged": len(records), **(records[-1] if records else {}), "bytes": size}
     raise CheckpointError(f"{folder} holds no adapter, generator, base model or run; check the path")
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON in UTF-8 ({error}); copy the checkpoint again") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} must hold keys and values; copy the checkpoint again")
+    return values
+
+
+def _generator_facts(folder: Path) -> dict[str, object]:
+    """Settings, base and size of a generator, all of it read as an answer would need it (but for the base itself)."""
+    from distilledprag.generator.checkpoint import read_config, read_weights
+    from distilledprag.generator.registry import checked_settings
+    from distilledprag.lora.identity import BaseIdentity
+
+    config = read_config(folder)
+    settings, base = checked_settings(config["settings"]), BaseIdentity.from_dict(config["base"])
+    parameters = sum(tensor.numel() for tensor in read_weights(folder).values())
+    return {**settings.model_dump(mode="json"), **base.to_dict(), "parameters": parameters}

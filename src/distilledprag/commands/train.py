@@ -19,13 +19,13 @@ def read_recipe(file: Path, kind: type[Recipe]) -> Recipe:
     if not file.exists():
         raise ConfigError(f"{file} does not exist; recipes are in the folder recipes/")
     try:
-        values = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {error}") from error
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not YAML in UTF-8: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold keys and values, such as `output: runs/mine`")
     try:
-        return kind(**values)
+        return kind.model_validate(values)
     except ValidationError as error:
         problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"{file} has {error.error_count()} problem(s):\n{problems}") from error
@@ -67,7 +67,7 @@ def run(file: Path, resume: bool) -> None:
 def task_of(file: Path) -> str:
     """The recipe's `task`; "" where it cannot be read (which `read_recipe` then explains)."""
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError):
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
         return ""
     return str(values.get("task", "")) if isinstance(values, dict) else ""

@@ -86,10 +86,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise CheckpointError(f"{folder} is not a generator checkpoint: it has no {CONFIG}; pass the folder that training wrote")
     try:
-        config = json.loads(file.read_text())
-        if not {"architecture", "settings", "base"} <= config.keys():
-            raise KeyError
-    except (json.JSONDecodeError, KeyError, AttributeError) as error:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not (isinstance(config["settings"], dict) and isinstance(config["base"], dict) and "architecture" in config):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{file} does not describe a generator; pass the `model` folder of a training run") from error
     return config
 
@@ -113,7 +113,7 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
             f"{config['settings'].get('encoder')!r} (fingerprint {config.get('encoder')}, found "
             f"{generator.encoder_fingerprint}); restore the encoder that it was trained with"
         )
-    weights = _read_weights(folder / WEIGHTS)
+    weights = read_weights(folder)
     wanted = own_weights(generator)
     if weights.keys() != wanted.keys():
         difference = sorted(weights.keys() ^ wanted.keys())[:3]
@@ -123,19 +123,23 @@ def load_generator(path_or_id: str | Path, base: BaseModel, **hub_options: Any) 
             raise CheckpointError(
                 f"{folder / WEIGHTS}: {name} has shape {tuple(tensor.shape)}, its config makes {tuple(wanted[name].shape)}"
             )
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{folder / WEIGHTS}: {name} has values that are not finite; use another checkpoint")
     generator.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
     return generator.to(base.device).eval()
 
 
-def _read_weights(file: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of a generator checkpoint. Raises CheckpointError when they are missing, damaged or not finite."""
+    file = folder / WEIGHTS
     if not file.exists():
         raise CheckpointError(f"{file} is missing; the checkpoint is incomplete, copy it again")
     try:
-        return load_file(file)
+        weights = load_file(file)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); it is truncated or damaged, copy it again") from error
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{file}: {name} has values that are not finite; use another checkpoint")
+    return weights
 
 
 def _folder(path_or_id: str | Path, hub_options: dict[str, Any]) -> Path:

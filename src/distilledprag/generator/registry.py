@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,21 +22,26 @@ ARCHITECTURES: dict[str, tuple[type[GeneratorSettings], type[ParameterGenerator]
 }
 
 
-def build_generator(settings: dict[str, Any] | GeneratorSettings, base: BaseModel) -> ParameterGenerator:
-    """A new generator for `base`. Weights are drawn from torch's global random state.
+def checked_settings(values: Any) -> GeneratorSettings:
+    """Settings of the architecture that `values` names.
 
     Raises ConfigError for an unknown architecture or an unknown or wrong setting, naming it.
     """
-    values = settings.model_dump() if isinstance(settings, GeneratorSettings) else dict(settings)
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"generator settings must be keys and values, such as `architecture: per_rank`; got {values!r}")
     name = values.get("architecture")
-    if name not in ARCHITECTURES:
+    if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(ARCHITECTURES)}")
-    settings_type, generator_type = ARCHITECTURES[name]
     try:
-        checked = settings_type(**values)
+        return ARCHITECTURES[name][0].model_validate(dict(values))
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"generator settings ({name}): {problems}") from error
-    generator = generator_type(checked, base)  # type: ignore[call-arg]
+
+
+def build_generator(settings: dict[str, Any] | GeneratorSettings, base: BaseModel) -> ParameterGenerator:
+    """A new generator for `base`. Weights are drawn from torch's global random state. Errors as in `checked_settings`."""
+    checked = checked_settings(settings.model_dump() if isinstance(settings, GeneratorSettings) else settings)
+    generator = ARCHITECTURES[checked.architecture][1](checked, base)  # type: ignore[call-arg]
     add_mask_row(generator, base, checked.mask)
     return generator

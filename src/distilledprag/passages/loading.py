@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     if longest < 1:
         raise InputError(f"passages of {longest} words cannot be made; give a number of at least 1")
     if not file.exists():
-        raise InputError(f"{file} does not exist; check the path")
+        raise InputError(f"{file} {'is a link to nothing' if file.is_symlink() else 'does not exist'}; check the path")
     if not file.is_file():
         kind = "a folder" if file.is_dir() else "neither a file nor a folder"
         raise InputError(f"{file} is {kind}; name a file")
@@ -55,15 +56,16 @@ def load_passages(
     document that cannot be read would be missing from the answers unnoticed); and for a folder without documents.
     """
     passages: list[Passage] = []
-    seen: set[Path] = set()
+    seen: set[str] = set()
     named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     if not named:
         raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
     for path in named:
         for file in documents_of(path, on_skipped) if path.is_dir() else [path]:
-            if file.resolve() in seen:
+            place = os.path.realpath(file)  # unlike Path.resolve, bears links that lead in circles
+            if place in seen:
                 continue
-            seen.add(file.resolve())
+            seen.add(place)
             passages += load_file(file, longest)
             if on_file:
                 on_file(file)
