@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import struct
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -17,11 +18,14 @@ from hypothesis import strategies as st
 from distilledprag.gateway.failures import WireGuardError
 from distilledprag.gateway.guard import (
     AdapterClearance,
+    AnswerSettings,
     BareClearance,
+    Masks,
     PlainTextClearance,
     PromptClearance,
     Protected,
     RemovalClearance,
+    Sources,
     longest_quote,
 )
 from distilledprag.gateway.guard.words import runs, words
@@ -51,18 +55,21 @@ def reference(prompts):
 @pytest.fixture(scope="module")
 def protected(prag, built, reference):
     ids = [index for index, own in zip(built.open_ids, built.is_document, strict=True) if own]
-    return Protected.of(TEXTS, [ids], prag.base.tokenizer.decode(reference), reference)
+    allowed = Sources([words(prag.base.tokenizer.decode(reference))], [words(QUESTION)])
+    return Protected.of(TEXTS, [ids], allowed, Sources([reference], []))
 
 
 @pytest.fixture(scope="module")
-def clearance(prag, protected, reference):
-    return PromptClearance(protected, reference, prag.base.mask_token_id, "base:abc", lambda ids: prag.base.tokenizer.decode(ids))
+def clearance(prag, prompts, protected, reference):
+    lengths = [sum(prompts.build("?", [text]).is_document) for text in TEXTS]
+    labels = [prompts._encoder.structure(f"\nPassage {number}:") for number in (1, 2, 3)]
+    masks = Masks(prag.base.mask_token_id, lengths, labels)
+    return PromptClearance(protected, reference, masks, "base:abc", AnswerSettings(8), prag.base.tokenizer.decode)
 
 
 def body(ids, **fields):
-    return json.dumps(
-        {"model": "base:abc", "prompt": ids, "max_tokens": 8, "temperature": 0.0, "stream": False, **fields}
-    ).encode()
+    fields = {"model": "base:abc", "prompt": ids, "max_tokens": 8, "temperature": 0.0, "stream": False, **fields}
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def check(clearance, data):
@@ -70,7 +77,30 @@ def check(clearance, data):
 
 
 def test_a_masked_prompt_passes(clearance, built):
-    check(clearance, body(built.masked_ids, top_p=0.5))
+    check(clearance, body(built.masked_ids))
+    check(replace(clearance, settings=AnswerSettings(8, top_p=0.5)), body(built.masked_ids, top_p=0.5))
+
+
+def test_a_prompt_whose_settings_are_not_the_users_or_out_of_bounds_is_stopped(clearance, built):
+    for others in (AnswerSettings(9), AnswerSettings(8, 0.5), AnswerSettings(8, stream=True), AnswerSettings(8, top_p=1.0)):
+        with pytest.raises(WireGuardError):
+            check(replace(clearance, settings=others), body(built.masked_ids))
+    for fields in ({"max_tokens": 10**7}, {"max_tokens": 0}, {"temperature": 3.0}, {"top_p": 0.0}, {"stream": 1}):
+        outside = AnswerSettings(**{"max_tokens": 8, "temperature": 0.0, **fields})
+        with pytest.raises(WireGuardError):
+            check(replace(clearance, settings=outside), body(built.masked_ids, **fields))
+
+
+def test_the_same_request_written_in_another_way_is_stopped(clearance, built):
+    data = body(built.masked_ids)
+    for other in (
+        data + b" ",
+        data.replace(b",", b", ", 1),
+        data.replace(b'"model"', b'"\\u006dodel"'),
+        data[:-1] + b',"stream":false}',
+    ):
+        with pytest.raises(WireGuardError):
+            check(clearance, other)
 
 
 def test_a_single_token_of_a_document_in_place_of_its_mask_is_stopped(clearance, built):
@@ -84,9 +114,11 @@ def test_a_single_token_of_a_document_in_place_of_its_mask_is_stopped(clearance,
 def test_the_open_prompt_is_stopped_and_passes_only_as_plain_text(clearance, built):
     with pytest.raises(WireGuardError):
         check(clearance, body(built.open_ids))
-    check(PlainTextClearance(built.open_ids, "base:abc"), body(built.open_ids))
-    with pytest.raises(WireGuardError):
-        check(PlainTextClearance(built.open_ids, "base:abc"), body(built.open_ids[1:]))
+    plain = PlainTextClearance(built.open_ids, "base:abc", AnswerSettings(8))
+    check(plain, body(built.open_ids))
+    for data in (body(built.open_ids[1:]), body(built.open_ids, seed=1)):
+        with pytest.raises(WireGuardError):
+            check(plain, data)
 
 
 ENCODINGS = {
@@ -119,7 +151,7 @@ SURROUNDINGS = st.binary(max_size=30)
 def test_any_run_of_three_words_is_found_among_other_bytes(text, start, encoding, before, after):
     split = text.split()
     start = min(start, len(split) - 4)
-    protected = Protected.of(TEXTS, [], "", [])
+    protected = Protected.of(TEXTS, [], Sources([], []), Sources([], []))
     data = before + b' "' + ENCODINGS[encoding](" ".join(split[start : start + 4])).encode() + b'" ' + after
     with pytest.raises(WireGuardError):
         protected.check_bytes(data, "the request")

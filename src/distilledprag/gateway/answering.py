@@ -19,8 +19,9 @@ from distilledprag.decoding import MAX_ANSWER_TOKENS
 from distilledprag.errors import InputError
 from distilledprag.gateway.adapters import Adapter, AdapterCache
 from distilledprag.gateway.conversation import Asked
+from distilledprag.gateway.expected import Expected
 from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError
-from distilledprag.gateway.guard import Clearance, PlainTextClearance, PromptClearance, Protected
+from distilledprag.gateway.guard import AnswerSettings, Clearance, PlainTextClearance, PromptClearance, Protected
 from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
 from distilledprag.gateway.policy import QuotePolicy
 from distilledprag.gateway.vault import Vault, VaultRetriever
@@ -95,6 +96,7 @@ class Answering:
     ) -> None:
         self._prag, self._vault, self._engine = prag, vault, engine
         self._adapters, self._quotes = adapters, quotes
+        self._expected = Expected(prag.prompts, prag.base.tokenizer)
         self.allow_rag = allow_rag
 
     @property
@@ -142,10 +144,12 @@ class Answering:
         self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: _Prompts, clock: _Clock
     ) -> Completion:
         """The engine's answer, begun. An adapter that it no longer has is uploaded again, once."""
-        protected = await asyncio.to_thread(self._protected, report, prompts)
+        passages = [passage for passage, _, _ in report.passages]
+        messages = [*(message["content"] for message in asked.history), asked.question]
+        protected = await asyncio.to_thread(self._expected.protected, passages, messages)
         base = await self._engine.base_name(self._prag.base.id)
         if report.mode == "parametric":
-            texts, documents = [p.text for p, _, _ in report.passages], {id for _, _, id in report.passages}
+            texts, documents = [passage.text for passage in passages], {id for _, _, id in report.passages}
             report.adapter, report.adapter_was_made = await self._adapters.get(texts, documents)
             clock.lap("encode")
         for attempt in (1, 2):
@@ -155,7 +159,7 @@ class Answering:
                 model = f"{base}:{upload_id}"
                 clock.lap("upload")
             fields = _fields(asked, prompts, model)
-            clearance = self._clearance(report, prompts, protected, model)
+            clearance = self._clearance(asked, report, prompts, protected, model)
             try:
                 return await stack.enter_async_context(self._engine.complete(fields, clearance, report.requests))
             except AdapterGoneError:
@@ -167,24 +171,12 @@ class Answering:
                     self._adapters.lost(report.adapter, upload_id)
         raise AssertionError("the loop returns or raises")
 
-    def _protected(self, report: Report, prompts: _Prompts) -> Protected:
-        found = [passage for passage, _, _ in report.passages]
-        texts = [passage.text for passage in found] + [passage.title for passage in found if passage.title]
-        tokenizer = self._prag.base.tokenizer
-        ids = [self.prompts.build("?", [text], max_tokens=10**9) for text in texts]
-        document_ids = [[i for i, own in zip(p.open_ids, p.is_document, strict=True) if own] for p in ids]
-        allowed = tokenizer.decode(prompts.reference, skip_special_tokens=False)
-        return Protected.of(texts, document_ids, allowed, prompts.reference)
-
-    def _clearance(self, report: Report, prompts: _Prompts, protected: Protected, model: str) -> Clearance:
+    def _clearance(self, asked: Asked, report: Report, prompts: _Prompts, protected: Protected, model: str) -> Clearance:
+        settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p)
         if report.mode == "rag":
-            return PlainTextClearance(prompts.ids, model)
-        tokenizer = self._prag.base.tokenizer
-
-        def decode(ids: list[int]) -> str:
-            return tokenizer.decode(ids, skip_special_tokens=False)
-
-        return PromptClearance(protected, prompts.reference, self.prompts.mask_token_id, model, decode)
+            return PlainTextClearance(prompts.ids, model, settings)
+        masks = self._expected.masks([passage for passage, _, _ in report.passages])
+        return PromptClearance(protected, prompts.reference, masks, model, settings, self._expected.decode)
 
     async def _read(self, completion: Completion, asked: Asked, clock: _Clock) -> AsyncIterator[str]:
         """The answer's pieces without the space before it; when it is whole it may come back as history."""

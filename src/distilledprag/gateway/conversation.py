@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from distilledprag.errors import InputError
+from distilledprag.gateway.expected import MOST_PASSAGES
 from distilledprag.gateway.failures import NotFoundError
 from distilledprag.gateway.vault import DEFAULT_COLLECTION
 
@@ -49,7 +50,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid")
     mode: Mode | None = None
     collection: str = DEFAULT_COLLECTION
-    top_k: int = Field(3, ge=1, le=20)
+    top_k: int = Field(3, ge=1, le=MOST_PASSAGES)
     details: bool = True
 
 

@@ -2,7 +2,8 @@
 
     models, health     nothing but method and path
     adapter            header equal to that of an adapter of no document and the same rank; numbers without text
-    prompt             only known fields; ids that, without masks, are exactly those of a prompt without documents
+    prompt             byte for byte what the user's settings and the ids make; ids that, without masks, are exactly those of
+                       a prompt without documents, and masks where and as many as the passages have tokens
     plain text         documents in the open: made only where the operator switched plain RAG on
     removal            an id that the engine gave out
 
@@ -11,6 +12,7 @@ Raises WireGuardError for everything else. Knows nothing of HTTP libraries.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -25,14 +27,9 @@ ADAPTERS = "/v1/adapters"
 COMPLETIONS = "/v1/completions"
 BARE_PATHS = ("/health", "/v1/models")
 
-_KINDS: dict[str, tuple[type, ...]] = {
-    "max_tokens": (int,),
-    "temperature": (int, float),
-    "top_p": (int, float),
-    "stream": (bool,),
-}
 _FORM = frozenset({"model", "prompt", "max", "tokens", "temperature", "top", "p", "stream", "true", "false"})
 _ADAPTER_ID = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+_MOST_TOKENS = 10**6  # that an answer may be asked to have
 _PREFIX = 8  # bytes of a safetensors file that hold its header's length
 
 
@@ -75,7 +72,49 @@ class AdapterClearance:
         end = _PREFIX + int.from_bytes(self.reference[:_PREFIX], "little")
         same_form = body[:end] == self.reference[:end] and len(body) == len(self.reference)
         _require(same_form, "an adapter's header or size depends on the documents")
-        self.protected.check_tensors(body[end:], "the adapter")
+        header = json.loads(self.reference[_PREFIX:end])
+        widths = {entry["shape"][-1] for entry in header.values() if entry.get("shape")}
+        self.protected.check_tensors(body[end:], "the adapter", widths)
+
+
+@dataclass(frozen=True)
+class AnswerSettings:
+    """What the user asked about the answer itself. top_p: None when it is not sent."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    stream: bool = False
+    top_p: float | None = None
+
+    def request(self, model: str, prompt: Sequence[int]) -> bytes:
+        """The only bytes in which a prompt may be sent. Raises WireGuardError for settings of a wrong kind or size."""
+        kinds = type(self.max_tokens) is int and type(self.stream) is bool
+        kinds = kinds and all(type(number) in (int, float, type(None)) for number in (self.temperature, self.top_p))
+        _require(kinds and 1 <= self.max_tokens <= _MOST_TOKENS, "a setting is of a wrong kind or size")
+        _require(0 <= self.temperature <= 2 and (self.top_p is None or 0 < self.top_p <= 1), "a setting is of a wrong size")
+        fields = {"model": model, "prompt": list(prompt), "max_tokens": self.max_tokens}
+        fields |= {"temperature": self.temperature, "stream": self.stream}
+        fields |= {} if self.top_p is None else {"top_p": self.top_p}
+        return json.dumps(fields, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where masks belong. `lengths`: tokens of each passage; `labels`: the ids that stand right before each of them."""
+
+    mask_id: int
+    lengths: Sequence[int]
+    labels: Sequence[Sequence[int]]
+
+    def check(self, ids: Sequence[int]) -> None:
+        """Raise WireGuardError when the masks of `ids` could say anything else than how long the passages are."""
+        parts = [list(part) for _, part in itertools.groupby(ids, key=self.mask_id.__eq__)]
+        places = [place for place, part in enumerate(parts) if part[0] == self.mask_id]
+        _require([len(parts[place]) for place in places] == list(self.lengths), "there are not as many masks as tokens")
+        for number, (place, label) in enumerate(zip(places, self.labels, strict=True)):
+            before = parts[place - 1] if place else []
+            before = before if number else before[-len(label) :]
+            _require(before == list(label), "masks stand where no passage belongs")
 
 
 @dataclass(frozen=True)
@@ -84,14 +123,16 @@ class PromptClearance:
 
     protected: Protected
     reference_ids: Sequence[int]
-    mask_id: int
+    masks: Masks
     model: str
+    settings: AnswerSettings
     decode: Callable[[list[int]], str]
 
     def check(self, method: str, path: str, body: bytes) -> None:
-        ids = _prompt_of(method, path, body, self.model)
-        kept = [index for index in ids if index != self.mask_id]
+        ids = _prompt_of(method, path, body, self.model, self.settings)
+        kept = [index for index in ids if index != self.masks.mask_id]
         _require(kept == list(self.reference_ids), "the masked prompt is not the question's prompt with masks in it")
+        self.masks.check(ids)
         self.protected.check_ids(ids, "the prompt")
         self.protected.check_text(self.decode(kept), "the prompt")
         self.protected.check_bytes(body, "the request", [*_FORM, *words(self.model)])
@@ -103,9 +144,10 @@ class PlainTextClearance:
 
     prompt_ids: Sequence[int]
     model: str
+    settings: AnswerSettings
 
     def check(self, method: str, path: str, body: bytes) -> None:
-        ids = _prompt_of(method, path, body, self.model)
+        ids = _prompt_of(method, path, body, self.model, self.settings)
         _require(ids == list(self.prompt_ids), "the prompt is not the one that was to be sent")
 
 
@@ -115,17 +157,13 @@ def checked_adapter_id(id: str) -> str:
     return id
 
 
-def _prompt_of(method: str, path: str, body: bytes, model: str) -> list[int]:
-    """The token ids of a request to complete, all else being of the right form."""
+def _prompt_of(method: str, path: str, body: bytes, model: str, settings: AnswerSettings) -> list[int]:
+    """The token ids of a request to complete, all else being exactly as it should be."""
     _require(method == "POST" and path == COMPLETIONS, "a prompt goes to a wrong place")
     fields: Any = json.loads(body)
-    _require(isinstance(fields, dict) and {"model", "prompt"} <= fields.keys(), "a prompt's request has a wrong form")
-    _require(fields.keys() <= {"model", "prompt", *_KINDS}, "a prompt's request has a field that it should not have")
-    _require(fields["model"] == model, "a prompt names another model than the one to be asked")
-    for name, kinds in _KINDS.items():
-        _require(name not in fields or type(fields[name]) in kinds, "a prompt's request has a setting of a wrong kind")
-    prompt = fields["prompt"]
+    prompt: Any = fields.get("prompt") if isinstance(fields, dict) else None
     _require(isinstance(prompt, list) and all(type(index) is int for index in prompt), "a prompt is no list of token ids")
+    _require(body == settings.request(model, prompt), "a prompt's request says more than model, prompt and the user's settings")
     return prompt
 
 

@@ -1,6 +1,6 @@
 """What must not leave: runs of words and of tokens, and rare words, of passages - less what the user's own words contain.
 
-T = tokens. Knows nothing of requests.
+Knows nothing of requests.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from distilledprag.gateway.failures import WireGuardError
-from distilledprag.gateway.guard.views import views
+from distilledprag.gateway.guard.numbers import holds_token_run
+from distilledprag.gateway.guard.sources import Sources
+from distilledprag.gateway.guard.views import spread_texts, views
 from distilledprag.gateway.guard.words import RUN, rare_words, runs, words
 
 LONG_ENOUGH = 4  # characters of a rare word that is looked for in bytes that are not a prompt
-_LONG_IN_BINARY = 7  # characters; random bytes hold a given word of so many once in some million adapters
+_LONG_IN_BINARY = 7  # bytes; random ones hold a given word of so many once in some million adapters
+_ZEROS = 3  # in a row that are kept of an adapter's numbers: UTF-32 has so many
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Protected:
 
     @classmethod
     def of(
-        cls, passages: Iterable[str], passage_ids: Iterable[Sequence[int]], allowed_text: str, allowed_ids: Sequence[int]
+        cls, passages: Iterable[str], passage_ids: Iterable[Sequence[int]], allowed_words: Sources, allowed_ids: Sources
     ) -> Protected:
-        """passages with their token ids; allowed: the same prompt made without any passage (question, history, our words)."""
+        """passages with their token ids; allowed: what the prompt's frame and the user's own messages say."""
         word_runs: set[tuple[str, ...]] = set()
         token_runs: set[tuple[int, ...]] = set()
         rare: set[str] = set()
@@ -39,9 +42,10 @@ class Protected:
             rare |= rare_words(passage)
         for ids in passage_ids:
             token_runs |= runs(ids)
-        allowed = words(allowed_text)
         return cls(
-            frozenset(word_runs - runs(allowed)), frozenset(token_runs - runs(allowed_ids)), frozenset(rare - set(allowed))
+            frozenset(run for run in word_runs if not allowed_words.allows(run)),
+            frozenset(run for run in token_runs if not allowed_ids.allows(run)),
+            frozenset(rare - allowed_words.items),
         )
 
     def check_text(self, text: str, where: str) -> None:
@@ -58,7 +62,7 @@ class Protected:
             raise _leak(f"{RUN} tokens of a document in a row", where)
 
     def check_bytes(self, data: bytes, where: str, harmless: Iterable[str] = ()) -> None:
-        """As `check_text`, over all texts that `data` may carry in any encoding.
+        """As `check_text`, over all texts that `data` may carry in the encodings of `views`.
 
         Numbers and short words are left to the checks of structure, since token ids are numbers too; `harmless`: words
         that belong to the form of the request.
@@ -71,19 +75,21 @@ class Protected:
             if not wanted.isdisjoint(found):
                 raise _leak("a name of a document", where)
 
-    def check_tensors(self, data: bytes, where: str) -> None:
-        """As `check_text`, over raw numbers: text in any encoding, and token ids of 16, 32 and 64 bits.
+    def check_tensors(self, data: bytes, where: str, widths: Iterable[int] = ()) -> None:
+        """As `check_text`, over raw numbers: text forwards and backwards, and token ids as numbers. `widths`: of the rows.
 
         Weights are noise to this check: only words and runs too long to be there by chance count.
         """
-        wanted = {word for word in self.rare if len(word) >= _LONG_IN_BINARY}
-        for text in views(_without_long_zeros(data)):
-            found = words(text)
-            hits = self._word_runs_in(found)
-            if any(sum(map(len, run)) >= _LONG_IN_BINARY for run in hits) or not wanted.isdisjoint(found):
-                raise _leak("words of a document", where)
-        for kind in ("<u2", "<u4", "<u8"):
-            self._check_numbers(data, np.dtype(kind), where)
+        wanted = {word for word in self.rare if len(word.encode()) >= _LONG_IN_BINARY}
+        for text in (*views(_without_long_zeros(data)), *spread_texts(data)):
+            forwards = words(text)
+            backwards = [word[::-1] for word in reversed(forwards)]
+            for found in (forwards, backwards):
+                hits = self._word_runs_in(found)
+                if any(len("".join(run).encode()) >= _LONG_IN_BINARY for run in hits) or not wanted.isdisjoint(found):
+                    raise _leak("words of a document", where)
+        if holds_token_run(data, self.token_runs, widths):
+            raise _leak(f"{RUN} tokens of a document in a row", where)
 
     def _word_runs_in(self, found: Sequence[str]) -> set[tuple[str, ...]]:
         """The protected runs among neighbouring words."""
@@ -91,38 +97,15 @@ class Protected:
         places = [place for place, word in enumerate(found) if word in first]
         return {run for place in places if (run := tuple(found[place : place + RUN])) in self.word_runs}
 
-    def _check_numbers(self, data: bytes, kind: np.dtype, where: str) -> None:
-        """Looks numbers up in one table for each place in a run, and only where all three agree in the set of runs."""
-        if not self.token_runs:
-            return
-        known = np.array(sorted(self.token_runs), dtype=np.int64)
-        largest = int(known.max())
-        tables = np.zeros((RUN, largest + 2), dtype=bool)  # the last column stands for every number that is no token
-        for place in range(RUN):
-            tables[place, known[:, place]] = True
-        limit = kind.type(min(largest + 1, np.iinfo(kind).max))
-        for shift in range(kind.itemsize):
-            size = (len(data) - shift) // kind.itemsize
-            if size < RUN:
-                continue
-            numbers = np.minimum(np.frombuffer(data, dtype=kind, count=size, offset=shift), limit)
-            count = size - RUN + 1
-            hits = np.logical_and.reduce([tables[place][numbers[place : place + count]] for place in range(RUN)])
-            for begin in np.flatnonzero(hits):
-                run = tuple(int(number) for number in numbers[begin : begin + RUN])
-                # A run of one number only (weights that are all zero) says nothing.
-                if run in self.token_runs and len(set(run)) > 1:
-                    raise _leak(f"{RUN} tokens of a document in a row", where)
-
 
 def _without_long_zeros(data: bytes) -> bytes:
-    """At most two zero bytes in a row: an adapter is mostly zeros, which hold no text and hide none."""
+    """At most three zero bytes in a row: an adapter is mostly zeros, which hold no text and hide none."""
     numbers = np.frombuffer(data, dtype=np.uint8)
     zero = numbers == 0
     idle = zero.copy()
-    idle[1:] &= zero[:-1]
-    idle[2:] &= zero[:-2]
-    idle[:2] = False
+    for back in range(1, _ZEROS + 1):
+        idle[back:] &= zero[:-back]
+    idle[:_ZEROS] = False
     return numbers[~idle].tobytes()
 
 

@@ -16,7 +16,9 @@ import numpy as np
 DEPTH = 3  # encodings within encodings
 _SHORTEST = 12  # characters of base64 or hexadecimal that are decoded: nine bytes of text
 
-_LEAST_WIDE = 6  # characters of UTF-16 in a row
+_LEAST_WIDE = 6  # characters of UTF-16 or UTF-32 in a row
+_SPREAD = (2, 4)  # distances of bytes that are read as one text
+_LEAST_SPREAD = 8  # characters of such text in a row
 
 
 def _table(characters: bytes) -> np.ndarray:
@@ -27,6 +29,7 @@ def _table(characters: bytes) -> np.ndarray:
 
 _BASE64 = _table(string.ascii_letters.encode() + string.digits.encode() + b"+/_-")
 _HEXADECIMAL = _table(string.hexdigits.encode())
+_ASCII = _table(bytes(range(0x20, 0x7F)))
 _TEXT = _table(b"\t\n\r" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100)))
 _ESCAPE = re.compile(r'\\(?:u([0-9A-Fa-f]{4})|(["\\/bfnrt]))')
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
@@ -45,6 +48,16 @@ def views(data: bytes, depth: int = DEPTH) -> Iterator[str]:
         yield from views(inner, depth - 1)
 
 
+def spread_texts(data: bytes) -> Iterator[str]:
+    """ASCII text in every second or fourth byte of `data`, with anything between."""
+    numbers = np.frombuffer(data, dtype=np.uint8)
+    for step in _SPREAD:
+        for shift in range(step):
+            part = numbers[shift::step]
+            found = _stretches(_ASCII[part], _LEAST_SPREAD)
+            yield "\n".join(part[begin:end].tobytes().decode("ascii") for begin, end in found)
+
+
 def _decoded(data: bytes) -> Iterator[bytes]:
     numbers = np.frombuffer(data, dtype=np.uint8)
     for begin, end in _stretches(_BASE64[numbers], _SHORTEST):
@@ -58,6 +71,14 @@ def _decoded(data: bytes) -> Iterator[bytes]:
             part = data[begin + shift : end]
             yield bytes.fromhex(part[: len(part) // 2 * 2].decode())
     text, zero = _TEXT[numbers], numbers == 0
+    for shift in range(4):
+        size = (len(data) - shift) // 4
+        letter, idle = (part[shift : shift + 4 * size].reshape(size, 4) for part in (text, zero))
+        little = letter[:, 0] & idle[:, 1:].all(axis=1)
+        big = letter[:, 3] & idle[:, :3].all(axis=1)
+        for quads, encoding in ((little, "utf-32-le"), (big, "utf-32-be")):
+            for begin, end in _stretches(quads, _LEAST_WIDE):
+                yield data[shift + 4 * begin : shift + 4 * end].decode(encoding).encode()
     for first, second, encoding in ((text, zero, "utf-16-le"), (zero, text, "utf-16-be")):
         for shift in range(2):
             pairs = first[shift:-1:2] & second[shift + 1 :: 2]
