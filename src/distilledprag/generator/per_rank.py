@@ -45,8 +45,10 @@ from distilledprag.generator.interface import (
     ParameterGenerator,
     module_shapes,
 )
+from distilledprag.generator.slot_order import mixed_slots
 from distilledprag.generator.slots import SlotBlock, apply, matrices
 from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.spare_units import spare_units
 
@@ -206,6 +208,9 @@ class PerRankGenerator(ParameterGenerator):
         """The slots of one module, among the K of a layer."""
         number, rank = self.settings.target_modules.index(module), self.settings.rank  # type: ignore[arg-type]
         return slice(number * rank, (number + 1) * rank)
+
+    def exported(self, weights: LoraWeights) -> LoraWeights:
+        return weights if self.own_units is None else mixed_slots(weights)
 
     def begin_step(self, step: int) -> None:
         self.strength.fill_(max(float(self.strength), min(1.0, step / RISING_STEPS)))
