@@ -127,8 +127,8 @@ def test_prepared_adapters_are_at_hand_and_none_is_made_twice(tiny_base, prompts
     monkeypatch.setattr(store, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
     monkeypatch.setattr(store, "train_adapter", lambda *args: pytest.fail("made again"))
     third = AugmentedDocument("x", "", OTHER.questions)
-    assert adapters.prepare([DOCUMENT, OTHER, DOCUMENT, third], together=2) == 4
-    assert adapters.prepare([OTHER, DOCUMENT]) == 2 and batches == [2, 1]
+    assert adapters.prepare([DOCUMENT, OTHER, DOCUMENT, third], together=2) == 3
+    assert adapters.prepare([OTHER, DOCUMENT]) == 0 and batches == [2, 1]
     assert adapters.combined([DOCUMENT, third]).rank == 4
 
 
@@ -215,7 +215,7 @@ def test_every_baseline_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base,
         recipe = read_recipe(file, PragRecipe)
         assert (recipe.prag.rank, recipe.prag.alpha, recipe.prag.lr) == (2, 32, 3e-4)
         small = PragRecipe(**{**recipe.model_dump(), **changes, "data": tiny_data})
-        assert train_prag(small, quiet=True) == {"documents": 3.0}
+        assert train_prag(small, quiet=True) == {"documents": 3.0, "made": 3.0}
         return
     recipe = read_recipe(file, DypragRecipe)
     assert (recipe.translator.intermediate, recipe.losses.mse_weight, recipe.losses.kl_weight) == (32, 100, 0.01)

@@ -13,7 +13,7 @@ from distilledprag.evaluation.run.summary import summarise
 def record(method, key, f1):
     scores = dict.fromkeys(("exact_match", "precision", "recall", "containment"), f1) | {"f1": f1}
     seconds = {"retrieve": 0.0, "prepare": 0.1, "answer": 0.2}
-    record = {"method": method, "key": key, "subtask": key.split("/")[0], "scores": scores, "seconds": seconds}
+    record = {"method": method, "key": key, "subtask": key.rpartition("/")[0], "scores": scores, "seconds": seconds}
     return {**record, "tokens": {"prompt": 9, "answer": 2}}
 
 
@@ -46,8 +46,10 @@ def test_the_table_holds_the_subtasks_their_average_and_deviations(make_run, tmp
     assert code == 0, error
     text, page = ((tmp_path / "report" / f"report.{ending}").read_text() for ending in ("md", "html"))
     rag, prag = row(text, "rag |"), row(text, "prag (prompt: question_only)")
-    assert rag[1:4] == ["75.0", "0.0", "37.5"] and prag[1:4] == ["0.0", "100.0", "50.0"]
-    assert rag[-1] == "0.300" and "<td>37.5" in page and "report.md" in out.replace("\n", "")
+    assert rag == ["rag", "75.0", "0.0", "37.5", "0.300"] and prag[1:4] == ["0.0", "100.0", "50.0"]
+    detailed = row(text.split("## hotpotqa: mine, token F1")[1], "rag |")
+    assert detailed[1].startswith("75.0 (50.0 to 100.0)") and detailed[2].startswith("0.0") and detailed[3:] == ["37.5", "0.300"]
+    assert "n = 3: 2 bridge, 1 comparison" in text and "<td>37.5" in page and "report.md" in out.replace("\n", "")
     assert row(text, "rag | prag")[2] == "+16.7"
     assert all((tmp_path / "report" / name).stat().st_size > 1000 for name in ("mine-f1.png", "f1-latency.png"))
 
@@ -55,22 +57,37 @@ def test_the_table_holds_the_subtasks_their_average_and_deviations(make_run, tmp
 def test_published_numbers_stand_apart_and_are_named_so(make_run, tmp_path, dprag):
     dprag("report", make_run("mine", F1), "--out", tmp_path / "report")
     before, after = (tmp_path / "report" / "report.md").read_text().split("## Published numbers")
-    assert "not measured by us" in after and "Llama-3-8B" not in before
+    assert "not measured by us" in after
+    assert all("(published)" in line for line in before.splitlines() if line.startswith("|") and "Llama-3" in line)
+    assert row(before, "prag, Llama-3-8B (published)")[-2:] == ["28.2", "1.18"]
     for published in PUBLISHED:
         assert f"| {published.base} | {published.method} | {published.f1:.1f} |" in after
 
 
 def test_ablations_stand_beside_the_published_ones(make_run, tmp_path, dprag):
-    runs = [
-        make_run(f"paper-{name}", {"distilled_paper": {"a/1": value}})
-        for name, value in (("full", 1.0), ("no-kl", 0.5), ("no-cosine-no-kl", 0.25))
-    ]
+    values = (("full", 1.0), ("no-kl", 0.5), ("no-cosine-no-kl", 0.25))
+    runs = [make_run(f"paper-{name}", {"distilled_paper": {"a/1": value}}) for name, value in values]
+    runs.append(make_run("per-rank-no-kl", {"distilled_per_rank": {"a/1": 0.75}}))
     code, _, error = dprag("report", *runs, "--out", tmp_path / "report")
     assert code == 0, error
     text = (tmp_path / "report" / "report.md").read_text()
-    assert row(text, "full") == ["full", "distilled_paper", "100.0", "36.1"]
-    assert row(text, "no-kl") == ["no-kl", "distilled_paper", "50.0", "31.1"]
-    assert row(text, "no-cosine-no-kl")[2:] == ["25.0", "30.0"] and row(text, "no-cosine |")[2:] == ["", "34.7"]
+    assert row(text, "variant") == ["variant", "distilled_paper", "distilled_per_rank", "published"]
+    full, no_kl = row(text, "full"), row(text, "no-kl")
+    assert full[1].startswith("100.0 (") and full[2:] == ["", "36.1"]
+    assert no_kl[1].startswith("50.0 (") and no_kl[2].startswith("75.0 (") and no_kl[3] == "31.1"
+    assert row(text, "no-cosine-no-kl")[1].startswith("25.0") and row(text, "no-cosine |")[1:] == ["", "", "34.7"]
+
+
+def test_benchmarks_stand_side_by_side_and_splits_apart(make_run, tmp_path, dprag):
+    second = make_run("second", {"rag": {"test/single-1/0": 1.0, "family/single-1/0": 0.5}})
+    code, _, error = dprag("report", make_run("first", F1), second, "--out", tmp_path / "report")
+    assert code == 0, error
+    text = (tmp_path / "report" / "report.md").read_text()
+    head, rag, prag = (row(text, start) for start in ("method", "rag |", "prag (prompt"))
+    assert [cell.split()[-1] for cell in head[1:5]] == ["bridge", "comparison", "test/single-1", "family/single-1"]
+    assert rag[1:6] == ["75.0", "0.0", "100.0", "50.0", "56.2"] and prag[3:6] == ["", "", ""]
+    assert "## test: second, token F1" in text and "## family: second, exact match" in text
+    assert all((tmp_path / "report" / f"second-{group}-f1.png").exists() for group in ("test", "family"))
 
 
 def test_an_unfinished_run_and_another_file_are_messages(tmp_path, dprag):

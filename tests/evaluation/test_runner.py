@@ -7,18 +7,20 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from tiny import PER_RANK, random_generator
 
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import token_f1
 from distilledprag.evaluation.run.questions import load_questions
-from distilledprag.evaluation.run.recipe import EvaluationRecipe
+from distilledprag.evaluation.run.recipe import EvaluationRecipe, WorldSource
 from distilledprag.evaluation.run.records import Records
-from distilledprag.evaluation.run.runner import evaluate
+from distilledprag.evaluation.run.runner import _batches, _items, _setting, answer, evaluate
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "evaluation"
 PEOPLE = [("Anna Tovberg", "Oakport"), ("Bram Keller", "Dunburg"), ("Carla Rossi", "Millport"), ("Dov Peretz", "Ashford")]
@@ -125,15 +127,20 @@ def test_a_folder_of_another_run_is_refused(values):
 
 def test_records_of_the_same_run_are_found_again(tmp_path):
     record = {"method": "rag", "key": "a/1", "answer": "é"}
-    Records(tmp_path, {"seed": 0}).add(record)
+    Records(tmp_path, {"seed": 0}).add([record])
     assert Records(tmp_path, {"seed": 0}).done == {("rag", "a/1"): record}
 
 
 def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
-    world = {"source": "world", "kind": "single", "documents": 2, "count": 2}
+    world = {"source": "world", "kinds": ["single"], "documents": [2], "count": 2}
     changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "styles": {"prag": "question_only"}}
     summary = evaluate(EvaluationRecipe(**{**values, **changes, "data": world, "output": str(tmp_path / "world")}))
     assert summary["deviations"] == {"prag": "question_only"} and summary["scores"]["prag"]["single-2"]["n"] == 2
+    assert summary["costs"]["prag"]["offline_seconds"] > 0
+    found = records(tmp_path / "world")
+    assert sum(record["offline"].get("documents", 0) for record in found) >= 4  # two questions' two documents
+    prag, control = ([r["prompt"] for r in found if r["method"] == m] for m in ("prag", "shuffled_prag"))
+    assert prag == control  # the control deviates as its method does
     with pytest.raises(ConfigError, match="augmented"):
         evaluate(EvaluationRecipe(**{**values, **changes}))
     pairs = tmp_path / "pairs.jsonl"
@@ -144,6 +151,70 @@ def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
         evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))["scores"]["prag"]["all"]["n"] == 4
+
+
+def test_a_world_recipe_asks_every_split_kind_and_number_of_documents_that_there_is():
+    source = WorldSource(
+        splits=["test", "held_out_family"], kinds=["single", "comparison", "bridge"], documents=[1, 2, 3], count=300
+    )
+    found = {(cell.split, cell.kind, cell.documents): count for cell, count in source.cells()}
+    assert [found["test", "single", n] for n in (1, 2, 3)] == [100, 100, 100]
+    assert [found["held_out_family", "comparison", n] for n in (2, 3)] == [150, 150]
+    assert found["test", "bridge", 3] == 300 and len(found) == 12
+    with pytest.raises(ConfigError, match="bridge"):
+        WorldSource(kinds=["bridge"], documents=[1, 2]).cells()
+
+
+def test_questions_answered_together_get_the_answers_that_each_gets_alone(values, tmp_path):
+    world = {"source": "world", "splits": ["test", "held_out_family"], "kinds": ["single"], "documents": [1, 3], "count": 6}
+    found = []
+    for batch in (1, 4):
+        recipe = EvaluationRecipe(**{**values, "data": world, "batch": batch, "output": str(tmp_path / f"batch-{batch}")})
+        evaluate(recipe)
+        found.append({(r["method"], r["key"]): (r["answer"], r["prompt"], r["passages"]) for r in records(recipe.output)})
+    assert found[0] == found[1] and len(found[0]) == 4 * 12
+    assert {key.rsplit("/", 1)[0] for _, key in found[0]} == {
+        "test/single-1", "test/single-3", "held_out_family/single-1", "held_out_family/single-3"
+    }  # fmt: skip
+
+
+def test_a_question_for_which_nothing_is_found_is_asked_closed_book(values):
+    recipe = EvaluationRecipe(**values)
+    setting, _ = _setting(recipe)
+    asked = [replace(one, texts=()) if place == 1 else one for place, one in enumerate(load_questions(recipe))]
+    pairs = list(zip(asked, _items(asked), strict=True))
+    assert [len(batch) for batch in _batches(pairs, 8)] == [1, 1, 2]
+    (made,) = answer(setting, "distilled_per_rank", [pairs[1]], 4)
+    (closed,) = answer(setting, "closed_book", [pairs[1]], 4)
+    assert made["prompt"] == closed["prompt"] and made["answer"] == closed["answer"] and made["passages"] == []
+
+
+def test_the_summary_says_how_much_the_passages_repeat_the_training_documents(values, tmp_path):
+    texts = [one.texts[0] for one in load_questions(EvaluationRecipe(**values))]
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"documents": [text], "question": "Who?", "answer": "Anna"} for text in (texts[0], "Something else altogether here.")]
+    pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = evaluate(EvaluationRecipe(**{**values, "methods": ["rag"], "checkpoints": {}, "training_pairs": [str(pairs)]}))
+    assert summary["overlap"]["documents"] == 4 and summary["overlap"]["max"] == 1.0
+    assert summary["overlap"]["share_at_least"]["0.9"] == 0.25
+
+
+def test_the_kind_of_mask_is_printed_as_a_deviation_and_a_checkpoint_must_be_of_its_methods_kind(values, tiny_base, tmp_path):
+    random_generator(tiny_base, {**PER_RANK, "mask": "none"}).save_pretrained(tmp_path / "none")
+    changed = {**values, "methods": ["distilled_per_rank"], "checkpoints": {"distilled_per_rank": str(tmp_path / "none")}}
+    assert evaluate(EvaluationRecipe(**changed))["deviations"] == {"distilled_per_rank": "none mask"}
+    wrong = {**values, "methods": ["distilled_paper"], "checkpoints": {"distilled_paper": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match="architecture paper"):
+        evaluate(EvaluationRecipe(**wrong))
+
+
+def test_a_damaged_record_is_named(values):
+    recipe = EvaluationRecipe(**values)
+    evaluate(recipe)
+    file = recipe.output / "questions.jsonl"
+    file.write_text(file.read_text().replace('{"method"', '{"method', 1))
+    with pytest.raises(ConfigError, match="line 1 is damaged"):
+        evaluate(recipe)
 
 
 def test_passages_come_from_a_corpus_index_too(values, tmp_path):
@@ -161,7 +232,10 @@ def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     ({"methods": ["rag", "rag"]}, "twice"),
     ({"methods": ["dyprag"]}, "dyprag needs a checkpoint"),
     ({"checkpoints": {"rag": "x"}, "methods": ["rag"]}, "rag"),
-    ({"data": {"source": "world", "documents": 1, "size": 3}}, "size"),
+    ({"styles": {"rag": "open"}}, "rag has one prompt"),
+    ({"styles": {"ragg": "open"}}, "ragg"),
+    ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "options": {"skip": 1}}}, "no option 'skip'"),
+    ({"data": {"source": "world", "documents": [1], "size": 3}}, "size"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "subtasks": ["bridge"]}}, "bridge"),
 ])  # fmt: skip
 def test_a_wrong_recipe_is_a_message_and_exit_code_1(values, tmp_path, dprag, change, wrong):

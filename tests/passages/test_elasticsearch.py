@@ -25,7 +25,7 @@ class Handler(BaseHTTPRequestHandler):
         SEEN.append((self.path, body, self.headers.get("Authorization")))
         if self.path == "/wiki/_search":
             ranked = BM25Retriever([Passage(text, "", index=n) for n, text in enumerate(TEXTS)])
-            found = ranked.retrieve(next(iter(body["query"]["match"].values())), min(body["size"], len(TEXTS)))
+            found = ranked.retrieve(body["query"]["multi_match"]["query"], min(body["size"], len(TEXTS)))
             hits = [
                 {"_id": str(p.index), "_score": score, "_source": {"txt": p.text, "title": f"T{p.index}"}}
                 for p, score in found

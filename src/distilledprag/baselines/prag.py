@@ -10,7 +10,6 @@ pass, each as if it were alone (AdamW works entry by entry). This module knows n
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
@@ -133,12 +132,8 @@ def _fine_tuned(base: BaseModel, batches: list[list[Sequence_]], settings: PragS
 
 
 def _batches(sequences: list[Sequence_], settings: PragSettings) -> list[list[Sequence_]]:
-    """What each step trains on, over all epochs, in the seed's order."""
-    rng, made, order = random.Random(settings.seed), [], list(sequences)
-    for _ in range(settings.epochs):
-        rng.shuffle(order)
-        made += [order[begin : begin + settings.batch] for begin in range(0, len(order), settings.batch)]
-    return made
+    """What each step trains on, over all epochs; in the same order every time, as in the authors' code."""
+    return [sequences[begin : begin + settings.batch] for begin in range(0, len(sequences), settings.batch)] * settings.epochs
 
 
 def _loss(base: BaseModel, sequences: list[Sequence_], owners: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
 
 KEPT = 256  # adapters held in memory when there is no folder
-TOGETHER = 32  # documents fine-tuned side by side
+TOGETHER = 16  # documents fine-tuned side by side
 
 
 class PragAdapters:
@@ -63,28 +63,26 @@ class PragAdapters:
         return concatenated([self.adapter(document) for document in documents])
 
     def prepare(self, documents: Iterable[AugmentedDocument], together: int = TOGETHER) -> int:
-        """Make the adapters that are not at hand, `together` of them side by side; returns how many documents there were.
+        """Make the adapters that are not at hand, `together` of them side by side; returns how many were made.
 
         Without a folder only the last `KEPT` of them stay at hand.
         """
         count, missing = 0, {}
         for document in documents:
-            count += 1
             key = self._hash(astuple(document))
-            if key in missing or self._has(key):
-                continue
-            missing[key] = document
+            if key not in missing and not self._has(key):
+                missing[key] = document
             if len(missing) == together:
-                self._train(missing)
+                count += self._train(missing)
                 missing = {}
-        self._train(missing)
-        return count
+        return count + self._train(missing)
 
-    def _train(self, missing: dict[str, AugmentedDocument]) -> None:
+    def _train(self, missing: dict[str, AugmentedDocument]) -> int:
         if missing:
             made = train_adapters(self.base, self.prompts, list(missing.values()), self.settings)
             for key, adapter in zip(missing, made, strict=True):
                 self._keep(key, adapter)
+        return len(missing)
 
     def _file(self, key: str) -> Path | None:
         return self.folder / key[:2] / f"{key}.safetensors" if self.folder else None

@@ -153,8 +153,8 @@ def train_prag(recipe: PragRecipe, *, quiet: bool = False) -> dict[str, float]:
     """Make the adapters of all of the recipe's documents; those that are there already are kept, so a run can be repeated."""
     _, adapters = _loaded(recipe, recipe.output / "adapters")
     documents = recipe.data.load()
-    adapters.prepare(track(documents, "adapters", disable=quiet))
-    return {"documents": float(len(documents))}
+    made = adapters.prepare(track(documents, "adapters", disable=quiet))
+    return {"documents": float(len(documents)), "made": float(made)}
 
 
 def train_dyprag(recipe: DypragRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:

@@ -18,7 +18,7 @@ from distilledprag.baselines import PragAdapters, PragSettings
 from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.machine import machine
-from distilledprag.evaluation.methods import METHODS, NEEDS, USUAL, Setting
+from distilledprag.evaluation.methods import METHODS, NEEDS, USUAL, Setting, require_architecture
 from distilledprag.evaluation.partial import PartialRows
 from distilledprag.evaluation.targets import checks
 from distilledprag.evaluation.world import ROW_KEY, Cell, cells, evaluate_world, items_of
@@ -47,9 +47,9 @@ def run(
     shipped = load_generator(generator or bundled_generator(), loaded)
     generators = {"distilled_per_rank": shipped, "shuffled": shipped}
     if paper_generator:
-        generators["distilled_paper"] = load_generator(paper_generator, loaded)
+        generators["distilled_paper"] = require_architecture("distilled_paper", load_generator(paper_generator, loaded))
     if dyprag_translator:
-        generators["dyprag"] = load_generator(dyprag_translator, loaded)
+        generators["dyprag"] = require_architecture("dyprag", load_generator(dyprag_translator, loaded))
     chosen = choose_methods(methods, set(generators))
     prompts, weights = PromptBuilder(loaded.tokenizer, loaded.mask_token_id), weights_hash(loaded.model)
     prag = PragAdapters(loaded, prompts, PragSettings(), weights, prag_adapters)
@@ -87,9 +87,10 @@ def run_recipe(file: Path) -> None:
         bar = progress.add_task("evaluating", total=None)
         summary = evaluate(recipe, lambda done, total: progress.update(bar, completed=done, total=total))
     table = Table("method", "n", "EM", "F1", "95 %", "s", title=str(recipe.output))
+    deviating = summary["deviations"]
     for method, groups in summary["scores"].items():
         whole = groups["all"]
-        f1, name = whole["f1"], f"{method} ({recipe.styles[method]})" if method in recipe.styles else method
+        f1, name = whole["f1"], f"{method} ({deviating[method]})" if method in deviating else method
         cells = (f"{whole['exact_match']['mean']:.3f}", f"{f1['mean']:.3f}", f"{f1['low']:.3f}-{f1['high']:.3f}")
         table.add_row(name, str(whole["n"]), *cells, f"{summary['costs'][method]['seconds']:.3f}")
     console.print(table)

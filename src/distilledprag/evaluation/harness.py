@@ -10,6 +10,7 @@ This module run as a program is the harness' own command with the model `distill
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from distilledprag.base_model import load_base
 from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.errors import ConfigError
-from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting
+from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, require_architecture
 from distilledprag.generator import load_generator
+from distilledprag.generator.mask_kind import mask_embedded_as
 from distilledprag.lora.injection import inject
 from distilledprag.passages import BM25Retriever, load_passages
 from distilledprag.prompts import PromptBuilder
@@ -65,7 +67,12 @@ class DistilledPRAGHarness(LM):
         if method in NEEDS:
             if generator is None and base is not None:
                 raise ConfigError(f"{method} needs generator=FOLDER for this base")
-            generators[NEEDS[method]] = load_generator(generator or bundled_generator(), loaded)
+            if NEEDS[method] == "prag":
+                raise ConfigError(
+                    "prag fine-tunes on questions about the documents, which the harness does not have; choose another"
+                )
+            made = load_generator(generator or bundled_generator(), loaded)
+            generators[NEEDS[method]] = require_architecture(NEEDS[method], made)
         self.setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
         self.retriever = BM25Retriever(load_passages([Path(docs)])) if docs else None
 
@@ -81,7 +88,8 @@ class DistilledPRAGHarness(LM):
             prompts, adapters = METHODS[self.method](self.setting, [self._item(question, request)])
             longest = int(options.get("max_gen_toks", self.longest))
             stop_id = self.setting.prompts.end_of_turn_id
-            text = greedy_texts(self.setting.base, prompts, adapters, stop_id, longest)[0]
+            with mask_embedded_as(self.setting.base, mask_row(self.setting, self.method)):
+                text = greedy_texts(self.setting.base, prompts, adapters, stop_id, longest)[0]
             stops = options.get("until") or []
             for stop in [stops] if isinstance(stops, str) else stops:
                 text = text.split(stop)[0] if stop else text
@@ -106,11 +114,9 @@ class DistilledPRAGHarness(LM):
     def _scored(self, prompt: list[int], answer: list[int], adapters: Any) -> tuple[float, bool]:
         model = self.setting.base.model
         ids = torch.tensor([[*prompt, *answer]], device=self.setting.base.device)
-        if adapters is None:
+        injected = contextlib.nullcontext() if adapters is None else inject(model, adapters)
+        with mask_embedded_as(self.setting.base, mask_row(self.setting, self.method)), injected:
             logits = model(input_ids=ids, use_cache=False).logits
-        else:
-            with inject(model, adapters):
-                logits = model(input_ids=ids, use_cache=False).logits
         scores = functional.log_softmax(logits[0, len(prompt) - 1 : -1].float(), dim=-1)  # (answer tokens, V)
         wanted = ids[0, len(prompt) :]
         return float(scores.gather(1, wanted[:, None]).sum()), bool((scores.argmax(-1) == wanted).all())

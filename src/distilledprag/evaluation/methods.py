@@ -7,7 +7,8 @@ control: this question's prompt, the adapter of another question's documents).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -88,13 +89,22 @@ def adapters_of(setting: Setting, name: str, items: list[Item], shuffled: bool =
     for item, documents in zip(items, augmented, strict=True):
         if not documents:
             raise InputError(f"prag needs questions about the documents; there are none for {item.question[:60]!r}")
-    setting.prag.prepare(document for documents in augmented for document in documents)
     return LoraBatch.stack([setting.prag.combined(documents) for documents in augmented]).to(device=setting.base.device)
+
+
+def prepare_adapters(setting: Setting, method: str, items: list[Item]) -> dict[str, float]:
+    """Fine-tune what PRAG needs for these questions and does not have yet: `documents` of them took `seconds`."""
+    if NEEDS.get(method) != "prag" or setting.prag is None:
+        return {}
+    shuffled = method.startswith("shuffled")
+    began = time.perf_counter()
+    made = setting.prag.prepare(d for item in items for d in (item.other_augmented if shuffled else item.augmented))
+    return {"documents": made, "seconds": time.perf_counter() - began} if made else {}
 
 
 def _parametric(name: str, method: str, shuffled: bool = False, style: PromptStyle = "masked") -> Method:
     def run(setting: Setting, items: list[Item]) -> Prepared:
-        chosen = setting.styles.get(method, style)
+        chosen = setting.styles.get(method, setting.styles.get(name, style) if shuffled else style)
         prompts = [styled_prompt(setting.prompts, item.question, item.documents, chosen) for item in items]
         if name in setting.generators and setting.generators[name].settings.mask == "none":
             prompts = [[token for token in prompt if token != setting.prompts.mask_token_id] for prompt in prompts]
@@ -107,6 +117,26 @@ def shuffled(setting: Setting, items: list[Item]) -> Prepared:
     """Control: this question's masked prompt, the shipped generator's LoRA for another question's documents."""
     name = "shuffled" if "shuffled" in setting.generators else "distilled_per_rank"
     return _parametric(name, "shuffled", shuffled=True)(setting, items)
+
+
+def deviations(setting: Setting, methods: Sequence[str]) -> dict[str, str]:
+    """How methods deviate from the one prompt, for the table: their style, their kind of mask."""
+    found: dict[str, list[str]] = {method: [style] for method, style in setting.styles.items() if method in methods}
+    for method in methods:
+        generator = setting.generators.get(NEEDS.get(method, ""))
+        if generator is not None and generator.settings.mask != "statistics":
+            found.setdefault(method, []).append(f"{generator.settings.mask} mask")
+    return {method: ", ".join(what) for method, what in found.items()}
+
+
+def require_architecture(name: str, generator: ParameterGenerator) -> ParameterGenerator:
+    """The generator. Raises ConfigError when it is not of the kind that the method `name` stands for."""
+    wanted = _short(name)
+    if generator.settings.architecture != wanted:
+        raise ConfigError(
+            f"{name} needs a generator of architecture {wanted}; this checkpoint's is {generator.settings.architecture}"
+        )
+    return generator
 
 
 def mask_row(setting: Setting, method: str) -> torch.Tensor | None:

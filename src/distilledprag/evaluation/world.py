@@ -14,7 +14,7 @@ import torch
 
 from distilledprag.baselines.augmented import world_documents
 from distilledprag.decoding import greedy_texts
-from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row
+from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, prepare_adapters
 from distilledprag.evaluation.metrics import exact_match, token_f1, wilson_interval
 from distilledprag.evaluation.partial import PartialRows
 from distilledprag.generator.mask_kind import mask_embedded_as
@@ -72,6 +72,7 @@ def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
     texts = [""] * len(items)
     for begin in range(0, len(order), BATCH):
         places = order[begin : begin + BATCH]
+        prepare_adapters(setting, method, [items[place] for place in places])
         prompts, adapters = METHODS[method](setting, [items[place] for place in places])
         with torch.no_grad(), mask_embedded_as(setting.base, mask_row(setting, method)):
             made = greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, ANSWER_TOKENS)

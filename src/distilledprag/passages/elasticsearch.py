@@ -46,7 +46,9 @@ class ElasticsearchRetriever:
             raise InputError("the question is empty; write one")
         if k < 1:
             raise InputError(f"top-k is {k}; it must be at least 1")
-        query = {"query": {"match": {self.text_field: question}}, "size": k, "_source": [self.text_field, self.title_field]}
+        fields = [self.title_field, self.text_field]
+        match = {"query": question, "fields": fields, "type": "best_fields", "tie_breaker": 0.5}  # as PRAG and DyPRAG ask
+        query = {"query": {"multi_match": match}, "size": k, "_source": fields}
         request = urllib.request.Request(self.address, json.dumps(query).encode(), self.headers, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:

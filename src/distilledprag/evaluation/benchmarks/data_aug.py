@@ -101,7 +101,7 @@ def _augmented(passage: Entry) -> AugmentedPassage:
     return AugmentedPassage(
         clean(passage.text("passage")),
         passage.text(keys["_rewrite"]),
-        tuple((pair.text("question"), _answer(pair, "answer"), _answer(pair, "full_answer")) for pair in pairs),
+        tuple((pair.text("question"), _answer(pair, "answer"), str(pair.fields.get("full_answer") or "")) for pair in pairs),
     )
 
 

@@ -19,19 +19,22 @@ def _figure(width: float) -> tuple[Any, Any]:
     return figure, figure.subplots()
 
 
-def draw_bars(run: Run, file: Path) -> Path:
-    """F1 by subtask, a bar for each method, with the bootstrap interval."""
-    methods, subtasks = list(run.summary["scores"]), run.subtasks
-    figure, axes = _figure(max(6.0, 1.5 * len(subtasks) + 0.3 * len(subtasks) * len(methods)))
+def draw_bars(run: Run, group: str, file: Path) -> Path:
+    """F1 by subtask of a group, a bar for each method, with the bootstrap interval."""
+    methods, subtasks = list(run.summary["scores"]), run.groups[group]
+    figure, axes = _figure(min(24.0, max(6.0, 1.5 * len(subtasks) + 0.1 * len(subtasks) * len(methods))))
     width = 0.8 / len(methods)
     for place, method in enumerate(methods):
         scores = [run.summary["scores"][method][name]["f1"] for name in subtasks]
         means = [100 * score["mean"] for score in scores]
         errors = [[100 * (s["mean"] - s["low"]) for s in scores], [100 * (s["high"] - s["mean"]) for s in scores]]
-        axes.bar([x + place * width for x in range(len(subtasks))], means, width, yerr=errors, label=method)
-    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(subtasks))], subtasks)
-    axes.set(ylabel="F1 (%)", title=f"{run.benchmark}: {run.name}")
-    axes.legend(fontsize="small")
+        color = f"C{place % 10}"
+        hatch = "//" if place >= 10 else None
+        places = [x + place * width for x in range(len(subtasks))]
+        axes.bar(places, means, width, yerr=errors, label=method, color=color, hatch=hatch, error_kw={"linewidth": 0.7})
+    axes.set_xticks([x + 0.4 - width / 2 for x in range(len(subtasks))], [name.rpartition("/")[2] for name in subtasks])
+    axes.set(ylabel="F1 (%)", title=f"{group or run.benchmark}: {run.name}")
+    figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(file)
     return file
 

@@ -28,7 +28,8 @@ PUBLISHED = (
     Published("Llama-3-8B", "distilled_paper", 36.1, 0.81),
 )
 
-ABLATIONS = {
+ABLATIONS: dict[str, dict[str, float | None]] = {
     "losses (Llama-3-8B)": {"full": 36.1, "no-cosine": 34.7, "no-kl": 31.1, "no-cosine-no-kl": 30.0},
     "mask (Llama-3.2-1B)": {"full": 28.3, "random-mask": 25.8, "trainable-mask": 23.5, "no-mask": 23.3},
+    "training data": {"full": None, "single-document": None},
 }

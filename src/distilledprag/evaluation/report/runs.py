@@ -14,6 +14,8 @@ from typing import Any
 from distilledprag.errors import InputError
 from distilledprag.evaluation.report.published import ABLATIONS, PUBLISHED
 
+SHOWN = {"f1": "token F1", "exact_match": "exact match"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -25,7 +27,7 @@ class Run:
     @property
     def benchmark(self) -> str:
         data = self.summary["config"]["recipe"]["data"]
-        return data["name"] if data["source"] == "benchmark" else f"world {data['split']}"
+        return data["name"] if data["source"] == "benchmark" else f"world {', '.join(data['splits'])}"
 
     @property
     def base(self) -> str:
@@ -37,10 +39,27 @@ class Run:
         return [name for name in first if name != "all"]
 
     @property
+    def groups(self) -> dict[str, list[str]]:
+        """The subtasks by what stands before their last slash (a split of the world), or all of them under ""."""
+        found: dict[str, list[str]] = {}
+        for name in self.subtasks:
+            found.setdefault(name.rpartition("/")[0], []).append(name)
+        return found
+
+    @property
     def ablation(self) -> str | None:
         """The ablation's name, longest first, so that no-cosine-no-kl is not no-kl."""
-        known = sorted({name for table in ABLATIONS.values() for name in table} | {"single-document"}, key=len, reverse=True)
+        known = sorted({name for table in ABLATIONS.values() for name in table}, key=len, reverse=True)
         return next((name for name in known if self.name.endswith(name)), None)
+
+    def named(self, method: str) -> str:
+        """The method as a table names it: with what it deviates in."""
+        how = self.summary["deviations"].get(method)
+        return f"{method} (prompt: {how})" if how else method
+
+    def average(self, method: str, subtasks: Sequence[str]) -> float:
+        """Mean of the subtasks' F1, in percent."""
+        return 100 * sum(self.summary["scores"][method][name]["f1"]["mean"] for name in subtasks) / len(subtasks)
 
 
 @dataclass(frozen=True)
@@ -67,22 +86,50 @@ def read_run(folder: Path) -> Run:
     return Run(folder.resolve().name, summary)
 
 
-def score_table(run: Run) -> Table:
-    """The paper's layout: a method a row, a subtask a column, the average last; F1 in percent."""
+def score_tables(run: Run) -> list[Table]:
+    """A method a row, a subtask a column, the average last; a table for each group of subtasks. F1 and exact match in percent,
+    with bootstrap intervals."""
+    return [_score_table(run, group, subtasks, metric) for group, subtasks in run.groups.items() for metric in SHOWN]
+
+
+def _score_table(run: Run, group: str, subtasks: list[str], metric: str) -> Table:
     rows = []
-    for method, groups in run.summary["scores"].items():
-        style = run.summary["deviations"].get(method)
-        average = 100 * sum(groups[name]["f1"]["mean"] for name in run.subtasks) / len(run.subtasks)
-        whole = groups["all"]
-        interval = f"{100 * whole['f1']['low']:.1f} to {100 * whole['f1']['high']:.1f}"
-        cells = [f"{100 * groups[name]['f1']['mean']:.1f}" for name in run.subtasks]
-        seconds = f"{run.summary['costs'][method]['seconds']:.3f}"
-        exact = f"{100 * whole['exact_match']['mean']:.1f}"
-        rows.append([f"{method} (prompt: {style})" if style else method, *cells, f"{average:.1f}", interval, exact, seconds])
-    head = ["method", *run.subtasks, "average", "95 % of all questions", "EM", "seconds"]
-    n = next(iter(run.summary["scores"].values()))["all"]["n"]
-    note = f"Token F1 in percent, n = {n}, base {run.base}. Measured by us."
-    return Table(f"{run.benchmark}: {run.name}", note, head, rows)
+    for method, scores in run.summary["scores"].items():
+        shown = [scores[name][metric] for name in subtasks]
+        cells = [f"{100 * s['mean']:.1f} ({100 * s['low']:.1f} to {100 * s['high']:.1f})" for s in shown]
+        average = 100 * sum(s["mean"] for s in shown) / len(shown)
+        rows.append([run.named(method), *cells, f"{average:.1f}", f"{run.summary['costs'][method]['seconds']:.3f}"])
+    head = ["method", *(name.removeprefix(f"{group}/") for name in subtasks), "average", "seconds"]
+    counts = {name: next(iter(run.summary["scores"].values()))[name]["n"] for name in subtasks}
+    note = f"{SHOWN[metric]} in percent (95 % interval), n = {sum(counts.values())}: "
+    note += ", ".join(f"{count} {name.removeprefix(f'{group}/')}" for name, count in counts.items())
+    return Table(
+        f"{group or run.benchmark}: {run.name}, {SHOWN[metric]}",
+        f"{note}. Base {run.base}. Measured by us.",
+        head,
+        rows,
+    )
+
+
+def paper_table(runs: Sequence[Run]) -> Table:
+    """The paper's layout: all benchmarks' subtasks side by side, their average last; below ours the published averages."""
+    columns = [(run, name) for run in runs for name in run.subtasks]
+    rows = []
+    for method in dict.fromkeys(method for run in runs for method in run.summary["scores"]):
+        having = [run for run in runs if method in run.summary["scores"]]
+        means = [run.average(method, [name]) if run in having else None for run, name in columns]
+        whole = f"{sum(m for m in means if m is not None) / len(columns):.1f}" if len(having) == len(runs) else ""
+        seconds = sum(run.summary["costs"][method]["seconds"] for run in having) / len(having)
+        cells = ["" if mean is None else f"{mean:.1f}" for mean in means]
+        rows.append([having[0].named(method), *cells, whole, f"{seconds:.3f}"])
+    for p in PUBLISHED:
+        rows.append([f"{p.method}, {p.base} (published)", *[""] * len(columns), f"{p.f1:.1f}", f"{p.seconds:g}"])
+    head = ["method", *(f"{run.benchmark} {name}" for run, name in columns), "average", "seconds"]
+    note = (
+        f"Token F1 in percent, base {', '.join(dict.fromkeys(run.base for run in runs))}. Rows marked (published): means of "
+    )
+    note += "arXiv 2509.01088 over its own eight columns, on other models and machines; not measured by us."
+    return Table("All benchmarks", note, head, rows)
 
 
 def comparison_table(run: Run) -> Table | None:
@@ -112,23 +159,25 @@ def published_table() -> Table:
 
 
 def ablation_tables(runs: Sequence[Run]) -> list[Table]:
-    """Our ablations beside the published ones; none without such runs."""
-    ours = {run.ablation: run for run in runs if run.ablation}
-    if not ours:
+    """Our ablations, a column for each method that has some, beside the published ones; none without such runs."""
+    ours: dict[tuple[str, str], str] = {}
+    for run in runs:
+        for method, scores in run.summary["scores"].items():
+            if run.ablation and method.startswith("distilled_"):
+                f1, exact = (scores["all"][metric] for metric in ("f1", "exact_match"))
+                interval = f"{100 * f1['low']:.1f} to {100 * f1['high']:.1f}"
+                ours[method, run.ablation] = (
+                    f"{100 * f1['mean']:.1f} ({interval}), EM {100 * exact['mean']:.1f}, n = {scores['all']['n']}"
+                )
+    methods = list(dict.fromkeys(method for method, _ in ours))
+    if not methods:
         return []
-    groups: dict[str, dict[str, float | None]] = {
-        **{title: dict(values) for title, values in ABLATIONS.items()},
-        "training data": {"full": None, "single-document": None},
-    }
     tables = []
-    for what, published in groups.items():
-        rows = []
-        for name, value in published.items():
-            cells = ["", ""]
-            if name in ours:
-                scores = {m: own for m, own in ours[name].summary["scores"].items() if m.startswith("distilled_")}
-                cells = [", ".join(scores), ", ".join(f"{100 * own['all']['f1']['mean']:.1f}" for own in scores.values())]
-            rows.append([name, *cells, "" if value is None else f"{value:.1f}"])
-        note = "F1 in percent over all questions. The published column is arXiv 2509.01088's, on the model in the title."
-        tables.append(Table(f"Ablation: {what}", note, ["variant", "method", "ours", "published"], rows))
+    for what, published in ABLATIONS.items():
+        rows = [
+            [name, *(ours.get((method, name), "") for method in methods), "" if value is None else f"{value:.1f}"]
+            for name, value in published.items()
+        ]
+        note = "F1 in percent over all questions (95 % interval). Published: arXiv 2509.01088, on the model in the title."
+        tables.append(Table(f"Ablation: {what}", note, ["variant", *methods, "published"], rows))
     return tables

@@ -13,9 +13,10 @@ from distilledprag.evaluation.report.runs import (
     Table,
     ablation_tables,
     comparison_table,
+    paper_table,
     published_table,
     read_run,
-    score_table,
+    score_tables,
 )
 from distilledprag.files import write_atomically
 
@@ -36,16 +37,25 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     parts: list[Table | str] = []
     files = []
     for run in runs:
-        picture = draw_bars(run, out / f"{run.name}-f1.png")
-        files.append(picture)
-        parts += [score_table(run), picture.name, *filter(None, [comparison_table(run)])]
-    latency = draw_latency(runs, out / "f1-latency.png")
-    parts += [latency.name, *ablation_tables(runs), published_table()]
+        if run.ablation:
+            continue
+        parts += score_tables(run)
+        for group in run.groups:
+            picture = draw_bars(run, group, out / f"{'-'.join(filter(None, [run.name, group]))}-f1.png")
+            files.append(picture)
+            parts.append(picture.name)
+        parts += filter(None, [comparison_table(run)])
+    compared = [run for run in runs if not run.ablation]
+    if compared:
+        parts.insert(0, paper_table(compared))
+        files.append(draw_latency(compared, out / "f1-latency.png"))
+        parts.append(files[-1].name)
+    parts += [*ablation_tables(runs), published_table()]
     write_atomically(out / "report.md", "# Evaluation\n\n" + "\n\n".join(map(_markdown, parts)) + "\n\n" + _sources(runs) + "\n")
     body = "\n".join(map(_html, parts)) + f"<pre>{html.escape(_sources(runs))}</pre>"
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{STYLE}</style>"
     write_atomically(out / "report.html", f"{page}<h1>Evaluation</h1>{body}</html>\n")
-    return [out / "report.md", out / "report.html", *files, latency]
+    return [out / "report.md", out / "report.html", *files]
 
 
 def _markdown(part: Table | str) -> str:

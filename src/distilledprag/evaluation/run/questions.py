@@ -9,6 +9,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
@@ -20,12 +21,15 @@ from distilledprag.evaluation.benchmarks import (
     load_benchmark,
 )
 from distilledprag.evaluation.metrics import answer_recall_at_k, recall_at_k
+from distilledprag.evaluation.overlap import minhash, nearest, summarise
 from distilledprag.evaluation.run.recipe import CorpusRetriever, EvaluationRecipe, FileRetriever, PragPart, WorldSource
 from distilledprag.evaluation.world import Cell, items_of
 from distilledprag.passages.corpus_index import CorpusIndex
 from distilledprag.passages.elasticsearch import ElasticsearchRetriever
 from distilledprag.passages.record import Passage
 from distilledprag.passages.retrieval import BM25Retriever, Retriever
+from distilledprag.synthesis.world import World
+from distilledprag.training.pair_data import read_pairs
 
 
 @dataclass(frozen=True)
@@ -43,18 +47,18 @@ class Asked:
         """Unique in a run."""
         return f"{self.question.subtask}/{self.question.id}"
 
-    @property
-    def passage_ids(self) -> list[str]:
-        """A hash (16 hex digits) of each passage as it is read."""
-        return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in self.texts]
+
+def passage_ids(texts: Sequence[str]) -> list[str]:
+    """A hash (16 hex digits) of each passage as it is read."""
+    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 def load_questions(recipe: EvaluationRecipe) -> list[Asked]:
     """All questions of the recipe in order. Raises InputError for files that cannot be used, or a question without passages."""
     source = recipe.data
     if isinstance(source, WorldSource):
-        return _of_world(source)
-    questions = load_benchmark(source.name, source.file)
+        return [asked for cell, count in source.cells() for asked in _of_world(source, cell, count)]
+    questions = load_benchmark(source.name, source.file, **source.options)
     if source.subtasks is not None:
         present = sorted({question.subtask for question in questions})
         if missing := sorted(set(source.subtasks) - set(present)):
@@ -91,16 +95,24 @@ def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
     return found
 
 
-def _of_world(source: WorldSource) -> list[Asked]:
-    from distilledprag.synthesis.world import World
+def overlap_of(files: Sequence[Path], asked: Sequence[Asked]) -> dict[str, Any]:
+    """`overlap`: how much the questions' passages repeat the documents of the training pairs; nothing without files."""
+    if not files:
+        return {}
+    training = dict.fromkeys(document for file in files for pair in read_pairs(file) for document in pair.documents)
+    tested = dict.fromkeys(text for one in asked for text in one.texts)
+    return {"overlap": summarise(nearest(minhash(list(tested)), minhash(list(training))))}
 
-    cell, world = Cell(source.split, source.kind, source.documents), World(source.split, source.seed)
-    made = []
-    for index, item in enumerate(items_of(cell, source.count, source.seed)):
+
+def _of_world(source: WorldSource, cell: Cell, count: int) -> list[Asked]:
+    made, world = [], World(cell.split, source.seed)
+    subtask = f"{cell.kind}-{cell.documents}"
+    if len(source.splits) > 1:
+        subtask = f"{cell.split}/{subtask}"
+    for index, item in enumerate(items_of(cell, count, source.seed)):
         passages = tuple(Passage(text, "world", index=place) for place, text in enumerate(item.documents))
-        subtask = f"{source.kind}-{source.documents}"
-        question = BenchmarkQuestion(str(index), f"world-{source.split}", subtask, item.question, (item.answer,), passages)
-        augmented = world_documents(world, index, source.kind, source.documents)
+        question = BenchmarkQuestion(str(index), f"world-{cell.split}", subtask, item.question, (item.answer,), passages)
+        augmented = world_documents(world, index, cell.kind, cell.documents)
         made.append(Asked(question, item.documents, 0.0, {}, augmented))
     return made
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, field_validator
 
 from distilledprag.baselines.prag import PragSettings
 from distilledprag.baselines.recipes import PromptStyle
-from distilledprag.evaluation.methods import METHODS
-from distilledprag.synthesis.world import Kind, Split
+from distilledprag.errors import ConfigError
+from distilledprag.evaluation.methods import METHODS, NEEDS
+from distilledprag.evaluation.world import Cell
+from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split
 
 
 class Part(Settings):
@@ -19,24 +21,39 @@ class Part(Settings):
 
 
 class BenchmarkSource(Part):
-    """A benchmark's file. `first`: so many questions of each subtask (None: all); `subtasks`: these only."""
+    """A benchmark's file. `first`: so many questions of each subtask (None: all); `subtasks`: these only; `options`: of its
+    loader, as `aliases` of 2wikimultihopqa and `skip_unnamed` of complexwebquestions."""
 
     source: Literal["benchmark"] = "benchmark"
     name: str
     file: Path
     subtasks: list[str] | None = None
     first: int | None = Field(300, gt=0)
+    options: dict[str, Any] = {}
 
 
 class WorldSource(Part):
-    """The record world; passages are the example's own."""
+    """The record world; passages are the example's own. `count`: questions of each split and kind, shared evenly among the
+    numbers of `documents` that such a question can have."""
 
     source: Literal["world"] = "world"
-    split: Split = "test"
-    kind: Kind = "single"
-    documents: int = Field(3, gt=0)
+    splits: list[Split] = Field(["test"], min_length=1)
+    kinds: list[Kind] = Field(["single"], min_length=1)
+    documents: list[Annotated[int, Field(gt=0)]] = Field([1, 2, 3], min_length=1)
     count: int = Field(300, gt=0)
     seed: int = 0
+
+    def cells(self) -> list[tuple[Cell, int]]:
+        """Every split, kind and number of documents, with its number of questions. Raises ConfigError for a kind that needs more
+        documents than there ever are."""
+        found = []
+        for split in self.splits:
+            for kind in self.kinds:
+                fitting = [documents for documents in self.documents if documents >= FEWEST_DOCUMENTS[kind]]
+                if not fitting:
+                    raise ConfigError(f"a {kind} question needs {FEWEST_DOCUMENTS[kind]} documents or more; add to `documents`")
+                found += [(Cell(split, kind, documents), -(-self.count // len(fitting))) for documents in fitting]
+        return found
 
 
 class FileRetriever(Part):
@@ -78,7 +95,8 @@ class PragPart(Part):
 class EvaluationRecipe(Part):
     """`checkpoints`: a generator's folder for each parametric method that runs (distilled_per_rank: the bundled one if none).
     `styles`: methods that deviate from the masked prompt. `answer_tokens`: the budget of every method. `titles`: whether a
-    passage's title is put before its text."""
+    passage's title is put before its text. `batch`: questions answered together (seconds are then a share of the batch's;
+    1: those of one user). `training_pairs`: `dprag synthesize` files whose documents the questions' are compared with."""
 
     task: Literal["evaluate"] = "evaluate"
     output: Path
@@ -93,6 +111,18 @@ class EvaluationRecipe(Part):
     prag: PragPart = PragPart()
     styles: dict[str, PromptStyle] = {}
     answer_tokens: int = Field(32, gt=0)
+    batch: int = Field(1, gt=0)
+    training_pairs: list[Path] = []
+
+    @field_validator("styles")
+    @classmethod
+    def deviating(cls, styles: dict[str, PromptStyle]) -> dict[str, PromptStyle]:
+        for name in styles:
+            if name not in METHODS:
+                raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+            if name not in NEEDS:
+                raise ValueError(f"{name} has one prompt only; take it out of styles")
+        return styles
 
     @field_validator("methods")
     @classmethod

@@ -1,6 +1,7 @@
 """The records of a run on disk: `identity.json`, `questions.jsonl` (one line a finished question and method), `summary.json`.
 
-A line is on the disk before the next question starts, so a run that is killed loses one question at most.
+A line is on the disk before the next question starts, so a run that is killed loses one batch of questions
+at most.
 Knows nothing about methods and metrics.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +47,22 @@ class Records:
             with self.file.open("r+b") as file:
                 file.truncate(len(whole))
                 os.fsync(file.fileno())
-        for line in whole.splitlines():
-            record = json.loads(line)
-            self.done[record["method"], record["key"]] = record
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self.done[record["method"], record["key"]] = record
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.file}, line {number} is damaged; delete that line, and its question is asked again"
+                ) from error
 
-    def add(self, record: Record) -> None:
-        """Append one; when this returns it is on the disk."""
+    def add(self, records: Sequence[Record]) -> None:
+        """Append them; when this returns they are on the disk."""
         with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
             file.flush()
             os.fsync(file.fileno())
-        self.done[record["method"], record["key"]] = record
+        self.done |= {(record["method"], record["key"]): record for record in records}
 
     def finish(self, summary: dict[str, Any]) -> None:
         write_atomically(self.folder / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")

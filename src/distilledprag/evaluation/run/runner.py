@@ -1,10 +1,15 @@
-"""Runs an evaluation recipe: every method on every question, one at a time (so that seconds are those of one user)."""
+"""Runs an evaluation recipe: every method on every question, `batch` at a time (1: seconds are those of one user).
+
+A question for which nothing was retrieved is asked closed-book by every method. PRAG's fine-tuning is not in the seconds of a
+question; it is counted apart, as `offline`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +20,18 @@ from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.machine import machine
-from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row
+from distilledprag.evaluation.methods import (
+    METHODS,
+    NEEDS,
+    Item,
+    Setting,
+    deviations,
+    mask_row,
+    prepare_adapters,
+    require_architecture,
+)
 from distilledprag.evaluation.metrics import best_exact_match, best_token_scores, containment
-from distilledprag.evaluation.run.questions import Asked, load_questions, with_augmented
+from distilledprag.evaluation.run.questions import Asked, load_questions, overlap_of, passage_ids, with_augmented
 from distilledprag.evaluation.run.recipe import EvaluationRecipe
 from distilledprag.evaluation.run.records import Record, Records
 from distilledprag.evaluation.run.summary import recall_of, summarise
@@ -45,19 +59,21 @@ def evaluate(recipe: EvaluationRecipe, on_question: Report | None = None) -> dic
     }
     records = Records(recipe.output, identity)
     items = _items(asked)
-    done = 0
+    done, total = 0, len(asked) * len(recipe.methods)
     for method in recipe.methods:
-        for one, item in zip(asked, items, strict=True):
-            if (method, one.key) not in records.done:
-                records.add(answer(setting, method, one, item, recipe.answer_tokens))
-            done += 1
+        missing = [pair for pair in zip(asked, items, strict=True) if (method, pair[0].key) not in records.done]
+        done += len(asked) - len(missing)
+        for batch in _batches(missing, recipe.batch):
+            records.add(answer(setting, method, batch, recipe.answer_tokens))
+            done += len(batch)
             if on_question:
-                on_question(done, len(asked) * len(recipe.methods))
+                on_question(done, total)
     ordered = [records.done[method, one.key] for method in recipe.methods for one in asked]
     summary = {
         "config": {**identity, **machine()},
-        "deviations": {method: style for method, style in recipe.styles.items() if method in recipe.methods},
+        "deviations": deviations(setting, recipe.methods),
         "retrieval": recall_of([one.recall for one in asked], recipe.top_k),
+        **overlap_of(recipe.training_pairs, asked),
         **summarise(ordered, recipe.methods),
     }
     records.finish(summary)
@@ -65,33 +81,46 @@ def evaluate(recipe: EvaluationRecipe, on_question: Report | None = None) -> dic
 
 
 @torch.no_grad()
-def answer(setting: Setting, method: str, one: Asked, item: Item, answer_tokens: int) -> Record:
-    """One question's record. `seconds.prepare`: making the prompt and the adapter."""
+def answer(setting: Setting, method: str, batch: Sequence[tuple[Asked, Item]], answer_tokens: int) -> list[Record]:
+    """The records of questions that are answered together. `seconds.prepare`: making the prompt and the adapter."""
+    items = [item for _, item in batch]
+    run = method if items[0].documents else "closed_book"
+    offline = prepare_adapters(setting, run, items)
     began = time.perf_counter()
-    prompts, adapters = METHODS[method](setting, [item])
+    prompts, adapters = METHODS[run](setting, items)
     prepared = time.perf_counter()
-    with mask_embedded_as(setting.base, mask_row(setting, method)):
-        ids = greedy_ids(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, answer_tokens)[0]
+    with mask_embedded_as(setting.base, mask_row(setting, run)):
+        made = greedy_ids(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, answer_tokens)
     finished = time.perf_counter()
-    text = setting.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    question, found = one.question, best_token_scores(text, one.question.answers)
-    return {
-        "method": method,
-        "key": one.key,
-        "id": question.id,
-        "benchmark": question.benchmark,
-        "subtask": question.subtask,
-        "prompt": hashlib.sha256(repr(prompts[0]).encode()).hexdigest()[:16],
-        "passages": [] if method == "closed_book" else one.passage_ids,
-        "answer": text,
-        "scores": {
-            "exact_match": best_exact_match(text, question.answers),
-            **found._asdict(),
-            "containment": containment(text, question.answers),
-        },
-        "seconds": {"retrieve": one.retrieve_seconds, "prepare": prepared - began, "answer": finished - prepared},
-        "tokens": {"prompt": len(prompts[0]), "answer": len(ids)},
-    }
+    seconds = {"prepare": (prepared - began) / len(batch), "answer": (finished - prepared) / len(batch)}
+    records = []
+    for (one, item), prompt, ids in zip(batch, prompts, made, strict=True):
+        text = setting.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        right = one.question.answers
+        scores = {"exact_match": best_exact_match(text, right), **best_token_scores(text, right)._asdict()}
+        read = () if run == "closed_book" else item.other_documents if method.startswith("shuffled") else item.documents
+        records.append({
+            "method": method,
+            "key": one.key,
+            "id": one.question.id,
+            "benchmark": one.question.benchmark,
+            "subtask": one.question.subtask,
+            "prompt": hashlib.sha256(repr(prompt).encode()).hexdigest()[:16],
+            "passages": passage_ids(read),
+            "answer": text,
+            "scores": {**scores, "containment": containment(text, right)},
+            "seconds": {"retrieve": 0.0 if method == "closed_book" else one.retrieve_seconds, **seconds},
+            "tokens": {"prompt": len(prompt), "answer": len(ids)},
+        })  # fmt: skip
+    records[0]["offline"] = offline
+    return records
+
+
+def _batches(pairs: list[tuple[Asked, Item]], size: int) -> Iterator[list[tuple[Asked, Item]]]:
+    """In order; questions without documents are not mixed with others."""
+    for _, alike in itertools.groupby(pairs, key=lambda pair: bool(pair[1].documents)):
+        group = list(alike)
+        yield from (group[begin : begin + size] for begin in range(0, len(group), size))
 
 
 def _items(asked: Sequence[Asked]) -> list[Item]:
@@ -119,7 +148,7 @@ def _setting(recipe: EvaluationRecipe) -> tuple[Setting, str]:
             checkpoint = str(bundled_generator())
         if checkpoint is None:
             raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
-        generators[name] = load_generator(checkpoint, base)
+        generators[name] = require_architecture(name, load_generator(checkpoint, base))
     if unknown := sorted(set(recipe.checkpoints) - {name for name in NEEDS.values() if name != "prag"}):
         raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; see the list of methods")
     prag = PragAdapters(base, prompts, recipe.prag.settings, weights, recipe.prag.adapters) if "prag" in needed else None

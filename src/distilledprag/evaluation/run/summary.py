@@ -48,10 +48,15 @@ def _means(records: Sequence[Record], resamples: int) -> dict[str, Any]:
 
 
 def _costs(records: Sequence[Record]) -> dict[str, float]:
+    """Means per question; `offline_seconds`: per document that was fine-tuned in this run (0 where none was)."""
+
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
 
     kinds = ("retrieve", "prepare", "answer")
     seconds = {f"{kind}_seconds": mean([record["seconds"][kind] for record in records]) for kind in kinds}
     tokens = {f"{kind}_tokens": mean([record["tokens"][kind] for record in records]) for kind in ("prompt", "answer")}
-    return {**seconds, "seconds": sum(seconds.values()), **tokens}
+    offline = [record["offline"] for record in records if record.get("offline")]
+    documents = sum(one["documents"] for one in offline)
+    per_document = sum(one["seconds"] for one in offline) / documents if documents else 0.0
+    return {**seconds, "seconds": sum(seconds.values()), "offline_seconds": per_document, **tokens}
