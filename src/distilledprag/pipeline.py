@@ -87,7 +87,7 @@ class DistilledPRAG:
         return self._weights(self._generate(_checked(passages, "passage")))
 
     def _weights(self, adapter: LoraBatch) -> LoraWeights:
-        return adapter.unstack(self.base.identity, self._generator_identity)[0].without_idle_ranks()
+        return self.generator.exported(adapter.unstack(self.base.identity, self._generator_identity)[0].without_idle_ranks())
 
     def _generate(self, passages: Sequence[str]) -> LoraBatch:
         if not any(passage.strip() for passage in passages):
