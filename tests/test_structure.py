@@ -54,6 +54,7 @@ def test_there_are_modules_to_look_at():
     ("training", ("pipeline", "evaluation", "baselines")),
     ("baselines", ("pipeline", "evaluation", "engine", "gateway")),
     ("synthesis", ("pipeline", "training", "generator")),
+    ("privacy", ("pipeline", "generator", "passages", "training", "engine", "gateway", "evaluation")),
     ("serving", ("gateway", "engine", "lora", "passages", "generator", "training", "evaluation", "pipeline")),
     ("gateway", ("engine", "training", "synthesis", "evaluation")),
 ])  # fmt: skip

@@ -188,12 +188,13 @@ def synthesize(
 def ship(
     base: Annotated[Path, typer.Argument(help="A base model's folder.")],
     generator: Annotated[Path, typer.Argument(help="A generator's folder.")],
+    rival: Annotated[Optional[list[Path]], typer.Option(help="A generator to compare with; repeatable.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Default: the package's bundled folder.")] = None,  # noqa: UP045
 ) -> None:
-    """Write a base and a generator in half precision into the package."""
+    """Write a base and its generators in half precision into the package."""
     from distilledprag.commands import ship as command
 
-    command.run(base, generator, out)
+    command.run(base, generator, out, rival or [])
 
 
 @app.command()
@@ -301,6 +302,8 @@ def gateway(
     allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
+    engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
+    accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
     base: Base = None,
     generator: Generator = None,
 ) -> None:
@@ -309,7 +312,8 @@ def gateway(
 
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, vault=vault, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
-        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, base=base, generator=generator,
+        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
+        accept_any_model=accept_any_model, base=base, generator=generator,
     )  # fmt: skip
     command.run(options)
 

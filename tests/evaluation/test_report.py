@@ -84,7 +84,12 @@ def test_benchmarks_stand_side_by_side_and_splits_apart(make_run, tmp_path, dpra
     assert code == 0, error
     text = (tmp_path / "report" / "report.md").read_text()
     head, rag, prag = (row(text, start) for start in ("method", "rag |", "prag (prompt"))
-    assert [cell.split()[-1] for cell in head[1:5]] == ["bridge", "comparison", "test/single-1", "family/single-1"]
+    assert head[1] == "hotpotqa bridge" and [cell.split()[-1] for cell in head[1:5]] == [
+        "bridge",
+        "comparison",
+        "test/single-1",
+        "family/single-1",
+    ]
     assert rag[1:6] == ["75.0", "0.0", "100.0", "50.0", "56.2"] and prag[3:6] == ["", "", ""]
     assert "## test: second, token F1" in text and "## family: second, exact match" in text
     assert all((tmp_path / "report" / f"second-{group}-f1.png").exists() for group in ("test", "family"))

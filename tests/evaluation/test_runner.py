@@ -217,6 +217,44 @@ def test_a_damaged_record_is_named(values):
         evaluate(recipe)
 
 
+def test_several_benchmarks_run_as_one_table(values, tmp_path, dprag):
+    def entry(question):
+        passages = [f"{name} was born in {city}." for name, city in PEOPLE[:2]]
+        augment = [
+            {"pid": 0, "passage": p, "m_rewrite": p, "m_qa": [{"question": "Who?", "answer": "A", "full_answer": None}]}
+            for p in passages
+        ]
+        return {
+            "qid": question,
+            "test_id": 0,
+            "question": question,
+            "answer": "Oakport",
+            "passages": passages,
+            "augment": augment,
+        }
+
+    folders = []
+    for dataset, subtask in (("2wikimultihopqa", "comparison"), ("hotpotqa", "bridge")):
+        folders.append(tmp_path / "data_aug" / dataset / "m")
+        folders[-1].mkdir(parents=True)
+        (folders[-1] / f"{subtask}.json").write_text(json.dumps([entry("Where was Anna born?"), entry("Who was born?")]))
+    data = [{"name": "data_aug", "file": str(folder)} for folder in folders]
+    changes = {
+        "data": data,
+        "methods": ["rag", "prag"],
+        "checkpoints": {},
+        "prag": {"augmented": [str(folder) for folder in folders]},
+    }
+    summary = evaluate(EvaluationRecipe(**{**values, **changes}))
+    assert {name: own["n"] for name, own in summary["scores"]["prag"].items()} == {
+        "all": 4, "2wikimultihopqa/comparison": 2, "hotpotqa/bridge": 2
+    }  # fmt: skip
+    code, _, error = dprag("report", values["output"], "--out", tmp_path / "report")
+    assert code == 0, error
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "## 2wikimultihopqa: run, token F1" in text and "2wikimultihopqa, hotpotqa hotpotqa/bridge" not in text
+
+
 def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
     rows = [{"title": name, "text": f"{name} was born in {city}."} for name, city in PEOPLE]

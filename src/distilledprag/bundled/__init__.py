@@ -1,10 +1,12 @@
-"""The small base LM and generator that ship with the package (see MODEL_CARD.md)."""
+"""The small base LM and generator that ship with the package, and rivals of the generator (see MODEL_CARD.md)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from distilledprag.errors import CheckpointError
+
+RIVALS = {"distilled_paper": "rivals/paper", "dyprag": "rivals/dyprag"}
 
 
 def _folder(name: str) -> Path:
@@ -22,3 +24,8 @@ def bundled_base() -> Path:
 def bundled_generator() -> Path:
     """Absolute folder of the bundled generator."""
     return _folder("generator")
+
+
+def bundled_generators() -> dict[str, Path]:
+    """Folder of every bundled generator for the bundled base, by the name of its method: ours, and those to compare with."""
+    return {"distilled_per_rank": bundled_generator(), **{name: _folder(part) for name, part in RIVALS.items()}}

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from distilledprag.base_model import load_base, weights_hash
 from distilledprag.baselines import PragAdapters, PragSettings
-from distilledprag.bundled import bundled_base, bundled_generator
+from distilledprag.bundled import bundled_base, bundled_generators
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.machine import machine
 from distilledprag.evaluation.methods import METHODS, NEEDS, USUAL, Setting, require_architecture
@@ -44,12 +44,13 @@ def run(
     if not world:
         raise ConfigError("say what to evaluate: a recipe, or --world")
     loaded = load_base(base or bundled_base(), dtype=torch.float32)
-    shipped = load_generator(generator or bundled_generator(), loaded)
-    generators = {"distilled_per_rank": shipped, "shuffled": shipped}
-    if paper_generator:
-        generators["distilled_paper"] = require_architecture("distilled_paper", load_generator(paper_generator, loaded))
-    if dyprag_translator:
-        generators["dyprag"] = require_architecture("dyprag", load_generator(dyprag_translator, loaded))
+    given = {"distilled_per_rank": generator, "distilled_paper": paper_generator, "dyprag": dyprag_translator}
+    folders: dict[str, str | Path] = {name: folder for name, folder in given.items() if folder}
+    folders = {**({} if base else bundled_generators()), **folders}
+    if "distilled_per_rank" not in folders:
+        raise ConfigError("give the generator of this base with --generator")
+    generators = {name: require_architecture(name, load_generator(folder, loaded)) for name, folder in folders.items()}
+    shipped = generators["shuffled"] = generators["distilled_per_rank"]
     chosen = choose_methods(methods, set(generators))
     prompts, weights = PromptBuilder(loaded.tokenizer, loaded.mask_token_id), weights_hash(loaded.model)
     prag = PragAdapters(loaded, prompts, PragSettings(), weights, prag_adapters)

@@ -27,6 +27,8 @@ class Run:
     @property
     def benchmark(self) -> str:
         data = self.summary["config"]["recipe"]["data"]
+        if isinstance(data, list):
+            return ", ".join(dict.fromkeys(name.partition("/")[0] for name in self.subtasks))
         return data["name"] if data["source"] == "benchmark" else f"world {', '.join(data['splits'])}"
 
     @property
@@ -124,10 +126,8 @@ def paper_table(runs: Sequence[Run]) -> Table:
         rows.append([having[0].named(method), *cells, whole, f"{seconds:.3f}"])
     for p in PUBLISHED:
         rows.append([f"{p.method}, {p.base} (published)", *[""] * len(columns), f"{p.f1:.1f}", f"{p.seconds:g}"])
-    head = ["method", *(f"{run.benchmark} {name}" for run, name in columns), "average", "seconds"]
-    note = (
-        f"Token F1 in percent, base {', '.join(dict.fromkeys(run.base for run in runs))}. Rows marked (published): means of "
-    )
+    head = ["method", *(name if "/" in name else f"{run.benchmark} {name}" for run, name in columns), "average", "seconds"]
+    note = f"Token F1 in percent, base {', '.join(dict.fromkeys(run.base for run in runs))}. Rows marked (published): means of "
     note += "arXiv 2509.01088 over its own eight columns, on other models and machines; not measured by us."
     return Table("All benchmarks", note, head, rows)
 

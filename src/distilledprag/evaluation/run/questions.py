@@ -22,7 +22,14 @@ from distilledprag.evaluation.benchmarks import (
 )
 from distilledprag.evaluation.metrics import answer_recall_at_k, recall_at_k
 from distilledprag.evaluation.overlap import minhash, nearest, summarise
-from distilledprag.evaluation.run.recipe import CorpusRetriever, EvaluationRecipe, FileRetriever, PragPart, WorldSource
+from distilledprag.evaluation.run.recipe import (
+    BenchmarkSource,
+    CorpusRetriever,
+    EvaluationRecipe,
+    FileRetriever,
+    PragPart,
+    WorldSource,
+)
 from distilledprag.evaluation.world import Cell, items_of
 from distilledprag.passages.corpus_index import CorpusIndex
 from distilledprag.passages.elasticsearch import ElasticsearchRetriever
@@ -58,16 +65,22 @@ def load_questions(recipe: EvaluationRecipe) -> list[Asked]:
     source = recipe.data
     if isinstance(source, WorldSource):
         return [asked for cell, count in source.cells() for asked in _of_world(source, cell, count)]
+    retriever = _retriever(recipe)
+    if isinstance(source, list):
+        questions = [replace(q, subtask=f"{q.benchmark}/{q.subtask}") for one in source for q in _of_benchmark(one)]
+    else:
+        questions = _of_benchmark(source)
+    return [_asked(recipe, question, retriever) for question in questions]
+
+
+def _of_benchmark(source: BenchmarkSource) -> list[BenchmarkQuestion]:
     questions = load_benchmark(source.name, source.file, **source.options)
     if source.subtasks is not None:
         present = sorted({question.subtask for question in questions})
         if missing := sorted(set(source.subtasks) - set(present)):
             raise ConfigError(f"{source.file} has no subtask {', '.join(missing)}; it has {', '.join(present)}")
         questions = [question for question in questions if question.subtask in source.subtasks]
-    if source.first is not None:
-        questions = first_per_subtask(questions, source.first)
-    retriever = _retriever(recipe)
-    return [_asked(recipe, question, retriever) for question in questions]
+    return questions if source.first is None else first_per_subtask(questions, source.first)
 
 
 def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
@@ -76,8 +89,8 @@ def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
     Raises ConfigError when the recipe names no source of it, InputError for a passage that the source does not have.
     """
     known: dict[str, AugmentedDocument] = {}
-    if prag.augmented:
-        for passages in load_augmented_passages(prag.augmented).values():
+    for path in prag.augmented:
+        for passages in load_augmented_passages(path).values():
             for made in passages:
                 pairs = tuple((question, answer) for question, answer, _ in made.questions)
                 known[made.text] = AugmentedDocument(made.text, made.rewrite, pairs)

@@ -84,25 +84,29 @@ class ElasticsearchRetriever(Part):
 
 
 class PragPart(Part):
-    """`adapters`: folder that keeps them; `augmented`: PRAG's data_aug folder or file; `pairs`: `dprag synthesize` files."""
+    """`adapters`: folder that keeps them; `augmented`: PRAG's data_aug folders or files; `pairs`: `dprag synthesize` files."""
 
     settings: PragSettings = PragSettings()
     adapters: Path | None = None
-    augmented: Path | None = None
+    augmented: list[Path] = []
     pairs: list[Path] = []
 
 
 class EvaluationRecipe(Part):
-    """`checkpoints`: a generator's folder for each parametric method that runs (distilled_per_rank: the bundled one if none).
-    `styles`: methods that deviate from the masked prompt. `answer_tokens`: the budget of every method. `titles`: whether a
-    passage's title is put before its text. `batch`: questions answered together (seconds are then a share of the batch's;
-    1: those of one user). `training_pairs`: `dprag synthesize` files whose documents the questions' are compared with."""
+    """`data`: of several benchmarks, subtasks are named "benchmark/subtask". `checkpoints`: a generator's folder for each
+    parametric method that runs (with the bundled base: the bundled ones if none). `styles`: methods that deviate from the
+    masked prompt. `answer_tokens`: the budget of every method. `titles`: whether a passage's title is put before its text.
+    `batch`: questions answered together (seconds are then a share of the batch's; 1: those of one user). `training_pairs`:
+    `dprag synthesize` files whose documents the questions' are compared with."""
 
     task: Literal["evaluate"] = "evaluate"
     output: Path
     base: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    data: Annotated[BenchmarkSource | WorldSource, Field(discriminator="source")]
+    data: (
+        Annotated[BenchmarkSource | WorldSource, Field(discriminator="source")]
+        | Annotated[list[BenchmarkSource], Field(min_length=1)]
+    )
     retriever: Annotated[FileRetriever | CorpusRetriever | ElasticsearchRetriever, Field(discriminator="kind")] = FileRetriever()
     top_k: int = Field(3, gt=0)
     titles: bool = True

@@ -16,7 +16,7 @@ import torch
 
 from distilledprag.base_model import load_base, weights_hash
 from distilledprag.baselines import PragAdapters
-from distilledprag.bundled import bundled_base, bundled_generator
+from distilledprag.bundled import bundled_base, bundled_generators
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.machine import machine
@@ -139,13 +139,11 @@ def _setting(recipe: EvaluationRecipe) -> tuple[Setting, str]:
     base = load_base(recipe.base or bundled_base(), device=device, dtype=getattr(torch, recipe.dtype))
     prompts, weights = PromptBuilder(base.tokenizer, base.mask_token_id), weights_hash(base.model)
     needed = dict.fromkeys(NEEDS[method] for method in recipe.methods if method in NEEDS)
-    generators = {}
+    generators, bundled = {}, {} if recipe.base else bundled_generators()
     for name in needed:
-        checkpoint = recipe.checkpoints.get(name)
+        checkpoint = recipe.checkpoints.get(name) or bundled.get(name)
         if name == "prag":
             continue
-        if checkpoint is None and name == "distilled_per_rank" and recipe.base is None:
-            checkpoint = str(bundled_generator())
         if checkpoint is None:
             raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
         generators[name] = require_architecture(name, load_generator(checkpoint, base))
