@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx2
@@ -11,6 +12,7 @@ import torch
 from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
 from openai import OpenAI
 from served import served
+from starlette.types import ASGIApp
 
 from distilledprag.base_model import load_base
 from distilledprag.bundled import bundled_base
@@ -72,9 +74,9 @@ def start_engine(engine_base):
     """A function that starts an engine with the given settings; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
-        def start(settings: Settings | None = None) -> Running:
+        def start(settings: Settings | None = None, build: Callable[..., ASGIApp] = build_application) -> Running:
             engine = Engine(engine_base, settings)
-            app = build_application(engine, ApiKeys([KEY, OTHER_KEY]), Metrics(), ApiKeys([METRICS_KEY]))
+            app = build(engine, ApiKeys([KEY, OTHER_KEY]), Metrics(), ApiKeys([METRICS_KEY]))
             return Running(stack.enter_context(served(app)), engine)
 
         yield start

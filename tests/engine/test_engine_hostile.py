@@ -303,7 +303,6 @@ def test_broken_http_never_reaches_5xx_and_the_engine_lives(running, request_byt
 
 
 def test_a_slow_body_is_given_up(start_engine, monkeypatch):
-    monkeypatch.setattr("distilledprag.engine.web.bodies.READING_SECONDS", 0.5)
     monkeypatch.setattr("distilledprag.engine.web.bodies.BodyReader.__init__.__defaults__", (0.5,))
     running = start_engine(Settings())
     host, port = running.url.removeprefix("http://").split(":")

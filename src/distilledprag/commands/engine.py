@@ -7,15 +7,23 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from distilledprag.errors import ConfigError
 
+if TYPE_CHECKING:
+    from distilledprag.engine.service import Settings
+
+
+_SHARE_OF_A_KEY = 4  # one key may take a fourth of what all may, unless it is said otherwise
+
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """memory: MiB of adapters; lifetime: seconds; rows: that decode together; waiting: requests."""
+    """memory: MiB of adapters; lifetime: seconds; rows: that decode together; waiting: requests. waiting_per_key, memory_per_key:
+    of these what one key may take, a fourth where it is None."""
 
     host: str
     port: int
@@ -33,6 +41,39 @@ class EngineOptions:
     request_seconds: float
     maximum_rank: int
     dtype: str
+    waiting_per_key: int | None = None
+    memory_per_key: int | None = None
+
+
+def settings_of(options: EngineOptions) -> Settings:
+    """The engine's settings; raises ConfigError for a key's share that is larger than the whole."""
+    from distilledprag.engine.adapters import Quotas
+    from distilledprag.engine.embedded import Limits
+    from distilledprag.engine.service import Settings
+
+    memory = options.memory * 2**20
+    return Settings(
+        name=options.name,
+        limits=Limits(rows=options.rows, adapter_bytes=memory),
+        quotas=Quotas(
+            lifetime=options.lifetime,
+            per_owner=options.adapters_per_key,
+            bytes_per_owner=_share("memory", options.memory_per_key and options.memory_per_key * 2**20, memory),
+            bytes=memory,
+        ),
+        waiting=options.waiting,
+        waiting_per_owner=_share("waiting", options.waiting_per_key, options.waiting),
+        request_seconds=options.request_seconds,
+        maximum_rank=options.maximum_rank,
+    )
+
+
+def _share(name: str, asked: int | None, whole: int) -> int:
+    if asked is not None and asked > whole:
+        raise ConfigError(
+            f"--{name}-per-key is larger than --{name}, which is for all keys together; lower it or raise the other"
+        )
+    return asked if asked is not None else max(1, whole // _SHARE_OF_A_KEY)
 
 
 def run(options: EngineOptions) -> None:
@@ -40,9 +81,7 @@ def run(options: EngineOptions) -> None:
     import torch
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    from distilledprag.engine.adapters import Quotas
-    from distilledprag.engine.embedded import Limits
-    from distilledprag.engine.service import Engine, Settings
+    from distilledprag.engine.service import Engine
     from distilledprag.engine.web.application import build_application
     from distilledprag.engine.web.observing import Metrics
     from distilledprag.serving.keys import ApiKeys
@@ -56,6 +95,7 @@ def run(options: EngineOptions) -> None:
     if (options.tls_certificate is None) != (options.tls_key is None):
         raise ConfigError("TLS needs both --tls-certificate and --tls-key")
     tls = Tls(options.tls_certificate, options.tls_key) if options.tls_certificate and options.tls_key else None
+    settings = settings_of(options)
     listener = bind(options.host, options.port)
     try:
         from distilledprag.base_model import load_base
@@ -67,16 +107,6 @@ def run(options: EngineOptions) -> None:
         dtype = usual if options.dtype == "auto" else dtypes[options.dtype]
         base = load_base(options.model or bundled_base(), device=device, dtype=dtype)
         metrics = Metrics()
-        memory = options.memory * 2**20
-        settings = Settings(
-            name=options.name,
-            limits=Limits(rows=options.rows),
-            quotas=Quotas(options.lifetime, options.adapters_per_key, memory, memory),
-            waiting=options.waiting,
-            waiting_per_owner=options.waiting,
-            request_seconds=options.request_seconds,
-            maximum_rank=options.maximum_rank,
-        )
         engine = Engine(base, settings, on_step=metrics.rows.observe)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the engine, and all share their adapters")

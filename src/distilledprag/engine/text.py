@@ -33,6 +33,8 @@ class TextSide:
         self._encoder = PlainTextEncoder(base.tokenizer, base.mask_token_id, self._template.source)
         embeddings: Any = base.model.get_input_embeddings()
         self._vocabulary = int(embeddings.weight.shape[0])
+        self._context_length = base.context_length
+        self._longest_piece = max(map(len, base.tokenizer.get_vocab()))  # characters; a byte's stands for less than one
         end_of_text = base.model.generation_config.eos_token_id  # type: ignore[union-attr]
         ends = {end_of_text} if isinstance(end_of_text, int) else set(end_of_text or [])
         ends |= {base.tokenizer.eos_token_id, self._encoder.first_control(self._template.after_answer())}
@@ -85,6 +87,13 @@ class TextSide:
         return ids
 
     def _encode(self, text: str, encode: Any) -> list[int]:
+        fewest = -(-len(text) // self._longest_piece)
+        if fewest > self._context_length:  # said before time is spent on making them
+            raise RequestError(
+                f"the prompt has {len(text)} characters, so at least {fewest} tokens; the model reads {self._context_length} in "
+                "all",
+                code="context_length_exceeded",
+            )
         try:
             check_text(text, "the prompt")
             return encode()

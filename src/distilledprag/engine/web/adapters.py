@@ -40,9 +40,8 @@ def adapter_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> APIR
     @router.post("/v1/adapters", status_code=201, openapi_extra=bytes_body())
     async def add(request: Request) -> dict[str, Any]:
         engine.adapters.require_room(request.state.owner, 0)
-        data = await bodies.read(request, engine.spec.byte_limit)
         try:
-            async with checking:
+            async with bodies.held(request, engine.spec.byte_limit) as data, checking:
                 return described(await asyncio.to_thread(engine.accept, request.state.owner, data))
         except (AdapterError, IncompatibleBaseError) as error:
             metrics.rejections.labels(str(error.code) if isinstance(error, AdapterError) else "wrong_base").inc()

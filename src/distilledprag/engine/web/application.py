@@ -25,12 +25,12 @@ from distilledprag.engine.web.shell import Shell, error_response
 from distilledprag.errors import DistilledPRAGError
 from distilledprag.serving.keys import ApiKeys
 
-BODIES_AT_ONCE = 8  # times the longest adapter: memory for bodies being read
+BODIES_AT_ONCE, BODIES_OF_A_KEY = 8, 2  # times the longest adapter: memory for bodies being read and looked at
 
 
 def build_application(engine: Engine, keys: ApiKeys, metrics: Metrics, metrics_keys: ApiKeys) -> ASGIApp:
     """The engine, ready to be served; starts `engine`, and stops it at the end. Without `metrics_keys` there are no metrics."""
-    bodies = BodyReader(BODIES_AT_ONCE * engine.spec.byte_limit)
+    bodies = BodyReader(BODIES_AT_ONCE * engine.spec.byte_limit, BODIES_OF_A_KEY * engine.spec.byte_limit)
     started = int(time.time())
 
     @contextlib.asynccontextmanager

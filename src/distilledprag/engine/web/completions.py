@@ -26,6 +26,7 @@ from distilledprag.engine.web.description import json_body
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.engine.web.schemas import ChatRequest, CompletionRequest, parse_request
 from distilledprag.engine.web.shell import error_record
+from distilledprag.engine.web.turns import Turns
 
 USUAL_COMPLETION = 16  # tokens, where a request names none, as at OpenAI
 _BYTES_PER_TOKEN = 64  # of a prompt's JSON, generously
@@ -36,19 +37,26 @@ Shape = Callable[[str | None, str | None], dict[str, Any]]  # (text or None, fin
 def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> APIRouter:
     router = APIRouter()
     limit = max(2**20, _BYTES_PER_TOKEN * engine.context_length)
+    turns = Turns()
 
     @router.post("/v1/completions", response_model=None, openapi_extra=json_body(CompletionRequest))
     async def complete(request: Request) -> Response:
-        asked = parse_request(CompletionRequest, await bodies.read_json(request, limit))
-        adapter = _adapter_of(engine, request, asked.model)
-        prompt = engine.text.completion_prompt(asked.one_prompt)
+        async with bodies.held_json(request, limit) as fields:
+            asked = parse_request(CompletionRequest, fields)
+            adapter = _adapter_of(engine, request, asked.model)
+            given = asked.one_prompt
+            size = len(given) if isinstance(given, str) else 0
+            prompt = await turns.run(request.state.owner, size, lambda: engine.text.completion_prompt(given))
         return await respond(request, asked, adapter, prompt, asked.max_tokens or USUAL_COMPLETION, chat=False)
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=json_body(ChatRequest))
     async def chat(request: Request) -> Response:
-        asked = parse_request(ChatRequest, await bodies.read_json(request, limit))
-        adapter = _adapter_of(engine, request, asked.model)
-        prompt = engine.text.chat_prompt(asked.conversation)
+        async with bodies.held_json(request, limit) as fields:
+            asked = parse_request(ChatRequest, fields)
+            adapter = _adapter_of(engine, request, asked.model)
+            messages = asked.conversation
+            size = sum(len(message["content"]) for message in messages)
+            prompt = await turns.run(request.state.owner, size, lambda: engine.text.chat_prompt(messages))
         room = max(1, min(engine.settings.usual_answer, engine.context_length - len(prompt)))
         return await respond(request, asked, adapter, prompt, asked.max_completion_tokens or asked.max_tokens or room, chat=True)
 
