@@ -14,7 +14,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from distilledprag.errors import ConfigError
+from distilledprag.serving.connections import Connection
 
+CONNECTIONS = 2000  # at once
+REQUEST_SECONDS = 20.0  # for the head of a connection's first request, and of the next one after an answer
 DRAIN = 10  # seconds that answers under way may take when the server is told to stop
 
 
@@ -91,10 +94,14 @@ def serve(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], t
     Server(config, on_ready).run(sockets=[listener])
 
 
-def configuration(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
-    """How applications are served: nothing is logged about requests, nothing told about the software."""
+def configuration(
+    app: ASGIApp, tls: Tls | None = None, *, request_seconds: float = REQUEST_SECONDS, connections: int = CONNECTIONS
+) -> uvicorn.Config:
+    """How applications are served: nothing is logged about requests, nothing told about the software. Connections that bring no
+    request in `request_seconds` are closed, earlier when there are as many as `connections`."""
     return uvicorn.Config(
         app,
+        http=Connection,
         ssl_certfile=tls.certificate if tls else None,
         ssl_keyfile=tls.key if tls else None,
         access_log=False,
@@ -102,6 +109,6 @@ def configuration(app: ASGIApp, tls: Tls | None = None) -> uvicorn.Config:
         lifespan="on",
         server_header=False,
         timeout_graceful_shutdown=DRAIN,
-        timeout_keep_alive=30,
-        limit_concurrency=2000,
+        timeout_keep_alive=request_seconds,  # type: ignore[arg-type]  # any number of seconds will do
+        limit_concurrency=connections,
     )
