@@ -223,6 +223,35 @@ def test_an_external_encoder_is_read_but_not_saved(tiny_base, tmp_path):
         load_generator(tmp_path / "g", tiny_base)
 
 
+def test_a_long_t5_encoder_is_read_as_it_reads_alone(tiny_base, tmp_path):
+    from transformers import LongT5Config, LongT5EncoderModel, LongT5Model, PreTrainedTokenizerFast
+
+    backend = tiny_base.tokenizer.backend_tokenizer
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>")
+    torch.manual_seed(0)
+    config = LongT5Config(
+        d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2, vocab_size=len(tokenizer), feed_forward_proj="gated-gelu",
+        encoder_attention_type="transient-global", local_radius=4, global_block_size=4,
+    )  # fmt: skip
+    LongT5Model(config).save_pretrained(tmp_path / "encoder")
+    tokenizer.save_pretrained(tmp_path / "encoder")
+    generator = random_generator(tiny_base, {**PAPER, "encoder": str(tmp_path / "encoder")})
+    long = [" ".join(PASSAGES[0]) * 4]  # many local blocks and global ones
+    states = generator.encode(tiny_base, [long])
+    alone = LongT5EncoderModel.from_pretrained(tmp_path / "encoder").eval()
+    with torch.no_grad():
+        expected = alone(**tokenizer(long, return_tensors="pt", return_token_type_ids=False)).last_hidden_state
+    assert expected.size(1) > 2 * config.local_radius + 1
+    assert torch.allclose(states.states[0], expected, atol=1e-5) and states.mask.all()
+    adapters = generator(states)
+    assert len(adapters.modules) == 3 * 3 and all(
+        torch.isfinite(part).all() for pair in adapters.modules.values() for part in pair
+    )
+    other = generator(generator.encode(tiny_base, [[*long, "She works for Velkor Foods."]]))
+    key = next(iter(adapters.modules))
+    assert not torch.allclose(adapters.modules[key][1], other.modules[key][1])
+
+
 def test_an_encoder_that_is_not_there_is_named(tiny_base):
     with pytest.raises(CheckpointError, match="no-such-encoder"):
         build_generator({**PAPER, "encoder": "./no-such-encoder"}, tiny_base)

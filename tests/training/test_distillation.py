@@ -1,4 +1,4 @@
-"""Distillation: student and teacher as intended, and recipes that build."""
+"""Distillation: student and teacher as intended, and wrong recipes named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from distilledprag.generator import build_generator
 from distilledprag.training.base_lm import BaseRecipe, train_base
 from distilledprag.training.distill import DistillRecipe, DistillTask, compared_positions, train_generator
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 DATA = {"source": "world", "questions": 3, "rows": {1: 3, 2: 3, 3: 3, 4: 3}, "validation": 2}
 PHASES = [{"until": 1.0, "documents": {1: 1, 2: 1}, "kinds": {"single": 1, "comparison": 1}}]
 
@@ -137,24 +136,6 @@ def test_the_base_trains_and_is_ready_to_serve(tmp_path):
     train_base(BaseRecipe(**values), quiet=True)
     assert load_base(tmp_path / "base" / "model").mask_token_id > 0
     assert list((tmp_path / "base" / "tensorboard").iterdir())
-
-
-@pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tmp_path):
-    task = yaml.safe_load(file.read_text())["task"]
-    if task == "base":
-        parsed = read_recipe(file, BaseRecipe)
-        assert parsed.data.phases[-1].until == 1.0
-        return
-    parsed = read_recipe(file, DistillRecipe)
-    small = {
-        "per_rank": {"width": 16, "heads": 2, "memories": None},  # the tiny base has other layers than the recipe's
-        "paper": {"encoder": "base", "heads": 4, "projector_hidden": 16},
-    }
-    settings = {**parsed.generator, **small[parsed.generator["architecture"]]}
-    generator = build_generator(settings, tiny_base)
-    batch = generator(generator.encode(tiny_base, [["Anna Tovberg lives in Oakport."]]))
-    assert batch.scaling == parsed.generator["alpha"] / parsed.generator["rank"]
 
 
 @pytest.mark.parametrize("change, wrong", [

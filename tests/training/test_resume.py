@@ -178,6 +178,13 @@ def test_a_precision_is_one_of_three_and_yamls_no_is_one_of_them():
     assert LoopSettings(steps=1, precision=False).precision == "no"
 
 
+def test_runs_of_one_process_may_differ_in_precision(tmp_path):
+    train(tmp_path / "full")
+    train(tmp_path / "half", precision="bf16")
+    full, half = ([json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").open()] for name in ("full", "half"))
+    assert half != full and half == pytest.approx(full, rel=0.05, abs=0.05)
+
+
 def test_a_precision_that_the_device_lacks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="fp16 needs a GPU"):

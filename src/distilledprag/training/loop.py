@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -90,6 +91,7 @@ def fit(
     """
     on_gpu = torch.cuda.is_available() and not cpu
     _check_precision(settings.precision, on_gpu)
+    AcceleratorState._reset_state()  # else a second run in one process could have no other precision than the first
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
     set_seed(settings.seed)
     folder = RunFolder(output)
