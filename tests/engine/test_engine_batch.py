@@ -151,3 +151,27 @@ def test_tokens_are_drawn_from_their_own_rows_and_seeds():
     assert set(draws(3)) == {0, 1, 2, 3} or len(set(draws(3))) >= 3
     assert set(draws(3, top_p=0.5)) == {1, 3}, "the likeliest tokens that hold half of the probability"
     assert set(draws(3, top_p=0.0)) == {1}
+
+
+def test_a_draw_is_the_same_whatever_is_drawn_beside_it():
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3000, generator=random) * 2
+    settings = [Sampling(1.0, seed=1), Sampling(), Sampling(0.7, 0.9, seed=2), Sampling(2.0, seed=3), Sampling(1.0, 0.5, seed=4)]
+
+    def drawn(rows):
+        samplers = [Sampler(settings[row]) for row in rows]
+        return [next_tokens(logits[rows].clone(), samplers, suppressed=[7]) for _ in range(20)]
+
+    together = drawn([0, 1, 2, 3, 4])
+    for row in range(5):
+        assert [tokens[0] for tokens in drawn([row])] == [tokens[row] for tokens in together]
+    assert len({tokens[3] for tokens in together}) > 10
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(2000, 1)
+    tokens = next_tokens(logits, [Sampler(Sampling(1.0, seed=seed)) for seed in range(2000)], suppressed=[])
+    shares = torch.bincount(torch.tensor(tokens), minlength=4) / 2000
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.04, rtol=0)
+    suppressed = next_tokens(logits, [Sampler(Sampling(1.0, seed=seed)) for seed in range(2000)], suppressed=[3, 0])
+    assert set(suppressed) == {1, 2}

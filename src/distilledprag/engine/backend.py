@@ -12,10 +12,18 @@ from distilledprag.engine.queue import FairQueue
 from distilledprag.lora.weights import LoraWeights
 
 
-class Backend(Protocol):
-    """All adapters it is given have passed the gate (`lora.validation.check_adapter`) for its base model."""
+class Prepared(Protocol):
+    """An adapter as a backend holds it; `nbytes`: the memory that this takes, for quotas."""
 
-    def prepare(self, weights: LoraWeights) -> Any:
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Backend(Protocol):
+    """All adapters it is given have passed the gate (`lora.validation.check_adapter`) for its base model. `serve` runs in a
+    thread of its own; the other methods are called from other threads meanwhile."""
+
+    def prepare(self, weights: LoraWeights) -> Prepared:
         """What a job carries as its `adapter`. Holds until `release`, and for jobs under way longer than that."""
         ...
 
@@ -24,9 +32,14 @@ class Backend(Protocol):
         ...
 
     def serve(self, queue: FairQueue) -> None:
-        """Serve the queue's jobs until it is closed and empty; runs in a thread of its own.
+        """Serve the queue's jobs until it is closed and empty, or until `abort`.
 
-        Every job that it takes ends with exactly one `Job.end` and one `FairQueue.ended`, whatever happens. No job may
-        change another's answer. Greedy answers are the base model's; `Token`s never hold the token that ends an answer.
+        Every job that it takes ends with exactly one `Job.end` and one `FairQueue.ended`, whatever happens. Jobs that are
+        `Job.dropped` are served no longer. No job may change another's answer. Greedy answers are the base model's; there are
+        at most `Job.max_tokens` `Token`s, none of which ends an answer (`TextSide.stop_ids`).
         """
+        ...
+
+    def abort(self) -> None:
+        """Have `serve` end all jobs soon, also those that wait, with a StoppingError, and return once the queue is closed."""
         ...

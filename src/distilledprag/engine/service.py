@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from distilledprag.base_model import BaseModel
 from distilledprag.engine.adapters import AdapterStore, Quotas, StoredAdapter
+from distilledprag.engine.backend import Backend
 from distilledprag.engine.embedded import EmbeddedBackend, Limits
 from distilledprag.engine.failures import RequestError, StoppingError
 from distilledprag.engine.job import Event, Job, Sampling
@@ -38,10 +39,19 @@ class Settings:
 
 
 class Engine:
-    """Start with `start`; `stop` ends it."""
+    """Start with `start`; `stop` ends it.
+
+    base: its tokenizer reads and writes text, its configuration says which adapters fit. backend: what serves the jobs; without
+    one, the base itself in this process, and `on_step` is told how many rows are decoded at every step.
+    """
 
     def __init__(
-        self, base: BaseModel, settings: Settings | None = None, *, on_step: Callable[[int], None] = lambda rows: None
+        self,
+        base: BaseModel,
+        settings: Settings | None = None,
+        *,
+        backend: Backend | None = None,
+        on_step: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self.settings = settings or Settings()
         self.text = TextSide(base)
@@ -49,7 +59,7 @@ class Engine:
         self.context_length = base.context_length
         self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.maximum_rank)
         self.queue = FairQueue(self.settings.waiting, self.settings.waiting_per_owner)
-        self._backend = EmbeddedBackend(base, self.text.stop_ids, self.settings.limits, on_step=on_step)
+        self._backend: Backend = backend or EmbeddedBackend(base, self.text.stop_ids, self.settings.limits, on_step=on_step)
         self.adapters = AdapterStore(self.settings.quotas, self._backend.release)
         self._thread = threading.Thread(target=self._backend.serve, args=(self.queue,), name="decoding", daemon=True)
         self._stopping = False
