@@ -41,6 +41,7 @@ class TinyEngine:
     received: list[Received] = field(default_factory=list)
     break_stream: bool = False
     refuse_with: tuple[int, dict[str, str]] | None = None
+    quota: int | None = None
 
     def uploads(self) -> list[Received]:
         return [request for request in self.received if (request.method, request.path) == ("POST", "/v1/adapters")]
@@ -72,9 +73,15 @@ class TinyEngine:
 
         @app.post("/v1/adapters")
         async def upload(request: Request):
+            if self.quota is not None and len(self.adapters) >= self.quota:
+                return _error(429, "as many adapters as this key may have", {"retry-after": "3600"}, code="adapter_quota")
             id = f"adapter-{len(self.received):06d}"
             self.adapters[id] = LoraWeights.from_bytes(await request.body())
             return {"id": id, "expires_at": None if self.lifetime is None else time.time() + self.lifetime}
+
+        @app.get("/v1/adapters")
+        async def listed():
+            return {"object": "list", "data": [{"id": id} for id in self.adapters]}
 
         @app.delete("/v1/adapters/{id}")
         async def delete(id: str):
@@ -108,5 +115,6 @@ class TinyEngine:
         yield "data: [DONE]\n\n"
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": {"message": message, "type": "invalid_request_error"}}, status, headers=headers)
+def _error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> JSONResponse:
+    record = {"message": message, "type": "invalid_request_error", "code": code}
+    return JSONResponse({"error": record}, status, headers=headers)

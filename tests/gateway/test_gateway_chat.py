@@ -74,8 +74,60 @@ def test_the_official_client_works_unchanged(stage):
     stream = client.chat.completions.create(model="distilledprag", messages=messages, max_tokens=8, stream=True)
     pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
     assert "".join(pieces).strip() == answer.choices[0].message.content
-    with pytest.raises(openai.NotFoundError, match="no such model"):
-        client.chat.completions.create(model="gpt-none", messages=messages)
+
+
+def test_an_application_that_names_another_model_need_not_change_it(stage):
+    gateway = stage()
+    gateway.add()
+    own = gateway.ask(QUESTION, max_tokens=4).json()
+    foreign = gateway.ask(QUESTION, model="gpt-4o", max_tokens=4).json()
+    assert foreign["choices"] == own["choices"] and foreign["model"] == "distilledprag" and foreign["distilledprag"]["passages"]
+    assert gateway.ask(QUESTION, model="ft:gpt-4o:rag", max_tokens=2).json()["distilledprag"]["mode"] == "parametric"
+    assert gateway.ask(QUESTION, model="distilledprag:none", max_tokens=2).status_code == 404
+    assert gateway.ask(QUESTION, model="distilledprag:closed_book", max_tokens=2).json()["model"] == "distilledprag:closed_book"
+
+
+def test_a_strict_gateway_says_which_models_there_are(stage):
+    gateway = stage(Options(accept_any_model=False))
+    response = gateway.ask(QUESTION, model="gpt-4o")
+    assert response.status_code == 404 and "distilledprag:closed_book" in response.json()["error"]["message"]
+
+
+def test_the_seed_reaches_the_engine_and_a_choice_of_no_tools_changes_nothing(stage):
+    gateway = stage()
+    gateway.add()
+    for choice in ("auto", "none", None):
+        assert gateway.ask(QUESTION, max_tokens=2, seed=7, temperature=0.5, tool_choice=choice).status_code == 200
+    sent = [json.loads(request.body) for request in gateway.engine.received if request.path == "/v1/completions"]
+    assert [(fields["seed"], fields["temperature"]) for fields in sent] == [(7, 0.5)] * 3
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_an_engine_without_room_is_made_to_drop_the_oldest_adapter(stage, quota):
+    gateway = stage()
+    gateway.engine.quota = quota
+    gateway.add()
+    questions = ("Where is Velkor Foods based?", QUESTION, "When was the Copperleaf built?", "Where is Velkor Foods based?")
+    for question in questions:
+        assert gateway.ask(question, max_tokens=2, distilledprag={"top_k": 1}).status_code == 200
+    assert len(gateway.engine.adapters) == quota
+
+
+def test_a_gateway_makes_room_among_what_a_killed_one_left_there(stage):
+    gateway = stage()
+    gateway.engine.quota = 2
+    gateway.engine.adapters = {f"left-{number}": None for number in range(2)}
+    gateway.add()
+    assert gateway.ask(QUESTION, max_tokens=2).status_code == 200
+    assert next(iter(gateway.engine.adapters)) == "left-1" and len(gateway.engine.adapters) == 2
+
+
+def test_an_engine_that_is_full_of_others_adapters_is_passed_on_as_busy(stage):
+    gateway = stage()
+    gateway.engine.quota = 0
+    gateway.add()
+    response = gateway.ask(QUESTION, max_tokens=2)
+    assert response.status_code == 429 and response.headers["retry-after"] == "3600"
 
 
 def test_an_adapter_is_uploaded_once_for_the_same_passages(stage):
@@ -233,6 +285,8 @@ def test_a_question_that_repeats_a_document_is_treated_as_the_policy_says(stage,
     ({"messages": [{"role": "user", "content": "x"}], "n": 2}, "'n'"),
     ({"messages": [{"role": "user", "content": "x"}], "stop": ["a"]}, "'stop'"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "'tools'"),
+    ({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}, "'tool_choice'"),
+    ({"messages": [{"role": "user", "content": "x"}], "seed": 2**70}, "seed"),
     ({"messages": [{"role": "user", "content": "x"}], "temperature": 9}, "temperature"),
     ({"messages": [{"role": "user", "content": "x"}], "distilledprag": {"mod": "rag"}}, "mod"),
     ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**6}, "no room"),

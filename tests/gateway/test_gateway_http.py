@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import os
 import re
+import socket
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 from gateway_serving import DOCUMENTS
+from starlette.requests import Request
 
 from distilledprag import gateway as room
+from distilledprag.gateway.failures import CrowdedError
 from distilledprag.gateway.web.application import Options
+from distilledprag.gateway.web.body import Bodies
+from distilledprag.gateway.web.chat import MAX_CHAT
 
 KEY = "a-key-of-more-than-16-characters"
 PAGE = Path(room.__file__).parent / "page"
@@ -70,6 +79,91 @@ def test_a_body_over_the_limit_is_refused_even_when_its_length_is_not_announced(
     response = gateway.client.post("/v1/documents", content=chunks, headers={"content-type": "application/json"})
     assert response.status_code == 413
     assert gateway.client.post("/v1/documents", files={"file": ("a.txt", b"word " * 300)}).status_code == 413
+
+
+def test_a_conversation_over_the_limit_is_refused_in_openais_shape(stage):
+    gateway = stage()
+    long = "word " * (MAX_CHAT // 5 + 10)
+    response = gateway.client.post("/v1/chat/completions", json={"model": "x", "messages": [{"role": "user", "content": long}]})
+    assert response.status_code == 413 and response.json()["error"]["code"] == "too_large"
+    chunks = (b'{"model": "' if number == 0 else b"x" * 2**16 for number in range(MAX_CHAT // 2**16 + 3))
+    response = gateway.client.post("/v1/chat/completions", content=chunks, headers={"content-type": "application/json"})
+    assert response.status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/documents"])
+def test_a_body_that_does_not_arrive_is_refused_when_its_time_is_over(stage, path):
+    gateway = stage(Options(body_seconds=0.2))
+    url = gateway.client.base_url
+    with socket.create_connection((url.host, url.port), timeout=30) as slow:
+        head = f"POST {path} HTTP/1.1\r\nhost: {url.host}\r\ncontent-type: application/json\r\ncontent-length: 50\r\n\r\n{{"
+        slow.sendall(head.encode())
+        answer = slow.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 408 ") and b'"slow_body"' in answer
+
+
+def test_bodies_are_bounded_together_and_free_their_room_when_they_are_done():
+
+    def request(size):
+        async def receive():
+            return {"type": "http.request", "body": b"x" * size, "more_body": False}
+
+        return Request({"type": "http", "method": "POST", "headers": []}, receive)
+
+    async def both():
+        bodies = Bodies(memory=100)
+        async with bodies.read(request(60), 100):
+            with pytest.raises(CrowdedError):
+                async with bodies.read(request(60), 100):
+                    pass
+        async with bodies.read(request(60), 100) as body:
+            assert len(body) == 60
+
+    asyncio.run(both())
+
+
+def test_words_of_a_deleted_document_are_in_no_file_of_the_vault(stage):
+    gateway = stage()
+    ids = gateway.add()
+    folder = gateway.vault.reading_folder
+
+    def holds(word):
+        return any(word in file.read_bytes().lower() for file in folder.iterdir())
+
+    assert holds(b"tovberg") and holds(b"copperleaf")
+    assert gateway.client.delete(f"/v1/documents/{ids[0]}").status_code == 200
+    assert not holds(b"tovberg") and not holds(b"oakport") and holds(b"copperleaf")
+
+
+@pytest.fixture
+def small_disk(tmp_path, monkeypatch):
+    """The test's folder on a disk of 3 MB; where none can be mounted, writes of a file's bytes fail as they would there."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", tmp_path], capture_output=True).returncode == 0
+    if not mounted:
+        real = Path.write_bytes
+
+        def write_bytes(path, data):
+            if len(data) > 3 * 2**20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return real(path, data)
+
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    yield
+    if mounted:
+        subprocess.run(["umount", "-l", tmp_path], check=True)
+
+
+@pytest.mark.parametrize("way", ["json", "files"])
+def test_an_upload_for_which_the_disk_has_no_room_is_a_507_and_costs_nothing(small_disk, stage, way):
+    gateway = stage()
+    ids = gateway.add()
+    text = "Boris keeps bees. " * 200_000
+    body = {"json": {"name": "a.txt", "text": text}} if way == "json" else {"files": {"file": ("a.txt", text.encode())}}
+    response = gateway.client.post("/v1/documents", **body)
+    assert response.status_code == 507 and response.json()["error"]["code"] == "disk_full"
+    assert {document["id"] for document in gateway.client.get("/v1/documents").json()["data"]} == set(ids)
+    assert not list(gateway.vault.reading_folder.glob("reading-*"))
+    assert gateway.ask("Where does Anna Tovberg live?", max_tokens=2).status_code == 200
 
 
 def test_with_keys_everything_below_v1_needs_one(stage):

@@ -24,6 +24,8 @@ class GatewayOptions:
     allow_rag: bool
     quotes: str
     adapter_memory: int
+    engine_ca: Path | None
+    accept_any_model: bool
     base: str | None
     generator: str | None
 
@@ -45,7 +47,7 @@ def run(options: GatewayOptions) -> None:
     policy = next((policy for policy in POLICIES if policy == options.quotes), None)
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
-    engine = EngineClient(options.engine, os.environ.get(KEY_VARIABLE) or None)
+    engine = EngineClient(options.engine, os.environ.get(KEY_VARIABLE) or None, options.engine_ca)
     vault = Vault(options.vault)
     vault.clear_readings()
     listener = bind(options.host, options.port)
@@ -53,10 +55,19 @@ def run(options: GatewayOptions) -> None:
         from distilledprag.pipeline import DistilledPRAG
 
         prag = DistilledPRAG.from_pretrained(options.base, options.generator)
-        settings = Options(allow_rag=options.allow_rag, quotes=policy, adapter_memory=options.adapter_memory * 2**20)
+        settings = Options(
+            allow_rag=options.allow_rag,
+            quotes=policy,
+            adapter_memory=options.adapter_memory * 2**20,
+            accept_any_model=options.accept_any_model,
+        )
         app = build_application(prag, vault, engine, keys, Names(options.host, options.allowed_hosts), settings)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the gateway")
+        if engine.is_readable_on_the_way:
+            console.print(
+                "[yellow]--engine is not https: others on the way read questions, answers, adapters and the engine's key[/yellow]"
+            )
         if options.allow_rag:
             console.print("[yellow]--allow-rag: a request may ask for documents to be sent to the engine in plain text[/yellow]")
         serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True))

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from distilledprag.gateway.failures import AdapterQuotaError
 from distilledprag.gateway.guard import AdapterClearance, Protected
-from distilledprag.gateway.outbound import EngineClient, SentRequest
+from distilledprag.gateway.outbound import EngineClient, SentRequest, UploadedAdapter
 from distilledprag.generator import generator_identity
 from distilledprag.lora.validation import frobenius_norm_of_product
 from distilledprag.lora.weights import LoraWeights
@@ -26,6 +27,7 @@ from distilledprag.pipeline import DistilledPRAG
 
 CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
 _MARGIN = 30.0  # seconds before its end at which an adapter is uploaded again
+_MOST_REMOVED = 64  # adapters at the engine, to make room for one
 _NO_DOCUMENT = "."
 
 
@@ -90,13 +92,27 @@ class AdapterCache:
                 if self._no_document is None:
                     self._no_document = await self._encode([_NO_DOCUMENT])
                 clearance = AdapterClearance(protected, self._no_document.blank(adapter.rank).to_bytes())
-                result = await self._engine.upload(adapter.data, clearance, ledger)
+                result = await self._upload(adapter, clearance, ledger)
                 adapter.upload_id = result.id
                 # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
                 known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
                 adapter.ends = time.monotonic() + result.lifetime if known and result.lifetime else float("inf")
             assert adapter.upload_id is not None
             return adapter.upload_id
+
+    async def _upload(self, adapter: Adapter, clearance: AdapterClearance, ledger: list[SentRequest]) -> UploadedAdapter:
+        """Where the engine has no room, this key's oldest adapters make some: ours, or those of a gateway that was killed."""
+        for _ in range(_MOST_REMOVED):
+            try:
+                return await self._engine.upload(adapter.data, clearance, ledger)
+            except AdapterQuotaError:
+                there = await self._engine.uploaded()
+                if not there:
+                    raise
+                for kept in self._kept.values():
+                    self.lost(kept, there[0])
+                await self._engine.remove(there[0])
+        return await self._engine.upload(adapter.data, clearance, ledger)
 
     def lost(self, adapter: Adapter, upload_id: str) -> None:
         """The engine said that it does not have this upload."""

@@ -20,7 +20,7 @@ from distilledprag.errors import InputError
 from distilledprag.gateway.adapters import Adapter, AdapterCache
 from distilledprag.gateway.conversation import Asked
 from distilledprag.gateway.expected import Expected
-from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError
+from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError, VaultError
 from distilledprag.gateway.guard import AnswerSettings, Clearance, PlainTextClearance, PromptClearance, Protected
 from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
 from distilledprag.gateway.policy import QuotePolicy
@@ -172,7 +172,7 @@ class Answering:
         raise AssertionError("the loop returns or raises")
 
     def _clearance(self, asked: Asked, report: Report, prompts: _Prompts, protected: Protected, model: str) -> Clearance:
-        settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p)
+        settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p, asked.seed)
         if report.mode == "rag":
             return PlainTextClearance(prompts.ids, model, settings)
         masks = self._expected.masks([passage for passage, _, _ in report.passages])
@@ -191,7 +191,8 @@ class Answering:
         clock.lap("answer")
         clock.note("total")
         if pieces:
-            await asyncio.to_thread(self._vault.remember_answer, self._engine.url, "".join(pieces))
+            with contextlib.suppress(VaultError):  # a full disk costs the answer its way back as history, nothing more
+                await asyncio.to_thread(self._vault.remember_answer, self._engine.url, "".join(pieces))
 
 
 @dataclass(frozen=True)
@@ -225,4 +226,6 @@ def _fields(asked: Asked, prompts: _Prompts, model: str) -> dict[str, Any]:
     fields |= {"temperature": asked.temperature, "stream": asked.stream}
     if asked.top_p is not None:
         fields["top_p"] = asked.top_p
+    if asked.seed is not None:
+        fields["seed"] = asked.seed
     return fields

@@ -1,7 +1,7 @@
 """A chat request in OpenAI's form -> what is asked: question, earlier messages, mode, settings.
 
-Fields that change an answer's meaning and are not supported are refused, never ignored. Knows nothing of documents or the
-engine.
+Fields of OpenAI's that change an answer's meaning and are not supported (`_UNSUPPORTED`) are refused, never ignored. Knows
+nothing of documents or the engine.
 """
 
 from __future__ import annotations
@@ -30,6 +30,13 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {  # field -> values that mean nothin
     "presence_penalty": (None, 0),
     "frequency_penalty": (None, 0),
     "best_of": (None, 1),
+    "top_logprobs": (None, 0),
+    "tool_choice": (None, "none", "auto"),  # without tools these choose none
+    "function_call": (None, "none", "auto"),
+    "modalities": (None, ["text"]),
+    "audio": (None,),
+    "web_search_options": (None,),
+    "prediction": (None,),
 }
 
 
@@ -64,6 +71,7 @@ class ChatRequest(BaseModel):
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, gt=-(2**63), lt=2**63)
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     distilledprag: Settings = Field(default_factory=Settings)
@@ -80,12 +88,16 @@ class Asked(BaseModel):
     max_tokens: int | None
     temperature: float
     top_p: float | None
+    seed: int | None
     stream: bool
 
 
-def asked_in(request: ChatRequest) -> Asked:
-    """Raises NotFoundError for an unknown model, InputError for a conversation or a field that cannot be served."""
-    mode = _mode(request)
+def asked_in(request: ChatRequest, accept_any_model: bool = True) -> Asked:
+    """accept_any_model: the name of a foreign model means ours, so that an application need not change it.
+
+    Raises NotFoundError for an unknown model, InputError for a conversation or a field that cannot be served.
+    """
+    mode = _mode(request, accept_any_model)
     for name, harmless in _UNSUPPORTED.items():
         if (request.model_extra or {}).get(name) not in harmless:
             raise InputError(f"the field {name!r} is not supported with this value; leave it out")
@@ -104,15 +116,24 @@ def asked_in(request: ChatRequest) -> Asked:
         max_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=request.temperature or 0.0,
         top_p=request.top_p,
+        seed=request.seed,
         stream=bool(request.stream),
     )
 
 
-def _mode(request: ChatRequest) -> Mode:
+def model_of(asked: Asked) -> str:
+    """The name of the model that answers."""
+    return MODEL if asked.mode == "parametric" else f"{MODEL}:{asked.mode}"
+
+
+def _mode(request: ChatRequest, accept_any_model: bool) -> Mode:
     """The mode that the field or the model's name asks for: `distilledprag:closed_book` for clients without the field."""
     name, _, suffix = request.model.partition(":")
     named: Mode | None = next((mode for mode in MODES if mode == suffix), None)
-    if name != MODEL or (suffix and named is None):
+    foreign = name != MODEL and accept_any_model
+    if foreign:
+        named = None
+    elif name != MODEL or (suffix and named is None):
         names = ", ".join([MODEL, *(f"{MODEL}:{mode}" for mode in MODES)])
         raise NotFoundError(f"there is no such model; the models are {names}")
     wanted = request.distilledprag.mode

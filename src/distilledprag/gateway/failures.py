@@ -5,6 +5,9 @@ Messages never hold text of documents or questions. Knows nothing of HTTP beyond
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 from distilledprag.errors import DistilledPRAGError
 
 
@@ -33,6 +36,16 @@ class DiskFullError(VaultError):
     code = "disk_full"
 
 
+def storage_error(folder: Path, error: OSError) -> VaultError:
+    """What an error of the operating system under the vault `folder` means to the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            f"the disk of the vault {folder} is full; nothing of this was stored, and what was stored before is unharmed. Make "
+            "room and try again"
+        )
+    return VaultError(f"the vault {folder} cannot be written ({error.strerror}); check its disk and permissions")
+
+
 class NotFoundError(GatewayError):
     status = 404
     code = "not_found"
@@ -53,6 +66,20 @@ class KeyRequiredError(GatewayError):
 class TooLargeError(GatewayError):
     status = 413
     code = "too_large"
+
+
+class SlowBodyError(GatewayError):
+    """A body that takes too long to arrive."""
+
+    status = 408
+    code = "slow_body"
+
+
+class CrowdedError(GatewayError):
+    """Too much is being done at once."""
+
+    status = 429
+    code = "busy"
 
 
 class QuotedDocumentError(GatewayError):
@@ -79,6 +106,10 @@ class EngineError(GatewayError):
 class EngineBusyError(EngineError):
     status = 429
     code = "engine_busy"
+
+
+class AdapterQuotaError(EngineBusyError):
+    """The engine has no room for one more adapter of this key until one is deleted or ends."""
 
 
 class AdapterGoneError(EngineError):

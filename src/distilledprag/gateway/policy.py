@@ -1,7 +1,8 @@
 """May the user's own words be sent? A question that repeats a document word for word is refused, or sent with a warning.
 
-What the engine itself wrote may go back to it as history; an assistant's message that it did not write is treated like a
-piece of a document. Knows nothing of prompts or requests.
+Messages are looked at together, so that a quote cut over several of them is one. What the engine itself wrote may go back to it
+as history; an assistant's message that it did not write is treated like a piece of a document. Knows nothing of prompts or
+requests.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 
 from distilledprag.gateway.failures import QuotedDocumentError
 from distilledprag.gateway.guard import longest_quote
-from distilledprag.gateway.guard.words import RUN
+from distilledprag.gateway.guard.words import RUN, is_character, words
 from distilledprag.gateway.vault import Vault, VaultRetriever
 
 Policy = Literal["refuse", "warn", "allow"]
@@ -34,32 +35,53 @@ class QuotePolicy:
         """Warnings for the user. Raises QuotedDocumentError by policy. The whole vault counts, not one collection."""
         if self._policy == "allow":
             return []
-        warnings = []
+        own, warnings = [], []
         for number, message in enumerate([*history, {"role": "user", "content": question}], start=1):
             text, role = message["content"], message["role"]
             if not text.strip() or (role == "assistant" and self._vault.wrote_answer(self._engine, text)):
                 continue
-            allowed = RUN if role == "assistant" else self._words
-            shared = longest_quote(text, self._similar(text))
-            if shared < allowed:
-                continue
+            own.append(text)
             what = "the question" if number > len(history) else f"message {number}"
-            said = f"{what} repeats {shared} words in a row of a document in the vault"
             if role == "assistant":
-                said += ", and the engine did not write it"
-            if self._policy == "refuse":
-                raise QuotedDocumentError(
-                    f"{said}, and would be sent as it is. Ask in your own words; or let the gateway warn only: --quotes warn"
-                )
-            warnings.append(f"{said}; it was sent as it is")
+                self._judge(what, text, RUN, warnings, ", and the engine did not write it")
+            else:
+                self._judge(what, text, self._words, warnings)
+        if len(own) > 1 and not warnings:
+            self._judge("the conversation", "\n".join(own), self._words, warnings)
         return warnings
 
+    def _judge(self, what: str, text: str, allowed: int, warnings: list[str], more: str = "") -> None:
+        """Refuse, or warn, when `text` shares `allowed` words in a row, or more, with a passage of the vault."""
+        shared = longest_quote(text, self._similar(text))
+        if shared < allowed:
+            return
+        said = f"{what} repeats {shared:.0f} words in a row of a document in the vault{more}"
+        if self._policy == "refuse":
+            raise QuotedDocumentError(
+                f"{said}, and would be sent as it is. Ask in your own words; or let the gateway warn only: --quotes warn"
+            )
+        warnings.append(f"{said}; it was sent as it is")
+
     def _similar(self, text: str) -> list[str]:
-        """Texts of the vault that share most words with a part of `text`; parts overlap, so that no quote is cut in two."""
-        retriever, words = VaultRetriever(self._vault.database), text.split()
+        """Texts of the vault that share most words with a part of `text`; parts overlap, so that no quote is cut in two.
+
+        Words are the guard's, whatever stands between them; but where no spaces are written the search knows whole clauses only,
+        and all passages that share a character are looked at.
+        """
+        found = words(text)
         similar: dict[str, None] = {}
-        for start in range(0, max(1, len(words) - self._words), _PART):
-            part = " ".join(words[start : start + _PART + self._words])
-            for passage, _ in retriever.retrieve(part, _LOOKED_AT):
-                similar.update(dict.fromkeys((passage.text, passage.title)))
+        for start in range(0, max(1, len(found) - self._words), _PART):
+            part = found[start : start + _PART + 2 * self._words]
+            spaced = [word for word in part if not is_character(word)]
+            if spaced:
+                for passage, _ in VaultRetriever(self._vault.database).retrieve(" ".join(spaced), _LOOKED_AT):
+                    similar.update(dict.fromkeys((passage.text, passage.title)))
+            if len(spaced) < len(part):
+                characters = "".join(word for word in part if is_character(word))
+                similar.update(dict.fromkeys(self._vault.texts_with(_triples(characters))))
         return list(similar)
+
+
+def _triples(characters: str) -> list[str]:
+    """Every third piece of three characters: a longer quote holds one of them whole, wherever it begins."""
+    return [characters[start : start + 3] for start in range(0, len(characters), 3)]

@@ -1,6 +1,6 @@
 """One clearance for each kind of request to the engine. A clearance is made for one request, from what that may contain.
 
-    models, health     nothing but method and path
+    models, health, list of adapters   nothing but method and path
     adapter            header equal to that of an adapter of no document and the same rank; numbers without text
     prompt             byte for byte what the user's settings and the ids make; ids that, without masks, are exactly those of
                        a prompt without documents, and masks where and as many as the passages have tokens
@@ -25,11 +25,12 @@ from distilledprag.gateway.guard.words import words
 
 ADAPTERS = "/v1/adapters"
 COMPLETIONS = "/v1/completions"
-BARE_PATHS = ("/health", "/v1/models")
+BARE_PATHS = ("/health", "/v1/models", ADAPTERS)
 
-_FORM = frozenset({"model", "prompt", "max", "tokens", "temperature", "top", "p", "stream", "true", "false"})
+_FORM = frozenset({"model", "prompt", "max", "tokens", "temperature", "top", "p", "seed", "stream", "true", "false"})
 _ADAPTER_ID = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _MOST_TOKENS = 10**6  # that an answer may be asked to have
+_LARGEST_SEED = 2**63
 _PREFIX = 8  # bytes of a safetensors file that hold its header's length
 
 
@@ -79,22 +80,26 @@ class AdapterClearance:
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """What the user asked about the answer itself. top_p: None when it is not sent."""
+    """What the user asked about the answer itself. top_p, seed: None when they are not sent."""
 
     max_tokens: int
     temperature: float = 0.0
     stream: bool = False
     top_p: float | None = None
+    seed: int | None = None
 
     def request(self, model: str, prompt: Sequence[int]) -> bytes:
         """The only bytes in which a prompt may be sent. Raises WireGuardError for settings of a wrong kind or size."""
         kinds = type(self.max_tokens) is int and type(self.stream) is bool
         kinds = kinds and all(type(number) in (int, float, type(None)) for number in (self.temperature, self.top_p))
+        kinds = kinds and type(self.seed) in (int, type(None))
         _require(kinds and 1 <= self.max_tokens <= _MOST_TOKENS, "a setting is of a wrong kind or size")
+        _require(self.seed is None or abs(self.seed) < _LARGEST_SEED, "a setting is of a wrong size")
         _require(0 <= self.temperature <= 2 and (self.top_p is None or 0 < self.top_p <= 1), "a setting is of a wrong size")
         fields = {"model": model, "prompt": list(prompt), "max_tokens": self.max_tokens}
         fields |= {"temperature": self.temperature, "stream": self.stream}
         fields |= {} if self.top_p is None else {"top_p": self.top_p}
+        fields |= {} if self.seed is None else {"seed": self.seed}
         return json.dumps(fields, separators=(",", ":")).encode()
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from distilledprag.gateway.guard.words import words
+from distilledprag.gateway.guard.words import is_character, words
+
+WORD, CHARACTER = 3, 2  # what each counts: where no spaces are written, words have 1.5 characters on average
 
 
-def longest_quote(text: str, passages: Iterable[str]) -> int:
+def longest_quote(text: str, passages: Iterable[str]) -> float:
     """The length, in words, of the longest run that `text` shares with one of `passages`; 0 when they share no word."""
     asked = words(text)
     places: dict[str, list[int]] = {}
@@ -17,6 +19,7 @@ def longest_quote(text: str, passages: Iterable[str]) -> int:
     for passage in passages:
         ending: dict[int, int] = {}  # place in `asked` -> length of the shared run that ends there
         for word in words(passage):
-            ending = {place: ending.get(place - 1, 0) + 1 for place in places.get(word, ())}
+            length = CHARACTER if is_character(word) else WORD
+            ending = {place: ending.get(place - 1, 0) + length for place in places.get(word, ())}
             longest = max(longest, *ending.values(), 0)
-    return longest
+    return longest / WORD

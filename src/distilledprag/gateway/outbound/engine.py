@@ -8,19 +8,24 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from distilledprag.gateway.failures import AdapterGoneError, EngineBusyError, EngineError
+from distilledprag.errors import ConfigError
+from distilledprag.gateway.failures import AdapterGoneError, AdapterQuotaError, EngineBusyError, EngineError
 from distilledprag.gateway.guard import BareClearance, Clearance, RemovalClearance
 from distilledprag.gateway.guard.clearance import ADAPTERS, COMPLETIONS, checked_adapter_id
 from distilledprag.gateway.outbound.transport import CLEARANCE, LEDGER, GuardedTransport, SentRequest
+from distilledprag.serving.listening import is_loopback
 
 KEY_VARIABLE = "DPRAG_ENGINE_API_KEY"
+_NO_ROOM = ("adapter_quota", "adapter_bytes_quota", "adapter_memory_full")  # the engine's codes
 _LONGEST_MESSAGE = 300  # characters of the engine's own error that are passed on
 _CONNECT, _SILENCE, _HEALTH = 10.0, 300.0, 3.0  # seconds
 
@@ -42,9 +47,11 @@ class Completion:
 
 
 class EngineClient:
-    """`url`: where the engine is; `key`: for it, or None. Use within one event loop; close with `aclose`."""
+    """`url`: where the engine is; `key`: for it, or None; `authority`: PEM file of the certificates to trust, instead of the
+    system's. Use within one event loop; close with `aclose`. Raises EngineError for a wrong `url`, ConfigError for a wrong file.
+    """
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, authority: Path | None = None) -> None:
         parsed = httpx2.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query or parsed.userinfo:
             raise EngineError(f"{url!r} is not the address of an engine; write one like http://127.0.0.1:8000")
@@ -53,12 +60,19 @@ class EngineClient:
         if key:
             headers["authorization"] = f"Bearer {key}"
         host = parsed.netloc.decode("ascii")
-        transport = GuardedTransport(httpx2.AsyncHTTPTransport(trust_env=False, retries=1), {**headers, "host": host})
+        sockets = httpx2.AsyncHTTPTransport(verify=_trusting(authority), trust_env=False, retries=1)
+        transport = GuardedTransport(sockets, {**headers, "host": host})
         timeout = httpx2.Timeout(_SILENCE, connect=_CONNECT)
         self._client = httpx2.AsyncClient(
             base_url=self.url, headers=headers, transport=transport, timeout=timeout, trust_env=False, follow_redirects=False
         )
         self._base_name: str | None = None
+
+    @property
+    def is_readable_on_the_way(self) -> bool:
+        """Whether requests leave this machine without encryption."""
+        url = httpx2.URL(self.url)
+        return url.scheme == "http" and not is_loopback(url.host)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -94,6 +108,13 @@ class EngineClient:
         async with sent as response:
             fields = _json(await response.aread())
         return UploadedAdapter(checked_adapter_id(fields.get("id", "")), _lifetime(fields.get("expires_at")))
+
+    async def uploaded(self) -> list[str]:
+        """The ids of this key's adapters there, oldest first. Raises EngineError."""
+        async with self._send("GET", ADAPTERS, BareClearance()) as response:
+            listed = _json(await response.aread()).get("data")
+        found = [entry.get("id") for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+        return [checked_adapter_id(id) for id in found if isinstance(id, str)]
 
     async def remove(self, adapter_id: str) -> None:
         """Delete an adapter there; quietly, since it ends by itself too."""
@@ -143,6 +164,11 @@ class EngineClient:
         try:
             response = await self._client.send(request, stream=True)
         except httpx2.HTTPError as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise EngineError(
+                    f"the certificate of the engine at {self.url} is not trusted here; if it is your own, name it or its "
+                    "authority: --engine-ca FILE"
+                ) from None
             raise EngineError(
                 f"the engine at {self.url} cannot be reached ({type(error).__name__}); check that `dprag engine` runs there and "
                 "that --engine is its address"
@@ -166,8 +192,17 @@ class EngineClient:
         if response.status_code in (429, 503):
             after = response.headers.get("retry-after", "")
             wait = float(after) if after.isdecimal() else None
+            if _code(response) in _NO_ROOM:
+                return AdapterQuotaError(f"the engine has no room for a further adapter{reason}", retry_after=wait)
             return EngineBusyError(f"the engine is busy; try again in a moment{reason}", retry_after=wait)
         return EngineError(f"the engine at {self.url} answered with status {response.status_code}{reason}")
+
+
+def _trusting(authority: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:  # also what the ssl module raises
+        raise ConfigError(f"{authority} holds no certificates that can be used ({error}); give a PEM file") from error
 
 
 async def _nothing() -> AsyncIterator[str]:
@@ -235,6 +270,13 @@ def _lifetime(expires_at: Any) -> float | None:
 def _reason(response: httpx2.Response) -> str:
     with contextlib.suppress(EngineError, httpx2.HTTPError, httpx2.StreamError):
         return _said(_json(response.content).get("error"))
+    return ""
+
+
+def _code(response: httpx2.Response) -> str:
+    with contextlib.suppress(EngineError, httpx2.HTTPError, httpx2.StreamError):
+        error = _json(response.content).get("error")
+        return str(error.get("code")) if isinstance(error, dict) else ""
     return ""
 
 

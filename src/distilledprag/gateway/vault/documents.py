@@ -5,6 +5,7 @@ Knows nothing of files, searching or models.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import secrets
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilledprag.errors import InputError
-from distilledprag.gateway.failures import NotFoundError
+from distilledprag.gateway.failures import DiskFullError, NotFoundError
 from distilledprag.gateway.vault.database import Database
 from distilledprag.gateway.vault.preparing import READING, PreparedDocument
 from distilledprag.passages import Passage
@@ -24,6 +25,7 @@ from distilledprag.passages.retrieval import words_of
 
 DEFAULT_COLLECTION = "default"
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_PIECES = 100  # looked for at a time
 _MOST_ANSWERS = 100_000  # fingerprints kept
 _COLUMNS = "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id)"
 
@@ -90,6 +92,17 @@ class Vault:
             ).fetchall()
         return [Passage(*row) for row in rows]
 
+    def texts_with(self, pieces: Sequence[str], limit: int = 100) -> list[str]:
+        """Texts and titles of at most `limit` passages that hold one of `pieces` as it is; looks through the whole vault."""
+        wanted = [piece for piece in pieces if piece][:_MOST_PIECES]
+        if not wanted:
+            return []
+        holds = " OR ".join(["instr(text, ?) OR instr(title, ?)"] * len(wanted))
+        values = [piece for piece in wanted for _ in range(2)]
+        with self.database.reading() as connection:
+            rows = connection.execute(f"SELECT text, title FROM passages WHERE {holds} LIMIT ?", (*values, limit)).fetchall()
+        return [text for row in rows for text in row if text]
+
     def listed(
         self, collection: str | None = None, *, limit: int = 100, offset: int = 0, newest_first: bool = True
     ) -> list[StoredDocument]:
@@ -124,11 +137,17 @@ class Vault:
             return {source: (id, hash) for source, id, hash in rows}
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete documents, all or none. Raises NotFoundError when one is not there."""
+        """Delete documents, all or none; their words are gone from the vault's files then (on a full disk: later).
+
+        Raises NotFoundError when one is not there.
+        """
         with self.database.writing() as connection:
             for id in ids:
                 if not connection.execute("DELETE FROM documents WHERE id = ?", (id,)).rowcount:
                     raise _missing()
+        if ids:
+            with contextlib.suppress(DiskFullError):  # they are deleted; the index cannot be rewritten without room
+                self.database.compact()
 
     def remember_answer(self, engine: str, answer: str) -> None:
         """Note that `engine` wrote this answer, so that it may be sent back there as history. Keeps a hash only."""

@@ -71,7 +71,7 @@ def index_path(
     gone = [known[0] for source, known in before.items() if source not in present]
     vault.delete(gone)
     report.deleted = len(gone)
-    if gone or report.changed:
+    if report.changed and not gone:
         vault.database.compact()
     return report
 

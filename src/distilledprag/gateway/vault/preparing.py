@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from distilledprag.errors import InputError
+from distilledprag.gateway.failures import storage_error
 from distilledprag.passages import Passage, load_file
 
 PASSAGE_WORDS = 80  # longest passage
@@ -46,17 +47,20 @@ def prepare_file(file: Path) -> PreparedDocument:
 def prepare_bytes(name: str, data: bytes, folder: Path) -> PreparedDocument:
     """An uploaded file. `folder`: where it may lie while it is read (private; readers need a file).
 
-    Raises InputError for content that cannot be read and for a name that is empty or too long.
+    Raises InputError for content that cannot be read and for a name that is empty or too long, DiskFullError.
     """
     name = checked_name(name)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=READING) as temporary:
-        file = Path(temporary) / f"document{PurePosixPath(name).suffix.lower()}"
-        file.touch(mode=0o600)
-        file.write_bytes(data)
-        try:
-            passages = load_file(file, PASSAGE_WORDS)
-        except InputError as error:
-            raise InputError(str(error).replace(str(file), name)) from None
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=READING) as temporary:
+            file = Path(temporary) / f"document{PurePosixPath(name).suffix.lower()}"
+            file.touch(mode=0o600)
+            file.write_bytes(data)
+            try:
+                passages = load_file(file, PASSAGE_WORDS)
+            except InputError as error:
+                raise InputError(str(error).replace(str(file), name)) from None
+    except OSError as error:
+        raise storage_error(folder, error) from error
     return PreparedDocument(name, passages, content_hash(data), len(data))
 
 

@@ -16,10 +16,12 @@ from distilledprag import __version__
 from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.gateway.adapters import CAPACITY, AdapterCache
 from distilledprag.gateway.answering import Answering
+from distilledprag.gateway.conversation import ChatRequest
 from distilledprag.gateway.outbound import EngineClient
 from distilledprag.gateway.policy import QUOTED_WORDS, Policy, QuotePolicy
 from distilledprag.gateway.vault import Vault
 from distilledprag.gateway.web.access import Names
+from distilledprag.gateway.web.body import SECONDS, Bodies, describe_body
 from distilledprag.gateway.web.chat import chat_routes
 from distilledprag.gateway.web.documents import MAX_UPLOAD, document_routes
 from distilledprag.gateway.web.pages import page_routes
@@ -31,13 +33,16 @@ from distilledprag.serving.keys import ApiKeys
 @dataclass(frozen=True)
 class Options:
     """allow_rag: documents may be sent in the open when a request asks for that; quotes: what to do when the user's words repeat
-    a document; adapter_memory, max_upload: bytes."""
+    a document; adapter_memory, max_upload: bytes; body_seconds: for one request's body to arrive; accept_any_model: ours
+    answers whatever model a request names."""
 
     allow_rag: bool = False
     quotes: Policy = "refuse"
     quoted_words: int = QUOTED_WORDS
     adapter_memory: int = CAPACITY
     max_upload: int = MAX_UPLOAD
+    body_seconds: float = SECONDS
+    accept_any_model: bool = True
 
 
 def build_application(
@@ -60,10 +65,13 @@ def build_application(
 
     # The interactive documentation would load scripts from other hosts.
     app = FastAPI(title="DistilledPRAG gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.include_router(chat_routes(answering, count_tokens))
-    app.include_router(document_routes(vault, adapters.forget, options.max_upload))
+    bodies = Bodies(seconds=options.body_seconds)
+    app.include_router(chat_routes(answering, count_tokens, bodies, options.accept_any_model))
+    app.include_router(document_routes(vault, adapters.forget, bodies, options.max_upload))
     settings = {"allow_rag": options.allow_rag, "key_required": keys.required}
     app.include_router(page_routes(vault.count, engine.healthy, settings))
+
+    describe_body(app, ChatRequest)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(_: Request, error: RequestValidationError) -> JSONResponse:

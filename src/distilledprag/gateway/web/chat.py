@@ -12,17 +12,21 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import ValidationError
 from starlette.responses import Response
 
-from distilledprag.errors import DistilledPRAGError
+from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.gateway.answering import Answering, Reply
-from distilledprag.gateway.conversation import MODEL, ChatRequest, asked_in
+from distilledprag.gateway.conversation import MODEL, Asked, ChatRequest, asked_in, model_of
+from distilledprag.gateway.web.body import Bodies, explained, json_body
 from distilledprag.gateway.web.shell import error_record
 
+MAX_CHAT = 2 * 2**20  # bytes of one conversation: far more than a model reads
 
-def chat_routes(answering: Answering, count_tokens: Any) -> APIRouter:
+
+def chat_routes(answering: Answering, count_tokens: Any, bodies: Bodies, accept_any_model: bool) -> APIRouter:
     """`count_tokens`: text -> number of tokens."""
     router = APIRouter()
     started = int(time.time())
@@ -33,17 +37,22 @@ def chat_routes(answering: Answering, count_tokens: Any) -> APIRouter:
         entries = [{"id": name, "object": "model", "created": started, "owned_by": "distilledprag"} for name in names]
         return {"object": "list", "data": entries}
 
-    @router.post("/v1/chat/completions", response_model=None)
-    async def chat(request: ChatRequest) -> Response:
-        asked = asked_in(request)
+    @router.post("/v1/chat/completions", response_model=None, openapi_extra=json_body(ChatRequest))
+    async def chat(sent: Request) -> Response:
+        async with bodies.read(sent, MAX_CHAT) as body:
+            try:
+                request = ChatRequest.model_validate_json(body)
+            except ValidationError as error:
+                raise InputError(f"the request cannot be used: {explained(error)}") from None
+        asked = asked_in(request, accept_any_model)
         if not asked.stream:
             async with answering.ask(asked) as reply:
                 text = "".join([piece async for piece in reply.texts]).rstrip()
-            return JSONResponse(_whole(request, reply, text, count_tokens(text)))
+            return JSONResponse(_whole(request, asked, reply, text, count_tokens(text)))
         # The engine is asked before the answer begins, so that its refusals have their own status.
         stack = contextlib.AsyncExitStack()
         reply = await stack.enter_async_context(answering.ask(asked))
-        return StreamingResponse(_events(request, reply, stack, count_tokens), media_type="text/event-stream")
+        return StreamingResponse(_events(request, asked, reply, stack, count_tokens), media_type="text/event-stream")
 
     return router
 
@@ -53,10 +62,10 @@ def _usage(reply: Reply, completion_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion_tokens, "total_tokens": prompt + completion_tokens}
 
 
-def _whole(request: ChatRequest, reply: Reply, text: str, tokens: int) -> dict[str, Any]:
+def _whole(request: ChatRequest, asked: Asked, reply: Reply, text: str, tokens: int) -> dict[str, Any]:
     message = {"role": "assistant", "content": text, "refusal": None}
     finish = reply.completion.finish_reason or "stop"
-    record = _frame(request, "chat.completion") | {
+    record = _frame(asked, "chat.completion") | {
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
         "usage": _usage(reply, tokens),
     }
@@ -64,10 +73,10 @@ def _whole(request: ChatRequest, reply: Reply, text: str, tokens: int) -> dict[s
 
 
 async def _events(
-    request: ChatRequest, reply: Reply, stack: contextlib.AsyncExitStack, count_tokens: Any
+    request: ChatRequest, asked: Asked, reply: Reply, stack: contextlib.AsyncExitStack, count_tokens: Any
 ) -> AsyncIterator[bytes]:
     """The first event tells passages and what was sent, the last one the timings."""
-    frame = _frame(request, "chat.completion.chunk")
+    frame = _frame(asked, "chat.completion.chunk")
 
     def chunk(delta: dict[str, Any], finish: str | None = None, details: bool = False) -> bytes:
         record = frame | {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]}
@@ -90,8 +99,8 @@ async def _events(
             yield _event(error_record(error)[1])
 
 
-def _frame(request: ChatRequest, kind: str) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": request.model}
+def _frame(asked: Asked, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "object": kind, "created": int(time.time()), "model": model_of(asked)}
 
 
 def _event(record: dict[str, Any]) -> bytes:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 
 from distilledprag.errors import InputError
 from distilledprag.gateway.vault import DEFAULT_COLLECTION, PreparedDocument, Vault, prepare_bytes, prepare_text
 from distilledprag.gateway.vault.documents import StoredDocument, checked_collection
-from distilledprag.gateway.web.body import read_body, read_form
+from distilledprag.gateway.web.body import Bodies, explained
 
 MAX_UPLOAD = 64 * 2**20  # bytes of one request
 
@@ -28,7 +28,7 @@ class TextDocument(BaseModel):
     collection: str = DEFAULT_COLLECTION
 
 
-def document_routes(vault: Vault, forget: Callable[[str], None], max_upload: int = MAX_UPLOAD) -> APIRouter:
+def document_routes(vault: Vault, forget: Callable[[str], None], bodies: Bodies, max_upload: int = MAX_UPLOAD) -> APIRouter:
     """`forget`: told the id of each document that is deleted."""
     router = APIRouter()
     body = {"application/json": {"schema": TextDocument.model_json_schema()}, "multipart/form-data": {"schema": _FORM}}
@@ -37,9 +37,11 @@ def document_routes(vault: Vault, forget: Callable[[str], None], max_upload: int
     async def add(request: Request) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
-            documents, collection = await _uploaded(request, vault, max_upload)
+            async with bodies.form(request, max_upload) as form:
+                documents, collection = await _uploaded(form, vault)
         elif kind == "application/json":
-            documents, collection = await _written(request, vault, max_upload)
+            async with bodies.read(request, max_upload) as sent:
+                documents, collection = await _written(sent, vault)
         else:
             raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
         ids = await asyncio.to_thread(vault.add, documents, collection)
@@ -87,36 +89,23 @@ def _record(document: StoredDocument) -> dict[str, Any]:
     return {"object": "document", "indexed": record.pop("source") is not None, **record}
 
 
-async def _written(request: Request, vault: Vault, limit: int) -> tuple[list[PreparedDocument], str]:
+async def _written(sent: bytes, vault: Vault) -> tuple[list[PreparedDocument], str]:
     try:
-        sent = TextDocument.model_validate_json(await read_body(request, limit))
+        document = TextDocument.model_validate_json(sent)
     except ValidationError as error:
         raise InputError(f"the document is not usable JSON: {explained(error)}") from None
-    collection = checked_collection(sent.collection)
-    return [await asyncio.to_thread(prepare_text, sent.name, sent.text, vault.reading_folder)], collection
+    collection = checked_collection(document.collection)
+    return [await asyncio.to_thread(prepare_text, document.name, document.text, vault.reading_folder)], collection
 
 
-async def _uploaded(request: Request, vault: Vault, limit: int) -> tuple[list[PreparedDocument], str]:
-    form = await read_form(request, limit)
-    try:
-        files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
-        if not files:
-            raise InputError("the upload has no file; send it in the field `file`")
-        chosen = form.get("collection", DEFAULT_COLLECTION)
-        collection = checked_collection(chosen if isinstance(chosen, str) else "")
-        prepared = []
-        for file in files:
-            data = await file.read()
-            prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, vault.reading_folder))
-        return prepared, collection
-    finally:
-        await form.close()
-
-
-def explained(error: ValidationError) -> str:
-    """What is wrong with a request, field by field, without the values that were sent."""
-    parts = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False)[:5]:
-        place = ".".join(str(part) for part in problem["loc"]) or "the body"
-        parts.append(f"{place}: {problem['msg']}")
-    return "; ".join(parts)
+async def _uploaded(form: FormData, vault: Vault) -> tuple[list[PreparedDocument], str]:
+    files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
+    if not files:
+        raise InputError("the upload has no file; send it in the field `file`")
+    chosen = form.get("collection", DEFAULT_COLLECTION)
+    collection = checked_collection(chosen if isinstance(chosen, str) else "")
+    prepared = []
+    for file in files:
+        data = await file.read()
+        prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, vault.reading_folder))
+    return prepared, collection
