@@ -1,4 +1,5 @@
-# The untrusted side: a base LLM, adapters and masked prompts. No generator, no documents.
+# The untrusted side: a base LLM, adapters and masked prompts, no documents. The package's other rooms are installed with it;
+# the engine imports none of them.
 #   docker build -f docker/engine.Dockerfile -t dprag-engine .
 FROM python:3.11-slim
 RUN useradd --create-home dprag
