@@ -83,6 +83,7 @@ def test_a_newcomer_drops_files_asks_and_sees_what_left(page, address):
         wire = answer.locator(".wire")
         expect(wire.locator(".prompt .mask").first).to_contain_text(MASK)
         assert "adapter of" in wire.locator(".sizes").inner_text()
+        expect(wire.locator(".caution")).to_contain_text("can question it")
         assert wire.locator("svg rect").count() > 0 and "POST /v1/completions" in wire.locator("table").inner_text()
     assert right >= 4
     hidden = page.locator(".answer").first.locator(".passages li").first.inner_text().split()[:6]
