@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distilledprag.bundled import bundled_base, bundled_generator
+from distilledprag.bundled import bundled_base, bundled_generators
+from distilledprag.evaluation.methods import METHODS
 from distilledprag.evaluation.metrics import exact_match
 from distilledprag.generator import generator_identity
 from distilledprag.lora.injection import inject
@@ -40,8 +41,20 @@ def test_the_golden_prompt_gives_the_golden_answer_and_logits(prag):
 
 
 def test_the_bundle_fits_the_package():
-    size = sum(f.stat().st_size for folder in (bundled_base(), bundled_generator()) for f in folder.rglob("*") if f.is_file())
+    size = sum(f.stat().st_size for folder in (bundled_base(), *bundled_generators().values()) for f in folder.rglob("*"))
     assert size < 30_000_000
+
+
+def test_every_method_of_the_contract_runs_with_what_ships(dprag, tmp_path, monkeypatch):
+    from distilledprag.evaluation import world
+
+    monkeypatch.setattr(world, "cells", lambda: iter([world.Cell("test", "single", 1)]))
+    methods = "closed_book,rag,prag,dyprag,distilled_paper,distilled_per_rank,shuffled"
+    code, _, error = dprag("evaluate", "--world", "--n", 20, "--methods", methods, "--json", tmp_path / "out.json")
+    assert code == 0, error
+    scores = {row["method"]: row["exact_match"] for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
+    assert list(scores) == [name for name in METHODS if name in methods.split(",")]
+    assert scores["rag"] >= 0.9 and scores["distilled_per_rank"] >= 0.9 and scores["closed_book"] == scores["shuffled"] == 0
 
 
 def test_at_least_eight_of_the_demos_ten_questions_are_right_and_closed_book_none(prag):
