@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
+import sys
+import time
 from pathlib import Path
 
 import httpx2
+import pytest
 from openai import OpenAI
 from processes import server
 
@@ -33,3 +38,36 @@ def test_up_answers_questions_over_the_sample_documents_and_stops_cleanly(tmp_pa
         assert len(lines) == 10 and right >= 8
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def servers_of(pid):
+    """The processes that `dprag up` started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_running(pid):
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_both_servers_end_with_it_however_it_ends_and_no_key_is_left(tmp_path, number):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    options = ["--vault", tmp_path / "vault", "--port", 0, "--engine-port", 0, "--no-browser"]
+    with server("up", *options, TMPDIR=str(temporary)) as (process, _):
+        servers = servers_of(process.pid)
+        assert len(servers) == 2 and all(map(is_running, servers))
+        assert not list(temporary.rglob("engine-key"))
+        process.send_signal(number)
+        assert process.wait(60) == (-number if number == signal.SIGKILL else 0)
+        for _ in range(300):
+            if not any(map(is_running, servers)):
+                break
+            time.sleep(0.1)
+        left = [pid for pid in servers if is_running(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left

@@ -1,87 +1,241 @@
-"""Looks for documents in recorded bytes, with code of its own: none of the guard's."""
+"""Looks for documents in what left the gateway, question by question, with code of its own: none of the guard's.
+
+    HTTP      parts that are not requests; paths and headers: no word of a document, no number
+    JSON      every list of numbers as token ids; every other value as asked for, and no word or number in any view of the body
+    adapter   header: names, shapes and metadata free of documents; numbers: words, long numbers and token ids in several widths
+
+What the question itself says is allowed for that question only. An adapter's numbers are noise: words and numbers under seven
+bytes (of the passages that were used: under five) and runs under seven bytes cannot be told from chance there, and are not looked
+for.
+"""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import random
+import json
 import re
+from dataclasses import dataclass
+from functools import cached_property
 
-PARTS = ["bar", "den", "kel", "mor", "tov", "vin", "gras", "hol", "lind", "ost", "quen", "ruf"]
-IDS = re.compile(rb'"prompt":\s*\[([0-9,\s]+)\]')
+import numpy as np
+from wire_recording import Exchange
 
-
-def made_up(count, seed):
-    """Documents about made-up people, and two questions about each that name the person only."""
-    chosen = random.Random(seed)
-
-    def name():
-        return "".join(chosen.sample(PARTS, 3)).capitalize()
-
-    documents, questions = {}, []
-    for number in range(count):
-        person = f"{name()} {name()}"
-        facts = [f"{person} lives in {name()}. {person} works for {name()} and owns the vessel {name()}."]
-        facts.append(f"The salary is ${chosen.randint(100, 999)},{chosen.randint(100, 999)} since {chosen.randint(1950, 2024)}.")
-        facts.append(
-            f"Write to {name().lower()}@{name().lower()}.example, in reference to the case {chosen.randint(10**6, 10**7)}."
-        )
-        documents[f"{number}.txt"] = " ".join(facts)
-        questions += [f"Where does {person} live?", f"Which vessel does {person} own?"]
-    return documents, questions
+LONG, LONG_USED = 7, 5  # bytes of a word that is looked for among an adapter's numbers
+UNTOLD = ("content-length", "host", "authorization")  # headers whose values are the gateway's own numbers
+ASKED = (8, 0.0, True, False)  # max_tokens, temperature, stream
 
 
-def words(text):
-    return re.findall(r"[a-z0-9]+", text.lower())
+@dataclass(frozen=True)
+class Request:
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    def to_bytes(self) -> bytes:
+        headers = {**self.headers, "content-length": str(len(self.body))}
+        lines = [f"{self.method} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        return "\r\n".join([*lines, "", ""]).encode() + self.body
 
 
-def runs(items, size=3):
+def requests_in(data: bytes) -> list[Request]:
+    """The HTTP requests of a connection. Raises ValueError when anything else is in it."""
+    found = []
+    while data:
+        head, mark, rest = data.partition(b"\r\n\r\n")
+        first, *lines = head.decode("ascii").split("\r\n")
+        method, path, version = first.split(" ")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        size = int(headers.get("content-length", 0))
+        if not mark or version != "HTTP/1.1" or len(rest) < size:
+            raise ValueError("no HTTP request")
+        found.append(Request(method, path, headers, rest[:size]))
+        data = rest[size:]
+    return found
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.casefold())
+
+
+def runs(items, size=3) -> set[tuple]:
     return set(zip(*(items[start:] for start in range(size)), strict=False))
 
 
+def is_rare(word: str) -> bool:
+    return any(character.isdigit() or character.isupper() for character in word)
+
+
+class Documents:
+    """All documents, as words, rare words and runs of token ids."""
+
+    def __init__(self, texts: dict[str, str], tokenizer, mask_id: int, empty_prompt):
+        """empty_prompt: question -> ids of its prompt without documents."""
+        self.tokenizer, self.mask_id, self.empty_prompt = tokenizer, mask_id, empty_prompt
+        self.texts = texts
+        self.rare = {name: {w.casefold() for w in re.findall(r"[^\W_]+", text) if is_rare(w)} for name, text in texts.items()}
+        self.all_rare = set().union(*self.rare.values())
+        self.runs = {run for text in texts.values() for run in runs(words(text))}
+        ids = [tokenizer(" " + text, add_special_tokens=False).input_ids for text in texts.values()]
+        self.id_runs = {run for own in ids for run in runs(own)}
+        self.frame = set(words(tokenizer.decode(empty_prompt("x")))) - {"x"}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """One question's bytes."""
+
+    documents: Documents
+    exchange: Exchange
+
+    @cached_property
+    def asked(self) -> list[int]:
+        return self.documents.empty_prompt(self.exchange.question)
+
+    @cached_property
+    def allowed(self) -> list[str]:
+        return words(self.documents.tokenizer.decode(self.asked)) + words(self.exchange.question)
+
+    @cached_property
+    def rare(self) -> set[str]:
+        return self.documents.all_rare - set(self.allowed)
+
+    @cached_property
+    def runs(self) -> set[tuple]:
+        return self.documents.runs - runs(self.allowed)
+
+    @cached_property
+    def id_runs(self) -> set[tuple]:
+        return self.documents.id_runs - runs(self.asked)
+
+    def findings(self) -> list[tuple[str, str]]:
+        """(where, what) for everything of a document that left."""
+        found = []
+        for data in self.exchange.sent:
+            try:
+                requests = requests_in(data)
+            except ValueError:
+                found.append(("HTTP", "bytes that are no request"))
+                requests = []
+            for request in requests:
+                found += [("head", what) for what in self.in_head(request)]
+                if request.path == "/v1/adapters" and request.body:
+                    found += [("adapter", what) for what in self.in_adapter(request.body)]
+                elif request.body:
+                    found += [("JSON", what) for what in self.in_json(request.body)]
+        return found
+
+    def in_head(self, request: Request):
+        told = {name: value for name, value in request.headers.items() if name not in UNTOLD}
+        for text in (request.path, *told, *told.values()):
+            yield from self.in_text(text.encode())
+
+    def in_text(self, data: bytes):
+        """Words and numbers of any length, in every view of `data`."""
+        for view in views(data):
+            seen = words(view.decode("utf-8", "replace"))
+            yield from (f"word {word}" for word in self.rare & set(seen))
+            yield from (f"run {run}" for run in self.runs & runs(seen))
+
+    def in_json(self, body: bytes):
+        lists: list[list[int]] = []
+        scalars: list = []
+
+        def walk(value):
+            if isinstance(value, list) and value and all(type(item) is int for item in value):
+                lists.append(value)
+            elif isinstance(value, list | tuple):
+                for item in value:
+                    walk(item)
+            else:
+                scalars.append(value)
+
+        try:
+            walk(json.loads(body, object_pairs_hook=lambda pairs: [tuple(pair) for pair in pairs]))  # keeps repeated keys
+        except ValueError:
+            yield "no JSON"
+        for ids in lists:
+            kept = [index for index in ids if index != self.documents.mask_id]
+            yield from (f"ids {run}" for run in self.id_runs & runs(ids))
+            seen = words(self.documents.tokenizer.decode(kept))
+            yield from (f"word {word}" for word in self.rare & set(seen))
+            yield from (f"run {run}" for run in self.runs & runs(seen))
+        yield from (f"setting {value}" for value in scalars if not isinstance(value, str) and value not in ASKED)
+        rest = re.sub(rb"\[[0-9,\s]*\]", b"[]", body)
+        yield from self.in_text(rest)
+
+    def in_adapter(self, body: bytes):
+        end = 8 + int.from_bytes(body[:8], "little")
+        yield from self.in_header(json.loads(body[8:end]))
+        data = body[end:]
+        used = set().union(*(self.documents.rare[name] for name in self.exchange.documents))
+        wanted = {word.encode() for word in self.rare if len(word) >= LONG}
+        wanted |= {word.encode() for word in self.rare & used if len(word) >= LONG_USED}
+        long_runs = {run for run in self.runs if sum(map(len, run)) >= LONG}
+        hints = {max(run, key=len).encode() for run in long_runs}
+        for view in views(data):
+            seen = set(re.findall(rb"[a-z0-9]{4,}", view.lower()))
+            yield from (f"word {word.decode()}" for word in wanted & seen)
+            if hints & seen:
+                yield from (f"run {run}" for run in long_runs & runs(words(view.decode("latin-1"))))
+        for name, numbers in readings(data):
+            if id_runs_in(numbers, self.id_runs):
+                yield f"ids as {name}"
+
+    def in_header(self, header: dict):
+        """Shapes and offsets are numbers of their own: they must follow from each other; all else is text."""
+        place = 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [0])[0]):
+            if name == "__metadata__":
+                text = re.sub(r'\\"(rank|alpha)\\":\s*[0-9.]+', "", json.dumps(entry))
+                yield from self.in_text(text.encode())
+                continue
+            yield from self.in_text(re.sub(r"\d+", "", name).encode())
+            size = 2 * int(np.prod(entry["shape"]))
+            if entry.keys() != {"dtype", "shape", "data_offsets"} or entry["data_offsets"] != [place, place + size]:
+                yield f"tensor {name} of another form"
+            place += size
+
+
 def views(data: bytes):
-    """The bytes as texts: as they are, JSON's escapes undone, UTF-16, and what base64, hexadecimal or per cent hide."""
-    yield data.decode("latin-1")
-    yield re.sub(r"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), data.decode("latin-1"))
-    yield re.sub(rb"%([0-9a-fA-F]{2})", lambda found: bytes([int(found[1], 16)]), data).decode("latin-1")
-    yield data.replace(b"\x00", b"").decode("latin-1")
-    for run in re.findall(rb"[A-Za-z0-9+/_-]{16,}", data):
+    """The bytes as they are, JSON's escapes and per cent undone, without zeros (UTF-16, UTF-32), and what base64 and hexadecimal
+    hide."""
+    yield data
+    if b"\\u" in data:
+        yield re.sub(rb"\\u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)).encode("utf-8", "replace"), data)
+    if b"%" in data:
+        yield re.sub(rb"%([0-9a-fA-F]{2})", lambda found: bytes([int(found[1], 16)]), data)
+    if b"\x00" in data:
+        yield data.replace(b"\x00", b"")
+    for run in re.findall(rb"[A-Za-z0-9+/_-]{6,}", data):
         for start in range(4):
             cut = run[start:].translate(bytes.maketrans(b"-_", b"+/"))
-            yield base64.b64decode(cut[: len(cut) // 4 * 4]).decode("latin-1")
-    for run in re.findall(rb"(?:[0-9a-fA-F]{2}){8,}", data):
-        yield binascii.unhexlify(run).decode("latin-1")
+            cut = cut[:-1] if len(cut) % 4 == 1 else cut  # a length that base64 never has
+            yield base64.b64decode(cut + b"=" * (-len(cut) % 4))
+    for run in re.findall(rb"(?:[0-9a-fA-F]{2}){4,}", data):
+        yield binascii.unhexlify(run)
 
 
-def pieces(data: bytes, size=2**20, overlap=500):
-    """Parts of a long recording, so that its views fit into memory."""
-    return [data[start : start + size + overlap] for start in range(0, len(data), size)]
+def readings(data: bytes):
+    """`data` as numbers: (name, array) for integers and floats of several widths, from every byte that one may begin at."""
+    for kind in ("<u2", ">u2", "<u4", ">u4", "<f4", "bfloat16"):
+        dtype = np.dtype("<u2" if kind == "bfloat16" else kind)
+        for shift in range(dtype.itemsize):
+            numbers = np.frombuffer(data, dtype, count=(len(data) - shift) // dtype.itemsize, offset=shift)
+            if kind == "bfloat16":
+                numbers = (numbers.astype("<u4") << 16).view("<f4")
+            yield kind, numbers
 
 
-def prompts(data: bytes):
-    """The token ids of every prompt that was sent."""
-    return [[int(id) for id in found.split(b",")] for found in IDS.findall(data)]
-
-
-def leaks(data: bytes, documents, questions, tokenizer, mask_id, empty_prompt):
-    """What of the documents stands in the bytes that the questions do not say: (kind, what) pairs."""
-    asked = {word for question in questions for word in words(question)}
-    own = {word for text in documents.values() for word in words(text)}
-    rare = {word for word in own - asked if len(word) > 6 or (word.isdigit() and len(word) > 5)}
-    asked_runs = {run for question in questions for run in runs(words(question))}
-    secret_runs = {run for text in documents.values() for run in runs(words(text))} - asked_runs
-    found = []
-    payload = IDS.sub(b"", data)  # ids are numbers: as numbers they are looked at below
-    for text in (text for piece in pieces(payload) for text in views(piece)):
-        seen = words(text)
-        found += [("word", word) for word in rare & set(seen)]
-        found += [("run", run) for run in secret_runs & runs(seen) if all(len(word) > 1 for word in run)]
-    encoded = [tokenizer(" " + text, add_special_tokens=False).input_ids for text in documents.values()]
-    allowed = {run for question in questions for run in runs(empty_prompt(question))}
-    id_runs = {run for ids in encoded for run in runs(ids)} - allowed
-    frame = set(words(tokenizer.decode(empty_prompt("x"))))
-    for prompt in prompts(data):
-        found += [("ids", run) for run in id_runs & runs(prompt)]
-        said = words(tokenizer.decode([id for id in prompt if id != mask_id]))
-        found += [("decoded", word) for word in (own - asked - frame) & set(said) if len(word) > 3]
-    return found
+def id_runs_in(numbers: np.ndarray, id_runs: set[tuple]) -> bool:
+    """Whether three neighbours among `numbers` are one of `id_runs`."""
+    wanted = np.array(sorted(run for run in id_runs if 0 not in run), dtype=np.int64)
+    most = int(wanted.max()) + 1
+    with np.errstate(invalid="ignore"):
+        fits = (numbers > 0) & (numbers < most)
+        places = np.flatnonzero(fits[:-2] & fits[1:-1] & fits[2:])
+    triples = np.stack([numbers[places + step].astype(np.float64) for step in range(3)], axis=1)
+    whole = triples[(triples == np.floor(triples)).all(axis=1)].astype(np.int64)
+    weights = np.array([most**2, most, 1])
+    return bool(np.isin(whole @ weights, wanted @ weights).any())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import signal
@@ -11,7 +12,7 @@ import sys
 import tempfile
 import time
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,8 @@ from distilledprag.errors import ConfigError
 
 _START_SECONDS = 120.0  # for a server to answer
 _STOP_SECONDS = 20.0
+_STOPPING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+_SET_PARENT_DEATH_SIGNAL = 1  # Linux's prctl
 
 
 class StoppedError(Exception):
@@ -37,17 +40,18 @@ def run(
     model_options = ["--model", base] if base else []
     base_options = ["--base", base] if base else []
     generator_options = ["--generator", generator] if generator else []
-    signal.signal(signal.SIGTERM, _stop)
+    for number in _STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
+            signal.signal(number, _stop)
     with contextlib.ExitStack() as stack:
         try:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dprag-")))
             key = secrets.token_hex(24)
-            key_file = folder / "engine-key"
-            key_file.touch(mode=0o600)
-            key_file.write_text(f"{key}\n")
-            with console.status("starting the engine"):
+            with tempfile.TemporaryDirectory(prefix="dprag-") as folder, console.status("starting the engine"):
+                key_file = Path(folder) / "engine-key"
+                key_file.touch(mode=0o600)
+                key_file.write_text(f"{key}\n")
                 command = ["engine", "--port", str(engine_port), "--api-key-file", str(key_file), *model_options]
-                engine_process, engine_url = stack.enter_context(_server(command))
+                engine_process, engine_url = stack.enter_context(_server(command))  # which has read the key then
             with console.status("starting the gateway"):
                 command = ["gateway", "--engine", engine_url, "--vault", str(vault), "--port", str(port), *base_options]
                 command += [*generator_options, *(["--allow-rag"] if allow_rag else [])]
@@ -61,7 +65,10 @@ def run(
                 webbrowser.open(url)
             _watch({"engine": engine_process, "gateway": gateway_process})
         except (KeyboardInterrupt, StoppedError):
-            console.print("stopping")
+            for number in _STOPPING:  # a second one must not keep the servers from being stopped
+                signal.signal(number, signal.SIG_IGN)
+            with contextlib.suppress(OSError):  # a terminal that was closed
+                console.print("stopping")
 
 
 @contextlib.contextmanager
@@ -77,6 +84,7 @@ def _server(command: list[str], **variables: str) -> Iterator[tuple[subprocess.P
         text=True,
         env=environment,
         start_new_session=True,  # Ctrl-C reaches this process only, which then stops both in order
+        preexec_fn=_end_with(os.getpid()),
     )
     try:
         assert process.stdout is not None
@@ -93,6 +101,20 @@ def _server(command: list[str], **variables: str) -> Iterator[tuple[subprocess.P
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
+
+
+def _end_with(parent: int) -> Callable[[], None] | None:
+    """What a server does first, so that it ends with this process however that ends; None where the system has no way."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: after the fork only calls are safe
+
+    def ask_for_signal() -> None:
+        prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM, 0, 0, 0)
+        if os.getppid() != parent:  # it ended in between
+            os._exit(1)
+
+    return ask_for_signal
 
 
 def _watch(processes: dict[str, subprocess.Popen[str]]) -> None:
