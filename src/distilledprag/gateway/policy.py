@@ -35,7 +35,8 @@ class QuotePolicy:
         """Warnings for the user. Raises QuotedDocumentError by policy. The whole vault counts, not one collection."""
         if self._policy == "allow":
             return []
-        own, warnings = [], []
+        own: list[str] = []
+        warnings: list[str] = []
         for number, message in enumerate([*history, {"role": "user", "content": question}], start=1):
             text, role = message["content"], message["role"]
             if not text.strip() or (role == "assistant" and self._vault.wrote_answer(self._engine, text)):
