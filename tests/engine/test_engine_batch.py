@@ -64,7 +64,8 @@ def test_rows_that_join_and_leave_compute_what_each_computes_alone(tiny_base, ad
         torch.testing.assert_close(torch.stack(own[:count]), logits[:count], atol=1e-4, rtol=1e-4)
         assert [int(values.argmax()) for values in own[:count]] == tokens[:count]
     batch.clear()
-    assert len(batch) == 0 and not tiny_base.model.model.layers[0].mlp.up_proj._forward_hooks
+    modules = [module for layer in tiny_base.model.model.layers for module in layer.mlp.modules()]
+    assert len(batch) == 0 and not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def test_adapters_change_their_own_rows_only(tiny_base, adapters):

@@ -16,6 +16,7 @@ from distilledprag.engine.adapters import Quotas
 from distilledprag.engine.embedded import Limits
 from distilledprag.engine.service import Settings
 
+CHAT = {"model": "base", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 4, "temperature": 0}
 LONG = {"max_tokens": 900, "temperature": 1.0, "top_p": 1.0}  # drawn at random the base seldom ends its answer early
 
 
@@ -86,6 +87,12 @@ def test_a_stop_text_ends_the_answer_and_is_not_given_out(running, adapter_bytes
     assert choice["text"].strip() == ANSWERS[0][:3] and choice["finish_reason"] == "stop"
 
 
+def test_what_has_no_effect_is_accepted(running):
+    harmless = {"user": "u", "metadata": {"a": "b"}, "n": 1, "tools": [], "tool_choice": "auto", "seed": 5}
+    plain, with_them = (running.http().post("/v1/chat/completions", json=CHAT | more) for more in ({}, harmless))
+    assert with_them.status_code == 200 and with_them.json()["choices"] == plain.json()["choices"]
+
+
 @pytest.mark.parametrize("path, body, status, code, param", [
     ("/v1/completions", {"model": "other", "prompt": "x"}, 404, "model_not_found", "model"),
     ("/v1/completions", {"model": "base:adapter-none", "prompt": "x"}, 404, "adapter_not_found", None),
@@ -95,6 +102,12 @@ def test_a_stop_text_ends_the_answer_and_is_not_given_out(running, adapter_bytes
     ("/v1/completions", {"model": "base", "prompt": [10**9]}, 400, "invalid_request", "prompt"),
     ("/v1/completions", {"model": "base", "prompt": ["a", "b"]}, 400, "invalid_request", "prompt"),
     ("/v1/completions", {"model": "base", "prompt": "x", "n": 2}, 400, "unsupported_parameter", "n"),
+    ("/v1/completions", {"model": "base", "prompt": "x", "logprobs": 1}, 400, "unsupported_parameter", "logprobs"),
+    ("/v1/chat/completions", {**CHAT, "tool_choice": "required"}, 400, "unsupported_parameter", "tool_choice"),
+    ("/v1/chat/completions", {**CHAT, "tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+    ("/v1/chat/completions", {**CHAT, "response_format": {"type": "json_object"}}, 400, "unsupported_parameter",
+     "response_format"),
+    ("/v1/chat/completions", {**CHAT, "reasoning_effort": "low"}, 400, "invalid_request", "reasoning_effort"),
     ("/v1/completions", {"model": "base", "prompt": "x", "temperature": 9}, 400, "invalid_request", "temperature"),
     ("/v1/completions", {"model": "base", "prompt": "x", "unheard_of": 1}, 400, "invalid_request", "unheard_of"),
     ("/v1/completions", {"model": "base", "prompt": [5] * 9000}, 400, "context_length_exceeded", None),

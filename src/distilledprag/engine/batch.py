@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,8 @@ class DecodingBatch:
     """Rows of one causal language model, its only user. Not safe to share between threads."""
 
     def __init__(self, model: Any) -> None:
-        self._model, self._backbone, self._head = model, backbone_of(model), model.get_output_embeddings()
+        self._model, self._head = model, model.get_output_embeddings()
+        self._backbone: Any = backbone_of(model)
         self._adapters: list[LoraWeights | None] = []
         self._lengths: list[int] = []  # tokens of each row in the cache
         self._cache: Any = None
@@ -50,9 +51,14 @@ class DecodingBatch:
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(list(prompt))
         ids = ids.to(self._model.device)
-        with _injected(self._model, adapters):
-            hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
-        last = hidden[torch.arange(len(prompts)), torch.tensor(lengths) - 1]
+        ends = torch.tensor(lengths, device=ids.device) - 1
+        with contextlib.ExitStack() as injection:
+            injection.enter_context(_injected(self._model, adapters))
+            with self._last_mlp_reads(ends):
+                hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
+            if not self._lengths:  # these rows alone take the next step
+                self._injection, self._injected = injection.pop_all(), True
+        last = hidden[torch.arange(len(prompts), device=ids.device), ends]
         self._append(cache, lengths)
         self._adapters += adapters
         return self._head(last).float()
@@ -120,6 +126,21 @@ class DecodingBatch:
                 setattr(layer, name, aligned)
         self._cache = cache
         self._lengths += lengths
+
+    @contextlib.contextmanager
+    def _last_mlp_reads(self, ends: Tensor) -> Iterator[None]:
+        """The last layer's MLP is computed at each prompt's end (new,) only: nothing else reads what it writes. The decoder adds
+        the result (new, 1, width) to all positions, and only those ends are looked at."""
+
+        def at_ends(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            hidden = inputs[0]  # (new, T, width)
+            return (hidden[torch.arange(len(ends), device=hidden.device), ends.to(hidden.device)].unsqueeze(1), *inputs[1:])
+
+        hook = self._backbone.layers[-1].mlp.register_forward_pre_hook(at_ends)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _withdraw(self) -> None:
         """Take the rows' adapters off the model: they are about to be others."""
