@@ -51,6 +51,17 @@ def is_running(pid):
     return False
 
 
+@pytest.fixture
+def signals_are_heard():
+    """A shell starts background jobs with SIGINT ignored, and what they start inherits that."""
+    numbers = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals_are_heard")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_both_servers_end_with_it_however_it_ends_and_no_key_is_left(tmp_path, number):
