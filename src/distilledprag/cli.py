@@ -256,7 +256,9 @@ def engine(
     tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
     rows: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 32,
     waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    waiting_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
     memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
+    memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
     lifetime: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
     request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one answer, waiting included.")] = 120.0,
@@ -269,8 +271,8 @@ def engine(
     options = command.EngineOptions(
         host=host, port=port, model=model, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
         tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
-        adapters_per_key=adapters_per_key, lifetime=lifetime, request_seconds=request_seconds, maximum_rank=maximum_rank,
-        dtype=dtype,
+        waiting_per_key=waiting_per_key, memory_per_key=memory_per_key, adapters_per_key=adapters_per_key, lifetime=lifetime,
+        request_seconds=request_seconds, maximum_rank=maximum_rank, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 

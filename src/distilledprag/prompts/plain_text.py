@@ -162,7 +162,8 @@ class _RustEncoder:
                 setattr(self._twin, name, component)
 
     def encode(self, text: str) -> Encoded:
-        encoding = self._twin.encode(text, add_special_tokens=False)
+        # A batch of one: unlike `encode` it lets other threads run meanwhile, and a long text takes seconds.
+        (encoding,) = self._twin.encode_batch([text], add_special_tokens=False)
         return encoding.ids, encoding.tokens
 
     def piece_ids(self, piece: str) -> list[int]:
