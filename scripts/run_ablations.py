@@ -6,7 +6,6 @@ A killed run goes on where it was. `--only NAME` (repeatable): these only, witho
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
 import yaml
@@ -43,9 +42,6 @@ def main() -> None:
     if only:
         return
     write_report(done, RESULTS)
-    for folder in done:
-        (RESULTS / "runs").mkdir(exist_ok=True)
-        shutil.copyfile(folder / "summary.json", RESULTS / "runs" / f"{folder.name}.json")
 
 
 if __name__ == "__main__":

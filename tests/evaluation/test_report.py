@@ -52,6 +52,8 @@ def test_the_table_holds_the_subtasks_their_average_and_deviations(make_run, tmp
     assert "n = 3: 2 bridge, 1 comparison" in text and "<td>37.5" in page and "report.md" in out.replace("\n", "")
     assert row(text, "rag | prag")[2] == "+16.7"
     assert all((tmp_path / "report" / name).stat().st_size > 1000 for name in ("mine-f1.png", "f1-latency.png"))
+    summary = json.loads((tmp_path / "report" / "mine.json").read_text())
+    assert summary == json.loads((tmp_path / "mine" / "summary.json").read_text())
 
 
 def test_published_numbers_stand_apart_and_are_named_so(make_run, tmp_path, dprag):

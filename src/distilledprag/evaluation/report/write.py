@@ -1,8 +1,9 @@
-"""Tables and pictures into `report.md` and `report.html`, which say the same."""
+"""Tables and pictures into `report.md` and `report.html`, which say the same, beside the summaries they were made from."""
 
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
     parts: list[Table | str] = []
     files = []
     for run in runs:
+        write_atomically(out / f"{run.name}.json", json.dumps(run.summary) + "\n")
         if run.ablation:
             continue
         parts += score_tables(run)
