@@ -29,7 +29,12 @@ class Run:
         data = self.summary["config"]["recipe"]["data"]
         if isinstance(data, list):
             return ", ".join(dict.fromkeys(name.partition("/")[0] for name in self.subtasks))
-        return data["name"] if data["source"] == "benchmark" else f"world {', '.join(data['splits'])}"
+        return f"world {', '.join(data['splits'])}" if self.is_world else data["name"]
+
+    @property
+    def is_world(self) -> bool:
+        data = self.summary["config"]["recipe"]["data"]
+        return isinstance(data, dict) and data["source"] == "world"
 
     @property
     def base(self) -> str:
