@@ -135,7 +135,8 @@ def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
     world = {"source": "world", "kinds": ["single"], "documents": [2], "count": 2}
     changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "styles": {"prag": "question_only"}}
     summary = evaluate(EvaluationRecipe(**{**values, **changes, "data": world, "output": str(tmp_path / "world")}))
-    assert summary["deviations"] == {"prag": "question_only"} and summary["scores"]["prag"]["single-2"]["n"] == 2
+    assert summary["deviations"] == {"prag": "question_only", "shuffled_prag": "question_only"}
+    assert summary["scores"]["prag"]["single-2"]["n"] == 2
     assert summary["costs"]["prag"]["offline_seconds"] > 0
     found = records(tmp_path / "world")
     assert sum(record["offline"].get("documents", 0) for record in found) >= 4  # two questions' two documents

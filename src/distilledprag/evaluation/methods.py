@@ -121,8 +121,11 @@ def shuffled(setting: Setting, items: list[Item]) -> Prepared:
 
 def deviations(setting: Setting, methods: Sequence[str]) -> dict[str, str]:
     """How methods deviate from the one prompt, for the table: their style, their kind of mask."""
-    found: dict[str, list[str]] = {method: [style] for method, style in setting.styles.items() if method in methods}
+    found: dict[str, list[str]] = {}
     for method in methods:
+        own = setting.styles.get(method)
+        if style := own or (setting.styles.get(NEEDS[method]) if method.startswith("shuffled") else None):
+            found[method] = [style]
         generator = setting.generators.get(NEEDS.get(method, ""))
         if generator is not None and generator.settings.mask != "statistics":
             found.setdefault(method, []).append(f"{generator.settings.mask} mask")
