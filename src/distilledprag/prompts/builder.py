@@ -110,11 +110,19 @@ class PromptBuilder:
         is_document = [False] * len(ids)
         for number, passage in enumerate(passages, start=1):
             check_text(passage, f"passage {number}")
-            label, document = self._encoder.structure(f"\nPassage {number}:"), self._spaced(passage)
+            label, document = self.passage_label(number), self._spaced(passage)
             ids += label + document
             is_document += [False] * len(label) + [True] * len(document)
         masked = [self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)]
         return Prompt(ids, masked, is_document)
+
+    def passage_label(self, number: int) -> list[int]:
+        """What stands before the text of passage `number` (from 1)."""
+        return self._encoder.structure(f"\nPassage {number}:")
+
+    def document_ids(self, text: str) -> list[int]:
+        """A passage's (or a sentence's) ids as they stand in a prompt. Raises InputError for an unusable text."""
+        return self._spaced(text)
 
     def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
         """The rest of the prompt, from the question's label to the answer prefix, both included.

@@ -1,0 +1,1 @@
+"""Training: the reader and the joint stage, on real questions over real passages."""

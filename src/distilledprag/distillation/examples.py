@@ -1,0 +1,188 @@
+"""Training contexts: passages, and the questions that they answer, with the changes that make a reader robust.
+
+    rows {"documents": [{"title", "text"}], "question", "answers", "type", "source"}  ->  Context
+
+Rows with the same passages become one context with several questions. What is drawn anew at every visit: distractor
+passages of other contexts, their order, short cuts of long passages, swapped answers (a number, date or name replaced
+everywhere in the passage, so that memory cannot answer) and questions that nothing in the passages answers.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from distilledprag.errors import InputError
+
+NOT_FOUND = "not in the documents"
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
+_NUMBER = re.compile(r"[$€£]?\d[\d,.]*%?")
+_MONTHS = "January February March April May June July August September October November December".split()
+_DATE = re.compile(rf"(?:\d{{1,2}} )?(?:{'|'.join(_MONTHS)})(?: \d{{1,2}},?)?(?: \d{{4}})?")
+_NAME = re.compile(r"[A-Z][\w'’-]+(?: (?:of |the |de |von |van )?[A-Z][\w'’-]+){0,3}")
+
+
+@dataclass(frozen=True)
+class Context:
+    """passages: plain texts. questions: (question, answer) pairs. joint: all passages are needed (multi-hop)."""
+
+    passages: tuple[str, ...]
+    questions: tuple[tuple[str, str], ...]
+    source: str
+    joint: bool = False
+
+
+def read_rows(path: Path) -> Iterator[dict]:
+    """Rows of a JSON-lines file, gzipped or not. Raises InputError naming file and line for what is no such row."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    try:
+                        row = json.loads(line)
+                        [document["text"] for document in row["documents"]], row["question"], row["answers"]
+                    except (ValueError, KeyError, TypeError) as error:
+                        raise InputError(f"{path}, line {number}: not a row with documents, question and answers") from error
+                    yield row
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as JSON lines: {error}") from error
+
+
+def passage_text(document: dict) -> str:
+    """A passage as it is read: the title first, where there is one that the text does not begin with."""
+    title, text = (document.get("title") or "").strip(), document["text"].strip()
+    return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
+
+
+def load_contexts(path: Path, *, longest_answer: int = 80) -> list[Context]:
+    """Contexts of one file; rows without an answer, or with one of more characters than `longest_answer`, are left out."""
+    grouped: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for row in read_rows(path):
+        answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
+        if answer and len(answer) <= longest_answer:
+            passages = tuple(passage_text(document) for document in row["documents"])
+            grouped.setdefault(passages, []).append((row["question"].strip(), answer))
+    source = path.name.split(".")[0]
+    return [Context(passages, tuple(pairs), source, len(passages) > 1) for passages, pairs in grouped.items()]
+
+
+def data_hash(paths: Sequence[Path]) -> str:
+    """Short hash of the files' bytes, in order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences and lines of a text, in order."""
+    return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
+
+
+class ContextMixer:
+    """Draws training contexts for ever. `weights`: how often a source's contexts are seen for each time the others' are."""
+
+    def __init__(self, contexts: Sequence[Context], seed: int, weights: dict[str, float], *, questions: int = 6) -> None:
+        self._random = random.Random(seed)
+        self._contexts = list(contexts)
+        self._weights, self._questions = weights, questions
+        self._single = [context for context in contexts if not context.joint]
+        self._names = sorted({a for c in contexts for _, a in c.questions if _NAME.fullmatch(a)})
+
+    def __iter__(self) -> Iterator[Context]:
+        draw = self._random
+        while True:
+            order = []
+            for context in self._contexts:
+                weight = self._weights.get(context.source, 1.0)
+                order += [context] * (int(weight) + (draw.random() < weight % 1))
+            draw.shuffle(order)
+            for context in order:
+                yield self._varied(context)
+
+    def _varied(self, context: Context) -> Context:
+        draw = self._random
+        pairs = list(context.questions)
+        draw.shuffle(pairs)
+        context = replace(context, questions=tuple(pairs[: self._questions]))
+        if draw.random() < 0.25:
+            context = self._swapped(context)
+        if not context.joint and draw.random() < 0.3:
+            context = self._shortened(context)
+        passages, questions = list(context.passages), list(context.questions)
+        room = 4 - len(passages)
+        if room > 0 and draw.random() < 0.45:
+            passages += self._distractors(context, draw.randint(1, min(2, room) if context.joint else min(3, room)))
+            draw.shuffle(passages)
+        if draw.random() < 0.12:
+            other = draw.choice(self._single)
+            question, answer = draw.choice(other.questions)
+            if other is not context and not any(answer.lower() in passage.lower() for passage in passages):
+                questions.append((question, NOT_FOUND))
+        return replace(context, passages=tuple(passages), questions=tuple(questions))
+
+    def _distractors(self, context: Context, count: int) -> list[str]:
+        """Passages of other contexts, near ones in the file half of the time (often the same article)."""
+        draw, found = self._random, []
+        answers = [answer.lower() for _, answer in context.questions]
+        for _ in range(count * 4):
+            other = draw.choice(self._single)
+            passage = draw.choice(other.passages)
+            if len(passage.split()) < 220 and not any(a in passage.lower() for a in answers) and passage not in context.passages:
+                found.append(passage)
+            if len(found) == count:
+                break
+        return found
+
+    def _shortened(self, context: Context) -> Context:
+        """A few sentences around one answer; the questions that these still answer word for word."""
+        parts = sentences(context.passages[0])
+        holding = [i for i, part in enumerate(parts) if any(a.lower() in part.lower() for _, a in context.questions)]
+        if len(parts) < 3 or not holding:
+            return context
+        centre, width = self._random.choice(holding), self._random.choice((1, 1, 2, 3))
+        first = max(0, centre - self._random.randint(0, width - 1))
+        text = " ".join(parts[first : first + width])
+        kept = tuple((q, a) for q, a in context.questions if a.lower() in text.lower())
+        return replace(context, passages=(text,), questions=kept) if kept else context
+
+    def _swapped(self, context: Context) -> Context:
+        """One answer replaced by another of its kind, in the passages and in every answer."""
+        candidates = [a for _, a in context.questions if len(a) > 1 and sum(p.count(a) for p in context.passages)]
+        if not candidates:
+            return context
+        old = self._random.choice(candidates)
+        new = self._another(old)
+        if new is None:
+            return context
+        pattern = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
+        passages = tuple(pattern.sub(lambda _: new, passage) for passage in context.passages)
+        questions = tuple((q, pattern.sub(lambda _: new, a)) for q, a in context.questions if not pattern.search(q))
+        return replace(context, passages=passages, questions=questions) if questions else context
+
+    def _another(self, old: str) -> str | None:
+        draw = self._random
+        if _DATE.fullmatch(old):
+            text = re.sub(rf"({'|'.join(_MONTHS)})", lambda _: draw.choice(_MONTHS), old)
+            text = re.sub(r"\b\d{4}\b", lambda _: str(draw.randint(1500, 2030)), text)
+            return re.sub(r"\b\d{1,2}\b", lambda _: str(draw.randint(1, 28)), text)
+        if _NUMBER.fullmatch(old):
+            digits = iter(range(100))
+            return re.sub(r"\d", lambda _: str(draw.randint(1 if next(digits) == 0 else 0, 9)), old)
+        if _NAME.fullmatch(old):
+            if draw.random() < 0.2:
+                letters = "".join(draw.choices("ABCDEFGHJKLMNPRSTVWXZ", k=draw.randint(1, 4)))
+                return f"{letters}{draw.choice('-/ ')}{draw.randint(10, 99999)}" + draw.choice(("", f"-{draw.choice('ABCX')}"))
+            words = len(old.split())
+            for _ in range(8):
+                new = draw.choice(self._names)
+                if abs(len(new.split()) - words) <= 1:
+                    return new
+        return None

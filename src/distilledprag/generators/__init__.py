@@ -1,0 +1,1 @@
+"""Parameter generators: documents in, what the LLM needs to answer about them out."""
