@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test test-slow test-browser test-harness lint format train-bundled evaluate methods ablations bench bench-serve constraints clean
+.PHONY: help setup demo test test-slow test-browser test-harness lint format train evaluate bench bench-serve constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -45,28 +45,15 @@ format: $(STAMP)  ## let ruff mend what it can
 	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 	$(BIN)/ruff format src tests benchmarks scripts examples
 
-train-bundled: $(STAMP)  ## train the bundled base and all generators from nothing (CPU, resumable), and ship them
-	$(KEEP_MEMORY) $(BIN)/dprag train-base recipes/tiny-cpu-base.yaml --resume
-	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu.yaml --resume
-	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-tail.yaml --resume
-	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-tail-2.yaml --resume
-	$(KEEP_MEMORY) $(BIN)/dprag train recipes/tiny-cpu-paper.yaml --resume
-	$(KEEP_MEMORY) $(BIN)/dprag train recipes/baselines/dyprag-tiny-cpu.yaml --resume
-	$(BIN)/dprag ship runs/tiny-cpu-base/model runs/tiny-cpu-tail-2/model --rival runs/tiny-cpu-paper/model --rival runs/dyprag-tiny-cpu/model
+train: $(STAMP)  ## train what ships (reader, joint stage, masks), resumable: DEVICE=cuda MINUTES=9 DATA=folder
+	$(BIN)/dprag train recipes/smollm2-135m.yaml --resume $(if $(DEVICE),--set device=$(DEVICE)) $(if $(MINUTES),--set training.minutes=$(MINUTES)) $(if $(DATA),--set 'data=[$(DATA)]')
+	$(BIN)/python scripts/ship_reader.py runs/smollm2-135m
 
-evaluate: $(STAMP)  ## the bundled model's table, with JSON
-	$(KEEP_MEMORY) $(BIN)/dprag evaluate --world --json docs/results/world.json
-	$(BIN)/python scripts/make_tables.py
+evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file, DATA=folder of eval files (hours, resumable)
+	$(BIN)/dprag evaluate --data tests/data/everyday.jsonl $(foreach name,squad_dev hotpotqa_dev 2wiki_dev nq_qed_dev nq_swap_eval tatqa_text_dev covidqa boolq_dev,--data $(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --n $(or $(N),500) --json docs/results/reading.json
+	$(BIN)/python scripts/make_reading_table.py
 
-methods: $(STAMP)  ## every method in every cell of the record world, as a report (half an hour)
-	$(KEEP_MEMORY) $(BIN)/dprag evaluate recipes/evaluation/world-tiny-cpu.yaml
-	$(BIN)/dprag report runs/evaluate-world-tiny-cpu --out docs/results/methods
-
-ablations: $(STAMP)  ## losses, mask and training data of both generators: train, measure, report (an hour, resumable)
-	$(KEEP_MEMORY) $(BIN)/python scripts/run_ablations.py
-
-bench: $(STAMP)  ## measure speed; JSON in docs/results
-	$(BIN)/python benchmarks/latency.py
+bench: bench-serve  ## all benchmarks
 
 bench-serve: $(STAMP)  ## measure the engine under load (half an hour); JSON, pictures and a table in docs/results
 	$(BIN)/python benchmarks/serve.py

@@ -29,25 +29,24 @@ from typing import Any
 
 import httpx2
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distilledprag.base_model import install_mask, load_base, save_base
 from distilledprag.files import write_atomically
 from distilledprag.lora.targets import module_shapes
 from distilledprag.lora.weights import LoraPair, LoraWeights
-from distilledprag.training.base_lm import BaseModelSettings, build_base
-from distilledprag.training.tokenizer import train_tokenizer
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "serve.json"
 KEY = "key-of-the-benchmark-only"
+VOCABULARY = 4096
 WAYS = ("distinct", "no_adapter", "one_at_a_time")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument(
-        "--ranks", type=int, nargs="+", default=[2, 64], help="of the adapters: the paper's, one of per_rank's size"
-    )
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 64], help="of the adapters: the paper's, a high one")
     parser.add_argument("--requests", type=int, default=1, help="of each user and round (one user: four times as many)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--prompt", type=int, default=128)
@@ -185,9 +184,18 @@ def hotswap(
 
 
 def make_base(folder: Path, hidden: int) -> Any:
-    tokenizer = train_tokenizer(vocabulary=4096, context=2048)
-    shape = BaseModelSettings(hidden=hidden, intermediate=4 * hidden, layers=8, heads=8)
-    model = build_base(shape, tokenizer, seed=0)
+    """A random Llama; its tokenizer has a token for every byte and fillers up to the size of a small vocabulary."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = ["<|end|>", *alphabet, *(f"word{number}" for number in range(VOCABULARY - len(alphabet) - 1))]
+    backend = Tokenizer(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    ends = {"eos_token": "<|end|>", "pad_token": "<|end|>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=2048, **ends)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 8, "num_attention_heads": 8}
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=True, **sizes, **ids)
+    model = LlamaForCausalLM(config)
     install_mask(model, tokenizer, seed=0)
     save_base(model, tokenizer, folder)
     return load_base(folder, dtype=torch.float32)

@@ -10,4 +10,4 @@ USER dprag
 VOLUME /vault
 EXPOSE 8080
 HEALTHCHECK CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=3)"]
-ENTRYPOINT ["dprag", "gateway", "--host", "0.0.0.0", "--vault", "/vault", "--api-key-file", "/run/secrets/gateway-keys"]
+ENTRYPOINT ["dprag", "gateway", "--host", "0.0.0.0", "--store", "/vault", "--api-key-file", "/run/secrets/gateway-keys"]

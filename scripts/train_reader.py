@@ -1,6 +1,9 @@
 """Train the reader, the joint stage and the masks of a base in one sitting (see docs/train-on-gpu.md).
 
     python scripts/train_reader.py --base FOLDER --data FOLDER_OR_FILE... --out runs/reader --minutes 9 --device cuda
+
+Needs torch, transformers, safetensors and jinja2 only, so that it runs on a lent GPU machine without an installation
+(PYTHONPATH=src). `dprag train recipes/smollm2-135m.yaml` is the same from a recipe.
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distilledprag.distillation.joint import JointSettings, JointTraining
+from distilledprag.distillation.joint import JointSettings, train_reader
 
 
 def main() -> None:
@@ -23,24 +25,14 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--start-from", type=Path, help="folder of an earlier run whose LoRA is the start")
     parser.add_argument("--resume", action="store_true")
-    for field in fields(JointSettings):
-        name = "--" + field.name.replace("_", "-")
-        if field.name == "compile":
-            parser.add_argument(name, action="store_true")
-        elif field.name != "weights":
-            parser.add_argument(name, type=type(field.default), default=field.default)
+    plain = [field for field in fields(JointSettings) if field.name != "weights"]
+    for field in plain:
+        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
     given = parser.parse_args()
-    settings = JointSettings(**{field.name: getattr(given, field.name) for field in fields(JointSettings) if field.name != "weights"})
-    files = sorted(file for path in given.data for file in (path.glob("*.jsonl*") if path.is_dir() else [path]))
-    tokenizer = AutoTokenizer.from_pretrained(given.base)
-    model = AutoModelForCausalLM.from_pretrained(given.base, dtype=torch.bfloat16).to(given.device)
-    training = JointTraining(model, tokenizer, files, given.out, settings)
-    print(f"{training.contexts} contexts of {len(files)} files, on {given.device}", flush=True)
-    if given.start_from:
-        training.start_from(given.start_from)
-    if given.resume and training.resume():
-        print(f"resumed at step {training.step}", flush=True)
-    training.run()
+    settings = JointSettings(**{field.name: getattr(given, field.name) for field in plain})
+    train_reader(
+        given.base, given.data, given.out, settings, device=given.device, start_from=given.start_from, resume=given.resume
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A tiny base LM with random weights, the record world's tokenizer and a mask token, shared by the suite."""
+"""A tiny base LM with random weights, a tiny tokenizer and a mask token, shared by the suite."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import PER_RANK, random_generator, save_tiny_base
+from tiny import PAPER, random_generator, save_tiny_base, save_tiny_prepared
 
 from distilledprag import cli
 from distilledprag.base_model import BaseModel, load_base
@@ -24,6 +24,11 @@ def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_prepared(tmp_path_factory.mktemp("tiny") / "prepared")
+
+
+@pytest.fixture(scope="session")
 def tiny_base(tiny_base_folder: Path) -> BaseModel:
     return load_base(tiny_base_folder, dtype=torch.float32)
 
@@ -31,7 +36,7 @@ def tiny_base(tiny_base_folder: Path) -> BaseModel:
 @pytest.fixture(scope="session")
 def tiny_generator_folder(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "generator"
-    random_generator(tiny_base, PER_RANK).save_pretrained(folder)
+    random_generator(tiny_base, PAPER).save_pretrained(folder)
     return folder
 
 

@@ -6,6 +6,7 @@ This module knows nothing about prompts, generators or documents.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from distilledprag.base.architecture import FAMILIES
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
@@ -27,7 +29,7 @@ from distilledprag.mask import check_mask, install_mask, mask_record
 
 __all__ = ["SUPPORTED_TYPES", "BaseModel", "install_mask", "load_base", "load_unmasked_base", "save_base", "weights_hash"]
 
-SUPPORTED_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+SUPPORTED_TYPES = FAMILIES
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -67,7 +69,19 @@ def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dty
     check_mask(model, tokenizer, record)
     name = _name(path_or_id)
     model.requires_grad_(False).eval().to(device)
-    return BaseModel(model, tokenizer, record.id, BaseIdentity.of(model, record.id, name), name)
+    identity = _identity_of_encoder(path_or_id) or BaseIdentity.of(model, record.id, name)
+    return BaseModel(model, tokenizer, record.id, identity, name)
+
+
+def _identity_of_encoder(path_or_id: str | Path) -> BaseIdentity | None:
+    """A prepared base and its encoder (fewer layers) share the identity that `prepare-base` wrote beside both."""
+    file = Path(path_or_id).expanduser() / "distilledprag.json"
+    if not file.is_file():
+        return None
+    try:
+        return BaseIdentity.from_dict(json.loads(file.read_text(encoding="utf-8"))["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged; prepare the base again with `dprag prepare-base`") from error
 
 
 def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, Any]:

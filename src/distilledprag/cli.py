@@ -23,8 +23,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Base = Annotated[Optional[str], typer.Option(help="Base LLM with a mask token: folder or hub id. Default: bundled.")]  # noqa: UP045
-Generator = Annotated[Optional[str], typer.Option(help="Generator: folder or hub id. Default: bundled.")]  # noqa: UP045
+Base = Annotated[Optional[str], typer.Option(help="Folder of a prepared base (`dprag prepare-base`). Default: SmolLM2.")]  # noqa: UP045
+Layer = Annotated[Optional[int], typer.Option(min=0, help="Write states after this layer. Default: the base's.")]  # noqa: UP045
+Rows = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
+]
 Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -50,9 +54,10 @@ def ask(
     top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all of fewer.")] = None,  # noqa: UP045
     compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
     show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
+    rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
-    generator: Generator = None,
+    layer: Layer = None,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.commands import ask as command
@@ -60,30 +65,54 @@ def ask(
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
-    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator)
+    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, rows, layer)
 
 
 @app.command()
 def encode(
     files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for the PEFT adapter.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    target: Annotated[str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")] = "peft",
+    question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
+    rows: Rows = None,
+    as_json: AsJson = False,
     base: Base = None,
-    generator: Generator = None,
 ) -> None:
-    """Turn documents into a PEFT adapter folder."""
+    """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.commands import encode as command
 
-    command.run(files, out, base, generator)
+    command.run(files, out, target, question, rows, as_json, base)
+
+
+@app.command("prepare-base")
+def prepare_base(
+    base: Annotated[Optional[str], typer.Argument(help="A causal LM: folder or hub id. Default: SmolLM2 and its reader.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the served base; `<name>-encoder` is made beside it.")] = None,  # noqa: UP045
+    masks: Annotated[int, typer.Option(min=1, max=4096, help="Numbered mask tokens, for plain PEFT adapters.")] = 512,
+    layer: Layer = None,
+    plain_layer: Annotated[Optional[int], typer.Option(min=0, help="The layer that PEFT adapters change.")] = None,  # noqa: UP045
+    reader: Annotated[Optional[Path], typer.Option(help="Folder of a reader that `dprag train` wrote, to merge.")] = None,  # noqa: UP045
+) -> None:
+    """Give any LLM its mask tokens (and a reader), so that it can be served; no training."""
+    from distilledprag.commands import prepare_base as command
+
+    command.run(base, out, masks, layer, plain_layer, reader)
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("dprag-demo"),
-) -> None:
+def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (the encoder: ours needs nothing else).")]) -> None:
+    """Print the folder of a part of the default base; it is prepared if it is not there."""
+    from distilledprag.commands import prepare_base as command
+
+    command.show_path(what)
+
+
+@app.command()
+def demo() -> None:
     """Ten questions over the sample documents: what left the machine, and what came back."""
     from distilledprag.commands import demo as command
 
-    command.run(out)
+    command.run()
 
 
 @app.command()
@@ -94,47 +123,28 @@ def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, ba
     command.run(checkpoint)
 
 
-@app.command("bundled-path")
-def bundled_path(part: Annotated[str, typer.Argument(help="base or generator")]) -> None:
-    """Print the folder of the bundled base model or generator."""
-    from distilledprag.commands import info as command
-
-    command.bundled_path(part)
-
-
 @app.command("install-mask")
 def install_mask(
     base: Annotated[str, typer.Argument(help="A causal LM: folder or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for the base with its mask token.")],
     seed: Annotated[int, typer.Option(help="Seed of the mask token's embedding.")] = 0,
-    spare_units: Annotated[int, typer.Option(min=0, help="MLP units of zeros to add to every layer, for adapters.")] = 0,
 ) -> None:
     """Give a base LLM its mask token and save it, so that any server can serve it."""
     from distilledprag.commands import install_mask as command
 
-    command.run(base, out, seed, spare_units)
-
-
-@app.command("train-base")
-def train_base(
-    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
-) -> None:
-    """Train a small base LM on the record world."""
-    from distilledprag.commands import train as command
-
-    command.run_base(recipe, resume)
+    command.run(base, out, seed)
 
 
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
+    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
 ) -> None:
-    """Distil a parameter generator."""
+    """Train a reader for state adapters, or distil a parameter generator."""
     from distilledprag.commands import train as command
 
-    command.run(recipe, resume)
+    command.run(recipe, resume, overrides)
 
 
 @app.command()
@@ -185,39 +195,26 @@ def synthesize(
 
 
 @app.command()
-def ship(
-    base: Annotated[Path, typer.Argument(help="A base model's folder.")],
-    generator: Annotated[Path, typer.Argument(help="A generator's folder.")],
-    rival: Annotated[Optional[list[Path]], typer.Option(help="A generator to compare with; repeatable.")] = None,  # noqa: UP045
-    out: Annotated[Optional[Path], typer.Option(help="Default: the package's bundled folder.")] = None,  # noqa: UP045
-) -> None:
-    """Write a base and its generators in half precision into the package."""
-    from distilledprag.commands import ship as command
-
-    command.run(base, generator, out, rival or [])
-
-
-@app.command()
 def evaluate(
-    recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --world.")] = None,  # noqa: UP045
-    world: Annotated[bool, typer.Option("--world", help="The record world's test table.")] = False,
-    n: Annotated[int, typer.Option(min=1, help="Questions per row.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed of the test world.")] = 0,
-    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all that can run.")] = None,  # noqa: UP045
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Also write the table here.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --data.")] = None,  # noqa: UP045
+    data: Annotated[Optional[list[Path]], typer.Option(help="JSON lines (.gz) of documents, question, answers.")] = None,  # noqa: UP045
+    n: Annotated[Optional[int], typer.Option(min=1, help="Questions of each file; default: all.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Seed of the draw of questions.")] = 0,
+    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all.")] = None,  # noqa: UP045
+    json_file: Annotated[Path, typer.Option("--json", help="The table; answers are kept beside it.")] = Path("evaluation.json"),
+    rows: Annotated[float, typer.Option(help="Rows of the method state_chosen: a share or a number.")] = 0.4,
+    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
     base: Base = None,
-    generator: Generator = None,
-    paper_generator: Annotated[Optional[str], typer.Option(help="A `paper` generator to add to the table.")] = None,  # noqa: UP045
-    dyprag_translator: Annotated[Optional[str], typer.Option(help="A `dyprag` translator to add.")] = None,  # noqa: UP045
-    prag_adapters: Annotated[Optional[Path], typer.Option(help="Where PRAG's adapters are kept.")] = None,  # noqa: UP045
 ) -> None:
-    """Measure answers with and without documents, and the controls."""
+    """Measure answers with and without documents, and the controls. Run again to go on after any stop."""
     from distilledprag.commands import evaluate as command
 
     if recipe:
-        command.run_recipe(recipe)
+        command.run_recipe(recipe, overrides)
         return
-    command.run(world, n, seed, methods, json_file, base, generator, paper_generator, dyprag_translator, prag_adapters)
+    if not data:
+        raise InputError("say what to evaluate: a recipe, or --data FILE")
+    command.run(data, n, seed, methods, json_file, base, rows)
 
 
 @app.command()
@@ -234,21 +231,21 @@ def report(
 @app.command()
 def index(
     path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
-    vault: Annotated[Path, typer.Option(help="The vault's folder; made if it is missing.")],
-    collection: Annotated[str, typer.Option(help="Which collection of the vault.")] = "default",
+    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
+    collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Delete all when PATH holds nothing now.")] = False,
 ) -> None:
-    """Put documents into a vault: only what is new or changed is read, what is gone is deleted."""
+    """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.commands import index as command
 
-    command.run(path, vault, collection, allow_empty)
+    command.run(path, store, collection, allow_empty)
 
 
 @app.command()
 def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
-    model: Annotated[Optional[str], typer.Option(help="Base LLM with a mask token: folder or hub id. Default: bundled.")] = None,  # noqa: UP045
+    model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
     name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
@@ -278,25 +275,24 @@ def engine(
 
 
 @app.command()
-def up(
-    vault: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-vault"),
+def serve(
+    store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
     engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
     allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     base: Base = None,
-    generator: Generator = None,
 ) -> None:
-    """Engine and gateway on this machine with the bundled model, and the page: drop documents and ask."""
-    from distilledprag.commands import up as command
+    """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
+    from distilledprag.commands import serve as command
 
-    command.run(vault, port, engine_port, base, generator, allow_rag, browser)
+    command.run(store, port, engine_port, base, allow_rag, browser)
 
 
 @app.command()
 def gateway(
     engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
-    vault: Annotated[Path, typer.Option(help="The vault's folder; made if it is missing.")],
+    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
@@ -307,15 +303,14 @@ def gateway(
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
     accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
     base: Base = None,
-    generator: Generator = None,
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.commands import gateway as command
 
     options = command.GatewayOptions(
-        host=host, port=port, engine=engine, vault=vault, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
+        host=host, port=port, engine=engine, vault=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
-        accept_any_model=accept_any_model, base=base, generator=generator,
+        accept_any_model=accept_any_model, base=base,
     )  # fmt: skip
     command.run(options)
 

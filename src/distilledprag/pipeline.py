@@ -1,4 +1,4 @@
-"""Documents and a question in, an answer out: retrieval, generator, masked prompt, base LLM with the LoRA, in one process.
+"""Documents and a question in, an answer out: retrieval, generator, masked prompt, base LLM, in one process.
 
 What crosses the line in a deployment is in `Answer.sent`: the masked prompt and the adapter. The base LLM here stands for
 the untrusted side and is given nothing else.
@@ -13,12 +13,15 @@ from pathlib import Path
 
 import torch
 
+from distilledprag.base.default import Say, default_base
+from distilledprag.base.prepare import prepared_record
 from distilledprag.base_model import BaseModel, load_base
-from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.generator import ParameterGenerator, generator_identity, load_generator
+from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.passages import BM25Retriever, Passage, Retriever, usual_k
 from distilledprag.prompts import PromptBuilder
@@ -27,9 +30,10 @@ from distilledprag.prompts.plain_text import check_text
 
 @dataclass(frozen=True)
 class Sent:
-    """What leaves the owner's side for one question. `adapter_bytes`: the LoRA as bfloat16 safetensors."""
+    """What leaves the owner's side for one question. masks: rows of the adapter; adapter_bytes: compact form, int8."""
 
     prompt: str
+    masks: int
     adapter_bytes: int
     bytes_total: int
 
@@ -47,52 +51,54 @@ class Answer:
 class DistilledPRAG:
     """The method, ready to use. See `from_pretrained`."""
 
-    def __init__(self, base: BaseModel, generator: ParameterGenerator) -> None:
-        """Raises ConfigError for a generator of a mask ablation, which no server could serve."""
-        if generator.settings.mask != "statistics":
-            raise ConfigError(
-                f"this generator was trained with the mask {generator.settings.mask!r}, an ablation; measure it with `dprag "
-                "evaluate`, or use one trained with the installed mask"
-            )
+    def __init__(self, base: BaseModel, *, layer: int, plain: PlainPath | None = None) -> None:
+        """layer: after which documents' states are written. plain: for PEFT adapters, None without."""
+        if not 0 <= layer < base.model.config.num_hidden_layers:
+            raise ConfigError(f"the base has layers 0 to {base.model.config.num_hidden_layers - 1}, not {layer}")
         self.base = base
-        self.generator = generator
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
-        self._generator_identity = generator_identity(generator)
+        self.states = StateGenerator(base, self.prompts, layer, plain)
 
     @classmethod
     def from_pretrained(
         cls,
         base: str | Path | None = None,
-        generator: str | Path | None = None,
         *,
+        layer: int | None = None,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
+        say: Say = lambda line: None,
     ) -> DistilledPRAG:
-        """Load base LLM and generator (folders or hub ids); both None: the bundled ones.
+        """Load a prepared base (a folder that `dprag prepare-base` wrote); None: the default one, fetched when first used.
 
-        Raises ConfigError when only one is given, CheckpointError when one cannot be loaded, IncompatibleBaseError when
-        the generator was trained for another base.
+        layer: None takes the base's own. say: told about steps that take long. Raises CheckpointError when the base cannot be
+        loaded or was not prepared.
         """
-        if (base is None) != (generator is None):
-            raise ConfigError("give both a base and a generator, or neither (then the bundled pair is used)")
-        loaded = load_base(base or bundled_base(), device=device, dtype=dtype or (torch.float32 if base is None else None))
-        return cls(loaded, load_generator(generator or bundled_generator(), loaded))
+        folder = Path(default_base(say) if base is None else base).expanduser()
+        record = prepared_record(folder)
+        say("loading the base")
+        loaded = load_base(folder, device=device, dtype=dtype)
+        return cls(loaded, layer=record.layer if layer is None else layer, plain=PlainPath.of(folder, record))
 
-    @torch.no_grad()
+    @property
+    def generator_identity(self) -> str:
+        """What decides an adapter beside base and passages."""
+        return f"state-{self.states.layer}"
+
     def encode(self, passages: Sequence[str]) -> LoraWeights:
-        """One LoRA for the concatenated passages, in their order (one generator pass), of no higher rank than they need.
+        """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s.
 
-        Raises InputError for anything but a list of strings, and for more text than the base reads.
+        Raises InputError for anything but a list of strings, and for more tokens than the base has numbered masks.
         """
-        return self._weights(self._generate(_checked(passages, "passage")))
+        return self.states.plain_lora(_checked(passages, "passage"))
 
-    def _weights(self, adapter: LoraBatch) -> LoraWeights:
-        return self.generator.exported(adapter.unstack(self.base.identity, self._generator_identity)[0].without_idle_ranks())
+    def encode_states(self, passages: Sequence[str]) -> StateAdapter:
+        """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. Errors as in `encode`."""
+        return self.states.states(_checked(passages, "passage"))
 
-    def _generate(self, passages: Sequence[str]) -> LoraBatch:
-        if not any(passage.strip() for passage in passages):
-            raise InputError("there is no text to encode; give at least one passage that is not empty")
-        return self.generator(self.generator.encode(self.base, [list(passages)]))
+    def peft_prompt(self, question: str, passages: Sequence[str]) -> list[int]:
+        """The masked prompt with numbered masks that goes with `encode(passages)`."""
+        return self.states.numbered(self.prompts.build(question, passages).masked_ids)
 
     def answer(
         self,
@@ -101,6 +107,7 @@ class DistilledPRAG:
         *,
         retriever: Retriever | None = None,
         top_k: int | None = None,
+        rows: float | None = None,
     ) -> Answer:
         """Answer `question` from `documents`, which the base LLM does not see.
 
@@ -116,22 +123,27 @@ class DistilledPRAG:
             top_k = None if top_k is None else min(top_k, len(texts))
         found = retriever.retrieve(question, usual_k(retriever) if top_k is None else top_k)
         texts = [passage.text for passage, _ in found]
+        if rows is not None:
+            texts = chosen_sentences(question, texts, rows, lambda text: len(self.prompts.document_ids(text)))
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
-        with torch.no_grad():
-            adapter = self._generate(texts)
+        sent = self.encode_states(texts).to_bytes()
+        adapter = StateAdapter.from_bytes(sent)  # what an engine would read
         encoded = time.perf_counter()
-        text = greedy_texts(self.base, [prompt], adapter, self.prompts.end_of_turn_id)[0]
+        text = greedy_texts(self.base, [prompt], None, self.prompts.end_of_turn_id, states=[adapter])[0]
         answered = time.perf_counter()
-        sent = self.sent(prompt, adapter)
         seconds = {"retrieve": retrieved - begin, "encode": encoded - retrieved, "answer": answered - encoded}
-        return Answer(text, found, sent, seconds)
+        return Answer(text, found, self.sent(prompt, adapter.count, len(sent)), seconds)
 
-    def sent(self, masked_prompt: Sequence[int], adapter: LoraBatch) -> Sent:
+    def sent(self, masked_prompt: Sequence[int], masks: int, adapter_bytes: int) -> Sent:
         """The masked prompt as text and the sizes of what would be sent with it."""
         prompt = self.base.tokenizer.decode(list(masked_prompt), skip_special_tokens=False)
-        size = len(self._weights(adapter.to(torch.bfloat16)).to_bytes())
-        return Sent(prompt, size, size + len(prompt.encode()))
+        return Sent(prompt, masks, adapter_bytes, adapter_bytes + len(prompt.encode()))
+
+    def answer_peft(self, question: str, passages: Sequence[str]) -> str:
+        """The answer by plain PEFT semantics: the LoRA applied to every token, as any other LoRA server does it."""
+        adapter = LoraBatch.stack([self.encode(passages)])
+        return greedy_texts(self.base, [self.peft_prompt(question, passages)], adapter, self.prompts.end_of_turn_id)[0]
 
     def answer_rag(self, question: str, passages: Sequence[str]) -> str:
         """Plain RAG with the same model, prompt and decoding: the passages in plaintext."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pairs import write_pairs
 from tiny import random_generator
 
 from distilledprag.base_model import weights_hash
@@ -17,7 +18,6 @@ from distilledprag.baselines import (
     concatenated,
     train_adapter,
     train_adapters,
-    world_documents,
 )
 from distilledprag.baselines.prag import IGNORED, training_sequences
 from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
@@ -28,7 +28,6 @@ from distilledprag.generator import build_generator, load_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
-from distilledprag.synthesis.world import World
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "baselines"
 DOCUMENT = AugmentedDocument(
@@ -132,18 +131,6 @@ def test_prepared_adapters_are_at_hand_and_none_is_made_twice(tiny_base, prompts
     assert adapters.combined([DOCUMENT, third]).rank == 4
 
 
-@pytest.mark.parametrize("split", ["train", "test", "held_out_templates", "held_out_family"])
-def test_world_documents_are_the_examples_own_and_their_questions_are_answered_by_them(split):
-    world = World(split, 3)
-    for index in range(5):
-        example, made = world.example(index, "single", 2), world_documents(world, index, "single", 2)
-        assert tuple(document.text for document in made) == example.documents
-        for document, entity in zip(made, example.entities, strict=True):
-            assert document.rewrite and entity in document.rewrite
-            assert all(entity in question and answer in document.text for question, answer in document.questions)
-            assert all(answer in document.rewrite for _, answer in document.questions)
-
-
 def test_dyprag_averages_the_documents_adapters(tiny_base):
     translator = random_generator(tiny_base, {"architecture": "dyprag"})
     texts = [DOCUMENT.text, OTHER.text]
@@ -159,7 +146,7 @@ def test_dyprag_averages_the_documents_adapters(tiny_base):
 
 def dyprag_recipe(base, output, **changes):
     return DypragRecipe(**{
-        "output": output, "base": str(base), "data": {"source": "world", "count": 6}, "rows": 2, "validation_share": 0.2,
+        "output": output, "base": str(base), "data": {"files": [write_pairs(output.parent)]}, "rows": 2, "validation_share": 0.2,
         "training": {"steps": 3, "lr": 1e-3, "evaluate_every": 2, "checkpoint_every": 2, "tensorboard": False}, **changes,
     })  # fmt: skip
 
@@ -210,7 +197,7 @@ data: {{source: pairs, files: [{tmp_path / "pairs.jsonl"}]}}
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_baseline_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tiny_base_folder, prompts, tmp_path):
     changes = {"output": tmp_path, "base": str(tiny_base_folder), "dtype": "float32"}
-    tiny_data = {"source": "world", "count": 3}
+    tiny_data = {"files": [write_pairs(tmp_path)], "count": 3}
     if task_of(file) == "prag":
         recipe = read_recipe(file, PragRecipe)
         assert (recipe.prag.rank, recipe.prag.alpha, recipe.prag.lr) == (2, 32, 3e-4)

@@ -7,13 +7,14 @@ import subprocess
 import sys
 
 import pytest
+from tiny import tiny_model, tiny_tokenizer
 
 DOCUMENT = "Anna Tovberg lives in Oakport. She earns $46,000 a year.\n\nVelkor Foods is based in Millport.\n"
 
 
 @pytest.fixture
-def models(tiny_base_folder, tiny_generator_folder):
-    return ["--base", str(tiny_base_folder), "--generator", str(tiny_generator_folder)]
+def models(tiny_prepared_folder):
+    return ["--base", str(tiny_prepared_folder)]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_ask_prints_one_json_object_as_the_contract_says(dprag, documents, model
     )
     assert code == 0
     record = json.loads(out)
-    assert set(record["sent"]) == {"prompt", "adapter_bytes", "bytes_total"}
+    assert set(record["sent"]) == {"prompt", "masks", "adapter_bytes", "bytes_total"}
     assert set(record["seconds"]) == {"retrieve", "encode", "answer"}
     assert [set(p) >= {"source", "text", "score"} for p in record["passages"]] == [True, True]
     assert isinstance(record["answer"], str) and {"closed_book", "rag"} <= record.keys()
@@ -52,10 +53,14 @@ def test_several_paths_may_follow_docs(dprag, documents, models):
     assert code == 1 and "quotation marks" in err
 
 
-def test_encode_refuses_more_text_than_the_base_reads(dprag, models, tmp_path):
+def test_encode_refuses_more_text_than_the_base_has_masks_for(dprag, models, tmp_path):
     (tmp_path / "long.txt").write_text("\n\n".join(f"Passage {number} is about wheat." for number in range(500)))
     code, _, err = dprag("encode", tmp_path / "long.txt", "--out", tmp_path / "adapter", *models)
-    assert code == 1 and "more than the 4096 the model reads" in err and not (tmp_path / "adapter").exists()
+    assert (
+        code == 1
+        and "more tokens than the base's 128 numbered masks" in " ".join(err.split())
+        and not (tmp_path / "adapter").exists()
+    )
 
 
 def test_ask_shows_the_wire(dprag, documents, models):
@@ -65,10 +70,10 @@ def test_ask_shows_the_wire(dprag, documents, models):
 
 def test_encode_writes_a_peft_folder(dprag, documents, models, tmp_path):
     code, out, _ = dprag("encode", documents / "a.txt", "--out", tmp_path / "adapter", *models)
-    assert code == 0 and "rank 3" in out
+    assert code == 0 and "rows from 2 passages" in " ".join(out.split())
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in (tmp_path / "adapter").iterdir()}
     code, out, _ = dprag("info", tmp_path / "adapter")
-    assert code == 0 and "adapter" in out and "per_rank-" in out
+    assert code == 0 and "adapter" in out and "rank" in out
 
 
 def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator_folder):
@@ -78,21 +83,13 @@ def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator
 
 def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
     from distilledprag.base_model import load_base
-    from distilledprag.spare_units import spare_units
-    from distilledprag.training.base_lm import BaseModelSettings, build_base
-    from distilledprag.training.tokenizer import train_tokenizer
 
-    tokenizer = train_tokenizer(vocabulary=4096, context=128)
-    build_base(BaseModelSettings(hidden=16, intermediate=16, layers=2, heads=4), tokenizer, 0).save_pretrained(tmp_path / "plain")
+    tokenizer = tiny_tokenizer(context=128)
+    tiny_model(tokenizer).save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
-    assert dprag("ask", "Where?", "--docs", tmp_path, "--base", tmp_path / "plain", "--generator", tmp_path)[0] == 1
     assert dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "masked")[0] == 0
     masked = load_base(tmp_path / "masked")
-    assert masked.mask_token_id == len(tokenizer) and len(spare_units(masked.model)) == 0
-    code, out, _ = dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "wide", "--spare-units", 24)
-    assert code == 0 and "24 spare units" in out
-    wide = load_base(tmp_path / "wide")
-    assert wide.model.config.intermediate_size == 40 and spare_units(wide.model).tolist() == list(range(16, 40))
+    assert masked.mask_token_id == len(tokenizer)
 
 
 def _mistakes(documents, tmp_path, models, other):
@@ -102,7 +99,7 @@ def _mistakes(documents, tmp_path, models, other):
     (tmp_path / "nothing").mkdir()
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("task: distill\noutput: runs/x\nspeed: fast\n")
-    wrong_base = ["--base", str(other), *models[2:]]
+    unprepared = ["--base", str(other)]
     question = "Where does Anna live?"
     return {
         "missing file": (["ask", question, "--docs", tmp_path / "none.txt", *models], "does not exist"),
@@ -112,23 +109,21 @@ def _mistakes(documents, tmp_path, models, other):
         "empty folder": (["ask", question, "--docs", tmp_path / "nothing", *models], "no readable documents"),
         "empty question": (["ask", " ", "--docs", documents, *models], "question is empty"),
         "k too large": (["ask", question, "--docs", documents, "--top-k", "9", *models], "only 2 passages"),
-        "wrong base": (["ask", question, "--docs", documents, "--top-k", "1", *wrong_base], "base"),
-        "no such base": (
-            ["ask", question, "--docs", documents, "--top-k", "1", "--base", tmp_path, "--generator", "x"],
-            "",
-        ),
+        "unprepared base": (["ask", question, "--docs", documents, "--top-k", "1", *unprepared], "no prepared base"),
+        "no such base": (["ask", question, "--docs", documents, "--top-k", "1", "--base", tmp_path / "none"], "no prepared base"),
         "unknown key": (["train", recipe], "speed"),
         "no recipe": (["train", tmp_path / "none.yaml"], "does not exist"),
-        "unknown method": (["evaluate", "--world", "--methods", "magic", *models], "magic"),
-        "nothing to evaluate": (["evaluate", *models], "--world"),
+        "unknown method": (["evaluate", "--data", recipe, "--methods", "magic", *models], "magic"),
+        "nothing to evaluate": (["evaluate", *models], "--data"),
         "not a checkpoint": (["info", tmp_path / "nothing"], "holds no adapter"),
-        "no such part": (["bundled-path", "heart"], "base or generator"),
+        "no such part": (["path", "heart"], "base, encoder or generator"),
     }
 
 
 CASES = [
-    "missing file", "empty file", "binary file", "unreadable PDF", "empty folder", "empty question", "k too large", "wrong base",
-    "no such base", "unknown key", "no recipe", "unknown method", "nothing to evaluate", "not a checkpoint", "no such part",
+    "missing file", "empty file", "binary file", "unreadable PDF", "empty folder", "empty question", "k too large",
+    "unprepared base", "no such base", "unknown key", "no recipe", "unknown method", "nothing to evaluate", "not a checkpoint",
+    "no such part",
 ]  # fmt: skip
 
 

@@ -8,6 +8,9 @@ import shutil
 import pytest
 from safetensors.torch import load_file, save_file
 
+from distilledprag.errors import DistilledPRAGError
+from distilledprag.generator import load_generator
+
 
 def _edited(folder, **changes):
     file = folder / "config.json"
@@ -42,15 +45,15 @@ OF_GENERATORS = {
 
 
 @pytest.mark.parametrize("kind", [*DAMAGES, *OF_GENERATORS])
-def test_a_damaged_generator_is_refused_by_info_and_ask_alike(dprag, tiny_base_folder, tiny_generator_folder, tmp_path, kind):
+def test_a_damaged_generator_is_refused_by_info_and_when_it_is_loaded(dprag, tiny_base, tiny_generator_folder, tmp_path, kind):
     generator = shutil.copytree(tiny_generator_folder, tmp_path / "generator")
     damage, message = {**DAMAGES, **OF_GENERATORS}[kind]
     damage(generator)
-    (tmp_path / "a.txt").write_text("Anna Tovberg lives in Oakport.")
-    ask = ["ask", "Where?", "--docs", tmp_path / "a.txt", "--base", tiny_base_folder, "--generator", generator]
-    for command in (["info", generator], ask):
-        code, _, err = dprag(*command)
-        assert code == 1 and "error:" in err and message in err.split("error:")[-1]
+    code, _, err = dprag("info", generator)
+    assert code == 1 and "error:" in err and message in err.split("error:")[-1]
+    with pytest.raises(DistilledPRAGError) as caught:
+        load_generator(generator, tiny_base)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -81,7 +84,7 @@ def test_what_is_no_recipe_is_refused(dprag, tmp_path):
     code, _, err = dprag("train", recipe)
     assert code == 1 and "problem(s)" in err
     recipe.write_text(
-        "output: runs/x\ngenerator: {architecture: paper}\ndata: {source: world}\ntraining: {steps: 1, precision: bf32}\n"
+        "output: runs/x\ngenerator: {architecture: paper}\ndata: {files: [a.jsonl]}\ntraining: {steps: 1, precision: bf32}\n"
     )
     code, _, err = dprag("train", recipe)
     assert code == 1 and "training.precision" in err

@@ -17,7 +17,6 @@ from wire_recording import Exchange, made_up, record
 
 from distilledprag import __version__
 from distilledprag.files import write_atomically
-from distilledprag.generator import generator_identity
 from distilledprag.pipeline import DistilledPRAG
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
@@ -33,22 +32,23 @@ into a recorded exchange: the audit must find every one.
 """
 LIMIT = """
 Not looked for, since noise holds it by chance: among an adapter's numbers, words and numbers under seven bytes (under five for
-the passages that were used). The audit is about what stands in the bytes; what an adapter *answers* is another matter
-([the gateway](../gateway.md#the-wire-guard)).
+the passages that were used), and fewer than eight tokens in a row. The audit is about what stands in the bytes; what an
+adapter *answers* is another matter ([the gateway](../gateway.md#the-wire-guard)).
 """
 
 
-def measured(count: int, folder: Path, top_k: int = 3) -> dict[str, Any]:
-    """Ask `2 * count` questions over `count` documents and audit all that left. `folder`: for the servers."""
+def measured(count: int, folder: Path, base: Path | None = None, top_k: int = 3) -> dict[str, Any]:
+    """Ask `2 * count` questions over `count` documents and audit all that left. `folder`: for the servers; `base`: a
+    prepared folder, None: the default one."""
     texts, questions = made_up(count, seed=count)
     began = time.monotonic()
-    exchanges = record(texts, questions, folder, top_k)
-    return audited(texts, exchanges, count, top_k) | {"seconds_asking": round(time.monotonic() - began, 1)}
+    exchanges = record(texts, questions, folder, base, top_k)
+    return audited(texts, exchanges, base, count, top_k) | {"seconds_asking": round(time.monotonic() - began, 1)}
 
 
-def audited(texts: dict[str, str], exchanges: list[Exchange], seed: int, top_k: int) -> dict[str, Any]:
+def audited(texts: dict[str, str], exchanges: list[Exchange], base: Path | None, seed: int, top_k: int) -> dict[str, Any]:
     """What the audit finds in the exchanges, and what it would find."""
-    prag = DistilledPRAG.from_pretrained()
+    prag = DistilledPRAG.from_pretrained(base)
 
     def empty_prompt(question: str) -> list[int]:
         return prag.prompts.build(question, [""] * top_k).open_ids
@@ -67,7 +67,7 @@ def audited(texts: dict[str, str], exchanges: list[Exchange], seed: int, top_k: 
         "versions": {
             "distilledprag": __version__,
             "base": prag.base.identity.config_hash,
-            "generator": generator_identity(prag.generator),
+            "generator": prag.generator_identity,
         },
         "answered_from_documents": sum(exchange.mode == "parametric" for exchange in exchanges),
         "requests": len(requests),
@@ -100,10 +100,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--documents", type=int, default=100)
     parser.add_argument("--top-k", type=int, default=3, help="passages for each question")
+    parser.add_argument("--base", type=Path, help="prepared folder; the default one without it")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        result = measured(options.documents, Path(folder), options.top_k)
+        result = measured(options.documents, Path(folder), options.base, options.top_k)
     write_atomically(options.out / "wire-audit.json", json.dumps(result, indent=1) + "\n")
     write_atomically(options.out / "wire-audit.md", HEAD + table(result) + LIMIT)
     print(json.dumps({name: result[name] for name in ("config", "bytes", "uploads", "findings", "controls")}))

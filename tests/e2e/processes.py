@@ -31,18 +31,19 @@ def server(*arguments, **variables) -> Iterator[tuple[subprocess.Popen, str]]:
 
 
 @contextlib.contextmanager
-def engine(folder, *options, port=0):
-    """`dprag engine` with one key."""
+def engine(folder, base, *options, port=0):
+    """`dprag engine` with one key. base: a folder; None: the default one."""
     keys = folder / "keys"
     keys.write_text(ENGINE_KEY + "\n")
-    with server("engine", "--port", port, "--api-key-file", keys, *options) as running:
+    model = ["--model", base] if base else []
+    with server("engine", "--port", port, "--api-key-file", keys, *model, *options) as running:
         yield running
 
 
 @contextlib.contextmanager
-def gateway(folder, engine_url, *options):
-    """`dprag gateway` over the vault `folder/vault`."""
-    arguments = ["--port", 0, "--engine", engine_url, "--vault", folder / "vault", *options]
+def gateway(folder, engine_url, base, *options):
+    """`dprag gateway` over the store `folder/vault`. base: as for `engine`."""
+    arguments = ["--port", 0, "--engine", engine_url, "--store", folder / "vault", *(["--base", base] if base else []), *options]
     with server("gateway", *arguments, DPRAG_ENGINE_API_KEY=ENGINE_KEY) as running:
         yield running
 

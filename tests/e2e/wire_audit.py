@@ -5,8 +5,8 @@
     adapter   header: names, shapes and metadata free of documents; numbers: words, long numbers and token ids in several widths
 
 What the question itself says is allowed for that question only. An adapter's numbers are noise: words and numbers under seven
-bytes (of the passages that were used: under five) and runs under seven bytes cannot be told from chance there, and are not looked
-for.
+bytes (of the passages that were used: under five), runs under seven bytes and fewer than eight token ids cannot be told from
+chance there, and are not looked for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from wire_recording import Exchange
 
 LONG, LONG_USED = 7, 5  # bytes of a word that is looked for among an adapter's numbers
 UNTOLD = ("content-length", "host", "authorization")  # headers whose values are the gateway's own numbers
+IDS = 8  # token ids in a row that are looked for there
+SIZES = {"I8": 1, "F16": 2}
 ASKED = (8, 0.0, True, False)  # max_tokens, temperature, stream
 
 
@@ -180,7 +182,7 @@ class Audit:
             if hints & seen:
                 yield from (f"run {run}" for run in long_runs & runs(words(view.decode("latin-1"))))
         for name, numbers in readings(data):
-            if id_runs_in(numbers, self.id_runs):
+            if id_runs_in(numbers, self.id_runs, IDS):
                 yield f"ids as {name}"
 
     def in_header(self, header: dict):
@@ -188,11 +190,11 @@ class Audit:
         place = 0
         for name, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [0])[0]):
             if name == "__metadata__":
-                text = re.sub(r'\\"(rank|alpha)\\":\s*[0-9.]+', "", json.dumps(entry))
+                text = re.sub(r'\\"layer\\":\s*[0-9]+', "", json.dumps(entry))
                 yield from self.in_text(text.encode())
                 continue
             yield from self.in_text(re.sub(r"\d+", "", name).encode())
-            size = 2 * int(np.prod(entry["shape"]))
+            size = SIZES.get(entry["dtype"], 0) * int(np.prod(entry["shape"]))
             if entry.keys() != {"dtype", "shape", "data_offsets"} or entry["data_offsets"] != [place, place + size]:
                 yield f"tensor {name} of another form"
             place += size
@@ -228,14 +230,17 @@ def readings(data: bytes):
             yield kind, numbers
 
 
-def id_runs_in(numbers: np.ndarray, id_runs: set[tuple]) -> bool:
-    """Whether three neighbours among `numbers` are one of `id_runs`."""
+def id_runs_in(numbers: np.ndarray, id_runs: set[tuple], length: int) -> bool:
+    """Whether `length` neighbours among `numbers` are ids of which every three in a row are one of `id_runs`."""
     wanted = np.array(sorted(run for run in id_runs if 0 not in run), dtype=np.int64)
     most = int(wanted.max()) + 1
     with np.errstate(invalid="ignore"):
         fits = (numbers > 0) & (numbers < most)
         places = np.flatnonzero(fits[:-2] & fits[1:-1] & fits[2:])
     triples = np.stack([numbers[places + step].astype(np.float64) for step in range(3)], axis=1)
-    whole = triples[(triples == np.floor(triples)).all(axis=1)].astype(np.int64)
+    whole = (triples == np.floor(triples)).all(axis=1)
     weights = np.array([most**2, most, 1])
-    return bool(np.isin(whole @ weights, wanted @ weights).any())
+    hit = np.zeros(len(numbers) + 1, dtype=int)
+    hit[places[whole]] = np.isin(triples[whole].astype(np.int64) @ weights, wanted @ weights)
+    inside = np.convolve(hit, np.ones(length - 2, dtype=int))
+    return bool((inside == length - 2).any())

@@ -42,13 +42,16 @@ def made_up(count, seed):
     return documents, questions
 
 
-def record(documents, questions, folder, top_k=3) -> list[Exchange]:
-    """Ask all questions, one after the other, half of them streamed. top_k: passages for each."""
+def record(documents, questions, folder, base, top_k=3) -> list[Exchange]:
+    """Ask all questions, one after the other, half of them streamed.
+
+    base: a folder, None: the default one; top_k: passages for each.
+    """
     exchanges = []
     with (
-        engine(folder) as (_, engine_url),
+        engine(folder, base) as (_, engine_url),
         recording_proxy(engine_url) as recording,
-        gateway(folder, recording.url) as (_, url),
+        gateway(folder, recording.url, base) as (_, url),
         httpx2.Client(base_url=url, timeout=600, trust_env=False) as http,
     ):
         for name, text in documents.items():

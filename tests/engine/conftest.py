@@ -1,4 +1,4 @@
-"""An engine over the bundled base on a real socket, clients of two tenants, and adapters for it."""
+"""An engine over a tiny base on a real socket, clients of two tenants, and adapters for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from served import served
 from starlette.types import ASGIApp
 
 from distilledprag.base_model import load_base
-from distilledprag.bundled import bundled_base
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.engine.web.application import build_application
 from distilledprag.engine.web.observing import Metrics
@@ -24,25 +23,26 @@ from distilledprag.serving.keys import ApiKeys
 
 
 @pytest.fixture(scope="session")
-def bundled_prag():
-    return DistilledPRAG.from_pretrained()
+def prag(tiny_base):
+    return DistilledPRAG(tiny_base, layer=1)
 
 
 @pytest.fixture(scope="session")
-def adapter_bytes(bundled_prag):
-    return [bundled_prag.encode([document]).to(torch.bfloat16).to_bytes() for document in DOCUMENTS]
+def adapter_bytes(prag):
+    """State adapters, one a document."""
+    return [prag.encode_states([document]).to_bytes() for document in DOCUMENTS]
 
 
 @pytest.fixture(scope="session")
-def masked_prompts(bundled_prag):
+def masked_prompts(prag):
     pairs = zip(QUESTIONS, DOCUMENTS, strict=True)
-    return [bundled_prag.prompts.build(question, [document]).masked_ids for question, document in pairs]
+    return [prag.prompts.build(question, [document]).masked_ids for question, document in pairs]
 
 
 @pytest.fixture(scope="session")
-def engine_base():
+def engine_base(tiny_base_folder):
     """A base of its own: the engine's thread is the only one that may run it."""
-    return load_base(bundled_base(), dtype=torch.float32)
+    return load_base(tiny_base_folder, dtype=torch.float32)
 
 
 @dataclass

@@ -7,4 +7,3 @@ DOCUMENTS = [
     "Omar Tovberg works for Corex Glass. Omar Tovberg lives in Oakport.",
 ]
 QUESTIONS = [f"In which city does {name} live?" for name in ("Ingrid Lindovic", "Clara Marsen", "Omar Tovberg")]
-ANSWERS = ["Dunmouth", "Ashhaven", "Oakport"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
 import torch
-from tiny import PER_RANK, random_generator
 
 from distilledprag.engine.batch import DecodingBatch, stacked_bytes
 from distilledprag.engine.embedded import EmbeddedBackend, Limits
@@ -14,13 +14,30 @@ from distilledprag.engine.job import Job, Sampling
 from distilledprag.engine.queue import FairQueue
 from distilledprag.engine.sampling import Sampler, next_tokens
 from distilledprag.lora import LoraBatch, LoraPair, LoraWeights, module_shapes
-from distilledprag.pipeline import DistilledPRAG
+from distilledprag.lora.states import StateAdapter
 
 
 @pytest.fixture(scope="module")
 def adapters(tiny_base):
-    prag = DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
-    return [prag.encode([text]) for text in ("Anna lives in Oakport.", "Boris keeps bees in the north.")]
+    return [adapter_of(tiny_base, 3, seed) for seed in range(2)]
+
+
+@contextlib.contextmanager
+def overwritten(base, prompt, states):
+    """Every run of the whole sequence has the states behind the layer at the prompt's masks: written here by a loop."""
+    masks = [place for place, id in enumerate(prompt) if id == base.mask_token_id]
+
+    def hook(_, __, output):
+        output = output.clone()
+        for place, row in zip(masks, states.rows, strict=True):
+            output[0, place] = row
+        return output
+
+    handle = base.model.model.layers[states.layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def alone(tiny_base, prompt, adapter, count):
@@ -28,7 +45,9 @@ def alone(tiny_base, prompt, adapter, count):
     from distilledprag.engine.batch import _injected
 
     ids, logits = list(prompt), []
-    with torch.no_grad(), _injected(tiny_base.model, [adapter]):
+    of_states = isinstance(adapter, StateAdapter)
+    applied = overwritten(tiny_base, prompt, adapter) if of_states else _injected(tiny_base.model, [adapter])
+    with torch.no_grad(), applied:
         for _ in range(count):
             logits.append(tiny_base.model(input_ids=torch.tensor([ids])).logits[0, -1].float())
             ids.append(int(logits[-1].argmax()))
@@ -37,10 +56,10 @@ def alone(tiny_base, prompt, adapter, count):
 
 def test_rows_that_join_and_leave_compute_what_each_computes_alone(tiny_base, adapters):
     torch.manual_seed(0)
-    prompts = [torch.randint(5, 2000, (size,)).tolist() for size in (7, 30, 3, 12)]
+    prompts = [torch.randint(5, 300, (size,)).tolist() for size in (7, 30, 3, 12)]
     chosen = [adapters[0], None, adapters[1], adapters[0]]
     wanted = [alone(tiny_base, prompt, adapter, 8) for prompt, adapter in zip(prompts, chosen, strict=True)]
-    batch = DecodingBatch(tiny_base.model)
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
     made: list[list[torch.Tensor]] = [[] for _ in prompts]
     rows: list[int] = []
     joins, leaves = {0: [0, 1], 2: [2], 4: [3]}, {5: 0, 7: 2}
@@ -70,7 +89,7 @@ def test_rows_that_join_and_leave_compute_what_each_computes_alone(tiny_base, ad
 
 def test_adapters_change_their_own_rows_only(tiny_base, adapters):
     prompt = list(range(10, 20))
-    batch = DecodingBatch(tiny_base.model)
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
     logits = batch.join([prompt, prompt, prompt], [None, adapters[0], adapters[1]])
     batch.clear()
     bare = alone(tiny_base, prompt, None, 1)[1][0]
@@ -94,7 +113,7 @@ def adapter_of(base, rank, seed, scale=0.1, naming=False):
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_row_without_adapter_is_untouched_by_one_that_only_names_entries(tiny_base, times):
     prompt, naming = list(range(10, 20)), adapter_of(tiny_base, 2, 0, naming=True)
-    batch = DecodingBatch(tiny_base.model)
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
     first = batch.join([prompt] * (1 + times), [None, *[naming] * times])
     second = batch.step([7] * (1 + times))
     batch.clear()
@@ -112,7 +131,7 @@ def test_one_large_adapter_does_not_make_the_others_as_large(tiny_base, monkeypa
     made, stack = [], LoraBatch.stack
     monkeypatch.setattr(LoraBatch, "stack", lambda adapters: made.append(stack(adapters)) or made[-1])
     prompt = list(range(10, 20))
-    batch = DecodingBatch(tiny_base.model)
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
     logits = batch.join([prompt] * len(chosen), chosen)
     batch.clear()
     held = sum(factor.nbytes for one in made for pair in one.modules.values() for factor in pair)
@@ -137,6 +156,72 @@ def test_adapters_that_are_too_large_together_are_decoded_one_after_the_other(ti
         most[limit] = max(sizes)
         assert all(own[-1].error is None and own[-1].reason for own in events)
     assert most == {1: 1, 3: 3}
+
+
+def states_of(base, count, layer, seed=0, scale=1.0):
+    random = torch.Generator().manual_seed(seed)
+    return StateAdapter(torch.randn(count, base.model.config.hidden_size, generator=random) * scale, layer, base.identity)
+
+
+def masked_prompt(base, *parts):
+    """Ids: of numbers so many ordinary tokens, of strings so many masks."""
+    random = torch.Generator().manual_seed(len(parts))
+    ids = []
+    for part in parts:
+        masks = isinstance(part, str)
+        ids += [base.mask_token_id] * len(part) if masks else torch.randint(5, 300, (part,), generator=random).tolist()
+    return ids
+
+
+def test_rows_with_states_loras_and_none_compute_what_each_computes_alone(tiny_base, adapters):
+    """States of every layer, also the last one, whose MLP the prefill computes at the prompt's end only."""
+    prompts = [
+        masked_prompt(tiny_base, 4, "mmmmm", 9),
+        masked_prompt(tiny_base, 2, "mm", 3, "mmm", 20),
+        masked_prompt(tiny_base, 6, "mmm", 1),
+        masked_prompt(tiny_base, 5, "m", 2),
+        masked_prompt(tiny_base, 5, "mm", 2),
+        masked_prompt(tiny_base, 12),
+        masked_prompt(tiny_base, 3, "mmmm"),
+    ]
+    chosen = [
+        states_of(tiny_base, 5, 1), states_of(tiny_base, 5, 0, 1), states_of(tiny_base, 3, 2, 2), adapters[0], None, adapters[1],
+        states_of(tiny_base, 4, 2, 3),
+    ]  # fmt: skip
+    wanted = [alone(tiny_base, prompt, adapter, 6) for prompt, adapter in zip(prompts, chosen, strict=True)]
+    bare = [alone(tiny_base, prompt, None, 1)[1][0] for prompt in prompts]
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
+    made = list(batch.join(prompts[:4], chosen[:4]).unsqueeze(1))
+    made += batch.join(prompts[4:], chosen[4:]).unsqueeze(1)
+    for step in range(1, 6):
+        logits = batch.step([wanted[row][0][step - 1] for row in range(len(prompts))])
+        made = [torch.cat([own, values.unsqueeze(0)]) for own, values in zip(made, logits, strict=True)]
+    batch.clear()
+    for own, (_, logits) in zip(made, wanted, strict=True):
+        torch.testing.assert_close(own, logits, atol=1e-4, rtol=1e-4)
+    changed = [(own[0] - without).abs().max() > 1e-3 for own, without in zip(made, bare, strict=True)]
+    # States after the last layer reach nothing but their own positions: the answer sees them where a mask ends the prompt.
+    assert changed == [True, True, False, True, False, True, True]
+    assert not any(layer._forward_hooks for layer in tiny_base.model.model.layers)
+
+
+def test_a_mask_that_an_answer_would_write_gets_no_state(tiny_base):
+    """Only the prefill writes: a later token at a mask's id stays what the model makes of it."""
+    prompt, states = masked_prompt(tiny_base, 4, "mmm", 5), states_of(tiny_base, 3, 1)
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
+    batch.join([prompt], [states])
+    logits = batch.step([tiny_base.mask_token_id])
+    batch.clear()
+    with torch.no_grad(), overwritten(tiny_base, prompt, states):
+        wanted = tiny_base.model(input_ids=torch.tensor([[*prompt, tiny_base.mask_token_id]])).logits[0, -1]
+    torch.testing.assert_close(logits[0], wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_states_whose_rows_are_not_the_prompts_masks_are_refused_before_anything_runs(tiny_base):
+    batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
+    with pytest.raises(ValueError, match="4 rows came with a prompt of 3 masks"):
+        batch.join([masked_prompt(tiny_base, 4, "mmm", 5)], [states_of(tiny_base, 4, 1)])
+    assert len(batch) == 0
 
 
 def test_tokens_are_drawn_from_their_own_rows_and_seeds():

@@ -16,7 +16,6 @@ from engine_cases import KEY, OTHER_KEY
 from hostile import small_adapter
 
 from distilledprag.base_model import load_base
-from distilledprag.bundled import bundled_base
 from distilledprag.cli import engine as engine_command
 from distilledprag.commands.engine import EngineOptions, settings_of
 from distilledprag.errors import ConfigError
@@ -32,10 +31,22 @@ def usual_options(**changed):
 
 
 @contextlib.contextmanager
-def engine_process(folder, *options):
+def engine_process(folder, base, *options):
     keys = folder / "keys"
     keys.write_text(f"{KEY}\n{OTHER_KEY}\n")
-    command = [sys.executable, "-m", "distilledprag", "engine", "--port", "0", "--api-key-file", str(keys), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "distilledprag",
+        "engine",
+        "--port",
+        "0",
+        "--api-key-file",
+        str(keys),
+        "--model",
+        str(base),
+        *options,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
     try:
         yield process.stdout.readline().split()[-1]
@@ -59,7 +70,7 @@ def test_a_key_gets_a_fourth_of_what_all_may_unless_it_is_said_otherwise():
     assert {field.name for field in fields(EngineOptions)} >= inspect.signature(engine_command).parameters.keys()
 
 
-def test_a_key_that_floods_the_usual_engine_locks_nobody_out(tmp_path):
+def test_a_key_that_floods_the_usual_engine_locks_nobody_out(tmp_path, tiny_base_folder):
     """More requests at once than may wait of one key, and more adapters than it may keep."""
 
     async def check(url):
@@ -81,13 +92,13 @@ def test_a_key_that_floods_the_usual_engine_locks_nobody_out(tmp_path):
             assert any(not task.done() for task in flood), "the flood was still there"
             for task in flood:
                 task.cancel()
-            base = load_base(bundled_base())
+            base = load_base(tiny_base_folder)
             spec = AdapterSpec.from_config(base.model.config, identity=base.identity)
-            data = small_adapter(spec, rank=32).to_bytes()
+            data = small_adapter(spec, rank=256).to_bytes()
             responses = [await flooder.post("/v1/adapters", content=data) for _ in range(8 * MIB // len(data) + 2)]
             assert responses[0].status_code == 201
             assert responses[-1].status_code == 429 and responses[-1].json()["error"]["code"] == "adapter_bytes_quota"
             assert (await other.post("/v1/adapters", content=data)).status_code == 201
 
-    with engine_process(tmp_path, "--memory", "32") as url:
+    with engine_process(tmp_path, tiny_base_folder, "--memory", "32") as url:
         asyncio.run(check(url))

@@ -247,7 +247,7 @@ def test_deleting_an_adapter_during_its_answer_ends_nothing(running, adapter_byt
 def test_many_attacks_do_not_grow_the_memory(running, small):
     """Refused bodies, abandoned ones and expired adapters leave nothing behind."""
     bad = changed_tensors(small, lambda all: all[UP].fill_(float("nan")))
-    big = bytes(running.engine.spec.byte_limit // 2)
+    big = bytes(running.engine.longest_adapter // 2)
 
     def round_of_attacks():
         with running.http() as http:

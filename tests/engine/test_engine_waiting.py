@@ -68,7 +68,7 @@ def test_adapters_that_wait_for_their_check_are_counted(start_engine, monkeypatc
     def build(engine, *rest):
         """An engine with room for three and a half of these bodies."""
         size = len(small_adapter(engine.spec).to_bytes())
-        monkeypatch.setattr(application, "BODIES_AT_ONCE", 3.5 * size / engine.spec.byte_limit)
+        monkeypatch.setattr(application, "BODIES_AT_ONCE", 3.5 * size / engine.longest_adapter)
         return application.build_application(engine, *rest)
 
     running = start_engine(build=build)

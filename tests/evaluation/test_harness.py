@@ -10,8 +10,12 @@ import pytest
 
 lm_eval = pytest.importorskip("lm_eval", reason="make test-harness installs it")
 
+from distilledprag.decoding import greedy_texts  # noqa: E402
 from distilledprag.errors import ConfigError  # noqa: E402
 from distilledprag.evaluation.harness import DistilledPRAGHarness  # noqa: E402
+from distilledprag.evaluation.methods import METHODS, Item, Setting  # noqa: E402
+from distilledprag.generator import load_generator  # noqa: E402
+from distilledprag.prompts import PromptBuilder  # noqa: E402
 
 PEOPLE = {"Ingrid Lindovic": "Dunmouth", "Clara Marsen": "Ashhaven", "Omar Tovberg": "Oakport"}
 ROWS = [
@@ -21,8 +25,20 @@ ROWS = [
 
 
 @pytest.fixture
-def tasks(tmp_path):
-    rows = [{"question": q, "answer": a, "documents": [d]} for q, a, d in ROWS]
+def models(tiny_base_folder, tiny_generator_folder):
+    return {"base": str(tiny_base_folder), "generator": str(tiny_generator_folder)}
+
+
+@pytest.fixture
+def tasks(tmp_path, tiny_base, tiny_generator_folder):
+    """`cities` wants what the method distilled_paper answers, and `choose` what it finds likelier than the other cities."""
+    prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
+    setting = Setting(tiny_base, prompts, {"distilled_paper": load_generator(tiny_generator_folder, tiny_base)})
+    rows = []
+    for question, _, document in ROWS:
+        made, adapters = METHODS["distilled_paper"](setting, [Item(question, "", (document,), (document,))])
+        answer = greedy_texts(tiny_base, made, adapters, prompts.end_of_turn_id, 12)[0].split("\n")[0]
+        rows.append({"question": question, "answer": answer, "documents": [document]})
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
     source |= {"test_split": "test", "doc_to_text": "{{question}}"}
@@ -30,7 +46,7 @@ def tasks(tmp_path):
     generate = {**source, "task": "cities", "output_type": "generate_until", "doc_to_target": "{{answer}}"}
     generate |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 12}, "metric_list": [exact]}
     choose = {**source, "task": "choose", "output_type": "multiple_choice", "doc_to_target": "{{answer}}"}
-    choose |= {"doc_to_choice": [a for _, a, _ in ROWS], "metric_list": [exact | {"metric": "acc"}]}
+    choose |= {"doc_to_target": 0, "doc_to_choice": "{{[answer, 'Zzyzx 77 &%']}}", "metric_list": [exact | {"metric": "acc"}]}
     for task in (generate, choose):
         (tmp_path / f"{task['task']}.yaml").write_text(json.dumps(task))
     return tmp_path
@@ -43,31 +59,34 @@ def measured(model, folder, task):
     return {name.split(",")[0]: value for name, value in results["results"][task].items()}
 
 
-def test_documents_of_the_rows_answer_and_the_closed_book_does_not(tasks):
-    assert measured(DistilledPRAGHarness(), tasks, "cities")["exact_match"] == 1.0
-    assert measured(DistilledPRAGHarness(method="rag"), tasks, "cities")["exact_match"] == 1.0
-    assert measured(DistilledPRAGHarness(method="closed_book"), tasks, "cities")["exact_match"] == 0.0
+def test_the_harness_asks_what_the_method_asks(tasks, models):
+    assert measured(DistilledPRAGHarness(method="distilled_paper", **models), tasks, "cities")["exact_match"] == 1.0
+    closed = DistilledPRAGHarness(method="closed_book", base=models["base"])
+    assert measured(closed, tasks, "cities")["exact_match"] < 1.0
 
 
-def test_choices_are_scored_by_their_likelihood(tasks):
-    assert measured(DistilledPRAGHarness(), tasks, "choose")["acc"] == 1.0
+def test_choices_are_scored_by_their_likelihood(tasks, models):
+    assert measured(DistilledPRAGHarness(method="distilled_paper", **models), tasks, "choose")["acc"] == 1.0
 
 
-def test_documents_are_found_in_a_folder_where_rows_have_none(tasks, tmp_path):
+def test_documents_are_found_in_a_folder_where_rows_have_none(tasks, models, tmp_path):
     folder = tmp_path / "docs"
     folder.mkdir()
     for number, (_, _, document) in enumerate(ROWS):
         (folder / f"{number}.txt").write_text(document)
-    model = DistilledPRAGHarness(docs=str(folder), documents_field="none", top_k=1)
+    options = {"method": "distilled_paper", "documents_field": "none", **models}
+    model = DistilledPRAGHarness(docs=str(folder), top_k=1, **options)
     assert measured(model, tasks, "cities")["exact_match"] == 1.0
     with pytest.raises(ConfigError, match="docs=FOLDER"):
-        measured(DistilledPRAGHarness(documents_field="none"), tasks, "cities")
+        measured(DistilledPRAGHarness(**options), tasks, "cities")
 
 
-def test_the_command_runs_and_unknown_methods_are_refused(tasks, tmp_path):
+def test_the_command_runs_and_unknown_methods_are_refused(tasks, models, tmp_path):
     command = [sys.executable, "-m", "distilledprag.evaluation.harness", "run", "--model", "distilledprag", "--tasks", "cities"]
-    command += ["--include_path", str(tasks), "--output_path", str(tmp_path / "out")]
+    command += ["--include_path", str(tasks), "--output_path", str(tmp_path / "out"), "--model_args", f"base={models['base']}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "cities" in done.stdout, done.stderr
     with pytest.raises(ConfigError, match="is not one of"):
         DistilledPRAGHarness(method="shuffled")
+    with pytest.raises(ConfigError, match="generator=FOLDER"):
+        DistilledPRAGHarness(method="distilled_paper", base=models["base"])

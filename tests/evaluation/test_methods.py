@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 
 import pytest
 import torch
-from tiny import PAPER, PER_RANK, random_generator
+from pairs import PEOPLE, document
+from tiny import PAPER, random_generator
 
-from distilledprag.baselines import PragAdapters, PragSettings
+from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings
+from distilledprag.decoding import greedy_texts
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import METHODS, NEEDS, PARAMETRIC, Setting
-from distilledprag.evaluation.world import Cell, answers, augmented_items, items_of
+from distilledprag.evaluation.methods import METHODS, NEEDS, PARAMETRIC, Item, Setting, prepare_adapters
 from distilledprag.prompts import PromptBuilder
 
-CELL = Cell("test", "single", 2)
+
+def asked(first: int) -> Item:
+    """A question about one of two documents; the control's documents are those of the next question."""
+    names = list(PEOPLE)
+    own, others = (names[first + step : first + step + 2] for step in (0, 2))
+
+    def augmented(name):
+        city, work = PEOPLE[name]
+        rewrite = f"{city} is the home of {name}, a {work}."
+        return AugmentedDocument(document(name), rewrite, ((f"Where does {name} live?", city),))
+
+    texts = [tuple(map(document, chosen)) for chosen in (own, others)]
+    made = [tuple(map(augmented, chosen)) for chosen in (own, others)]
+    return Item(f"Where does {own[0]} live?", PEOPLE[own[0]][0], *texts, *made)
+
+
+def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
+    prepare_adapters(setting, method, items)
+    prompts, adapters = METHODS[method](setting, items)
+    with torch.no_grad():
+        return greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, 8)
 
 
 @pytest.fixture(scope="module")
 def setting(tiny_base):
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
     generators = {
-        "distilled_per_rank": random_generator(tiny_base, PER_RANK),
         "distilled_paper": random_generator(tiny_base, PAPER),
         "dyprag": random_generator(tiny_base, {"architecture": "dyprag", "alpha": 4}),
     }
@@ -30,11 +50,11 @@ def setting(tiny_base):
 
 @pytest.fixture(scope="module")
 def items():
-    return augmented_items(CELL, items_of(CELL, 3, 0), 0)
+    return [asked(0), asked(2)]
 
 
 def test_the_contracts_methods_are_there():
-    wanted = {"closed_book", "rag", "prag", "dyprag", "distilled_paper", "distilled_per_rank", "shuffled"}
+    wanted = {"closed_book", "rag", "prag", "dyprag", "distilled_paper", "shuffled"}
     assert wanted <= METHODS.keys() and NEEDS.keys() == METHODS.keys() - {"closed_book", "rag"}
 
 
@@ -55,7 +75,7 @@ def test_controls_and_combinations_differ_in_one_thing_only(setting, items, name
     same = [torch.equal(ours, theirs) for ours, theirs in zip(adapters.modules[key], combined.modules[key], strict=True)]
     assert all(same) and not torch.equal(adapters.modules[key][1], control.modules[key][1])
     following = METHODS[name](setting, items[1:])[1].modules[key][1]  # the control's documents are the next question's
-    assert torch.allclose(control.modules[key][1][:2], following, atol=1e-5)
+    assert torch.allclose(control.modules[key][1][:1], following, atol=1e-5)
 
 
 def test_the_papers_own_prompt_is_an_explicit_deviation(setting, items):
@@ -70,23 +90,4 @@ def test_a_method_without_what_it_needs_says_so(setting, items):
         with pytest.raises(ConfigError, match=name):
             METHODS[name](bare, items)
     with pytest.raises(InputError, match="questions"):
-        METHODS["prag"](setting, items_of(CELL, 1, 0))
-
-
-def test_the_command_runs_prag_and_dyprag_on_the_world(
-    setting, tiny_base_folder, tiny_generator_folder, tmp_path, dprag, monkeypatch
-):
-    from distilledprag.evaluation import world
-
-    monkeypatch.setattr(world, "cells", lambda: iter([CELL]))
-    setting.generators["dyprag"].save_pretrained(tmp_path / "translator")
-    options = ["--base", tiny_base_folder, "--generator", tiny_generator_folder, "--json", tmp_path / "out.json", "--n", 2]
-    code, _, error = dprag("evaluate", "--world", "--methods", "prag,dyprag", *options)
-    assert code == 1 and "--dyprag-translator" in error
-    options += ["--dyprag-translator", tmp_path / "translator", "--prag-adapters", tmp_path / "adapters"]
-    code, _, error = dprag("evaluate", "--world", "--methods", "prag,dyprag,shuffled_prag", *options)
-    assert code == 0, error
-    written = json.loads((tmp_path / "out.json").read_text())
-    assert [row["method"] for row in written["rows"]] == ["dyprag", "prag", "shuffled_prag"]
-    assert written["config"]["generators"]["prag"].startswith("prag-")
-    assert list((tmp_path / "adapters").rglob("*.safetensors"))
+        METHODS["prag"](setting, [replace(items[0], augmented=())])

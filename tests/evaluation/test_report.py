@@ -69,11 +69,11 @@ def test_published_numbers_stand_apart_and_are_named_so(make_run, tmp_path, dpra
 def test_ablations_stand_beside_the_published_ones(make_run, tmp_path, dprag):
     values = (("full", 1.0), ("no-kl", 0.5), ("no-cosine-no-kl", 0.25))
     runs = [make_run(f"paper-{name}", {"distilled_paper": {"a/1": value}}) for name, value in values]
-    runs.append(make_run("per-rank-no-kl", {"distilled_per_rank": {"a/1": 0.75}}))
+    runs.append(make_run("other-no-kl", {"distilled_other": {"a/1": 0.75}}))
     code, _, error = dprag("report", *runs, "--out", tmp_path / "report")
     assert code == 0, error
     text = (tmp_path / "report" / "report.md").read_text()
-    assert row(text, "variant") == ["variant", "distilled_paper", "distilled_per_rank", "published"]
+    assert row(text, "variant") == ["variant", "distilled_paper", "distilled_other", "published"]
     full, no_kl = row(text, "full"), row(text, "no-kl")
     assert full[1].startswith("100.0 (") and full[2:] == ["", "36.1"]
     assert no_kl[1].startswith("50.0 (") and no_kl[2].startswith("75.0 (") and no_kl[3] == "31.1"

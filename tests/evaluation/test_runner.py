@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tiny import PER_RANK, random_generator
+from tiny import PAPER, random_generator
 
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import token_f1
 from distilledprag.evaluation.run.questions import load_questions
-from distilledprag.evaluation.run.recipe import EvaluationRecipe, WorldSource
+from distilledprag.evaluation.run.recipe import EvaluationRecipe
 from distilledprag.evaluation.run.records import Records
 from distilledprag.evaluation.run.runner import _batches, _items, _setting, answer, evaluate
 
@@ -50,8 +50,8 @@ def values(tmp_path, tiny_base_folder, tiny_generator_folder):
         "base": str(tiny_base_folder),
         "data": {"source": "benchmark", "name": "popqa", "file": str(popqa(tmp_path))},
         "top_k": 1,
-        "methods": ["closed_book", "rag", "distilled_per_rank", "shuffled"],
-        "checkpoints": {"distilled_per_rank": str(tiny_generator_folder)},
+        "methods": ["closed_book", "rag", "distilled_paper", "shuffled"],
+        "checkpoints": {"distilled_paper": str(tiny_generator_folder)},
         "answer_tokens": 4,
     }
 
@@ -76,11 +76,11 @@ def test_a_run_writes_a_record_per_question_and_method_and_a_summary(values):
         assert record["scores"]["f1"] == pytest.approx(token_f1(record["answer"], PEOPLE[int(record["id"])][1]))
         assert record["tokens"]["answer"] <= 4 and all(value >= 0 for value in record["seconds"].values())
         assert len(record["passages"]) == (record["method"] != "closed_book")
-    rag, ours, control = ([r for r in found if r["method"] == m] for m in ("rag", "distilled_per_rank", "shuffled"))
+    rag, ours, control = ([r for r in found if r["method"] == m] for m in ("rag", "distilled_paper", "shuffled"))
     assert [r["prompt"] for r in ours] == [r["prompt"] for r in control] != [r["prompt"] for r in rag]
     assert [r["tokens"]["prompt"] for r in ours] == [r["tokens"]["prompt"] for r in rag]
     mean = sum(record["scores"]["f1"] for record in ours) / 4
-    assert summary["scores"]["distilled_per_rank"]["all"]["f1"]["mean"] == pytest.approx(mean)
+    assert summary["scores"]["distilled_paper"]["all"]["f1"]["mean"] == pytest.approx(mean)
     assert len(summary["comparisons"]) == 6
 
 
@@ -131,17 +131,8 @@ def test_records_of_the_same_run_are_found_again(tmp_path):
     assert Records(tmp_path, {"seed": 0}).done == {("rag", "a/1"): record}
 
 
-def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
-    world = {"source": "world", "kinds": ["single"], "documents": [2], "count": 2}
+def test_prag_runs_over_pairs_and_needs_some_about_every_passage(values, tmp_path):
     changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "styles": {"prag": "question_only"}}
-    summary = evaluate(EvaluationRecipe(**{**values, **changes, "data": world, "output": str(tmp_path / "world")}))
-    assert summary["deviations"] == {"prag": "question_only", "shuffled_prag": "question_only"}
-    assert summary["scores"]["prag"]["single-2"]["n"] == 2
-    assert summary["costs"]["prag"]["offline_seconds"] > 0
-    found = records(tmp_path / "world")
-    assert sum(record["offline"].get("documents", 0) for record in found) >= 4  # two questions' two documents
-    prag, control = ([r["prompt"] for r in found if r["method"] == m] for m in ("prag", "shuffled_prag"))
-    assert prag == control  # the control deviates as its method does
     with pytest.raises(ConfigError, match="augmented"):
         evaluate(EvaluationRecipe(**{**values, **changes}))
     pairs = tmp_path / "pairs.jsonl"
@@ -151,32 +142,24 @@ def test_prag_runs_on_the_world_and_over_pairs(values, tmp_path):
     with pytest.raises(InputError, match="Dov Peretz"):
         evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))["scores"]["prag"]["all"]["n"] == 4
+    summary = evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))
+    assert summary["deviations"] == {"prag": "question_only", "shuffled_prag": "question_only"}
+    assert summary["scores"]["prag"]["all"]["n"] == 4
+    assert summary["costs"]["prag"]["offline_seconds"] > 0
+    found = records(values["output"])
+    assert sum(record["offline"].get("documents", 0) for record in found) == 4  # every question's one passage, once
+    prag, control = ([r["prompt"] for r in found if r["method"] == m] for m in ("prag", "shuffled_prag"))
+    assert prag == control  # the control deviates as its method does
 
 
-def test_a_world_recipe_asks_every_split_kind_and_number_of_documents_that_there_is():
-    source = WorldSource(
-        splits=["test", "held_out_family"], kinds=["single", "comparison", "bridge"], documents=[1, 2, 3], count=300
-    )
-    found = {(cell.split, cell.kind, cell.documents): count for cell, count in source.cells()}
-    assert [found["test", "single", n] for n in (1, 2, 3)] == [100, 100, 100]
-    assert [found["held_out_family", "comparison", n] for n in (2, 3)] == [150, 150]
-    assert found["test", "bridge", 3] == 300 and len(found) == 12
-    with pytest.raises(ConfigError, match="bridge"):
-        WorldSource(kinds=["bridge"], documents=[1, 2]).cells()
-
-
-def test_questions_answered_together_get_the_answers_that_each_gets_alone(values, tmp_path):
-    world = {"source": "world", "splits": ["test", "held_out_family"], "kinds": ["single"], "documents": [1, 3], "count": 6}
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_questions_answered_together_get_the_answers_that_each_gets_alone(values, tmp_path, top_k):
     found = []
-    for batch in (1, 4):
-        recipe = EvaluationRecipe(**{**values, "data": world, "batch": batch, "output": str(tmp_path / f"batch-{batch}")})
+    for batch in (1, 3):
+        recipe = EvaluationRecipe(**{**values, "top_k": top_k, "batch": batch, "output": str(tmp_path / f"batch-{batch}")})
         evaluate(recipe)
         found.append({(r["method"], r["key"]): (r["answer"], r["prompt"], r["passages"]) for r in records(recipe.output)})
-    assert found[0] == found[1] and len(found[0]) == 4 * 12
-    assert {key.rsplit("/", 1)[0] for _, key in found[0]} == {
-        "test/single-1", "test/single-3", "held_out_family/single-1", "held_out_family/single-3"
-    }  # fmt: skip
+    assert found[0] == found[1] and len(found[0]) == 4 * 4
 
 
 def test_a_question_for_which_nothing_is_found_is_asked_closed_book(values):
@@ -185,7 +168,7 @@ def test_a_question_for_which_nothing_is_found_is_asked_closed_book(values):
     asked = [replace(one, texts=()) if place == 1 else one for place, one in enumerate(load_questions(recipe))]
     pairs = list(zip(asked, _items(asked), strict=True))
     assert [len(batch) for batch in _batches(pairs, 8)] == [1, 1, 2]
-    (made,) = answer(setting, "distilled_per_rank", [pairs[1]], 4)
+    (made,) = answer(setting, "distilled_paper", [pairs[1]], 4)
     (closed,) = answer(setting, "closed_book", [pairs[1]], 4)
     assert made["prompt"] == closed["prompt"] and made["answer"] == closed["answer"] and made["passages"] == []
 
@@ -201,11 +184,11 @@ def test_the_summary_says_how_much_the_passages_repeat_the_training_documents(va
 
 
 def test_the_kind_of_mask_is_printed_as_a_deviation_and_a_checkpoint_must_be_of_its_methods_kind(values, tiny_base, tmp_path):
-    random_generator(tiny_base, {**PER_RANK, "mask": "none"}).save_pretrained(tmp_path / "none")
-    changed = {**values, "methods": ["distilled_per_rank"], "checkpoints": {"distilled_per_rank": str(tmp_path / "none")}}
-    assert evaluate(EvaluationRecipe(**changed))["deviations"] == {"distilled_per_rank": "none mask"}
-    wrong = {**values, "methods": ["distilled_paper"], "checkpoints": {"distilled_paper": str(tmp_path / "none")}}
-    with pytest.raises(ConfigError, match="architecture paper"):
+    random_generator(tiny_base, {**PAPER, "mask": "none"}).save_pretrained(tmp_path / "none")
+    changed = {**values, "methods": ["distilled_paper"], "checkpoints": {"distilled_paper": str(tmp_path / "none")}}
+    assert evaluate(EvaluationRecipe(**changed))["deviations"] == {"distilled_paper": "none mask"}
+    wrong = {**values, "methods": ["dyprag"], "checkpoints": {"dyprag": str(tmp_path / "none")}}
+    with pytest.raises(ConfigError, match="architecture dyprag"):
         evaluate(EvaluationRecipe(**wrong))
 
 
@@ -274,7 +257,7 @@ def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     ({"styles": {"rag": "open"}}, "rag has one prompt"),
     ({"styles": {"ragg": "open"}}, "ragg"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "options": {"skip": 1}}}, "no option 'skip'"),
-    ({"data": {"source": "world", "documents": [1], "size": 3}}, "size"),
+    ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "size": 3}}, "size"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "subtasks": ["bridge"]}}, "bridge"),
 ])  # fmt: skip
 def test_a_wrong_recipe_is_a_message_and_exit_code_1(values, tmp_path, dprag, change, wrong):
@@ -289,10 +272,10 @@ def test_a_wrong_recipe_is_a_message_and_exit_code_1(values, tmp_path, dprag, ch
 
 def test_the_command_prints_the_table_with_deviations(values, tmp_path, dprag):
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump({**values, "styles": {"distilled_per_rank": "open"}}))
+    file.write_text(yaml.safe_dump({**values, "styles": {"distilled_paper": "open"}}))
     code, out, error = dprag("evaluate", file)
     assert code == 0, error
-    assert "distilled_per_rank" in out and "(open)" in out
+    assert "distilled_paper" in out and "(open)" in out
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)

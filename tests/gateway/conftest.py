@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import httpx2
 import pytest
+import torch
 from gateway_serving import DOCUMENTS, TinyEngine
 from served import served
-from tiny import PER_RANK, random_generator
 
+from distilledprag.base_model import load_base
 from distilledprag.gateway.outbound import EngineClient
 from distilledprag.gateway.vault import Vault
 from distilledprag.gateway.web.access import Names
@@ -22,7 +23,13 @@ from distilledprag.serving.keys import ApiKeys
 
 @pytest.fixture(scope="session")
 def prag(tiny_base):
-    return DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
+    return DistilledPRAG(tiny_base, layer=1)
+
+
+@pytest.fixture(scope="session")
+def engine_base(tiny_base_folder):
+    """A base of its own: gateway and engine run theirs in different threads."""
+    return load_base(tiny_base_folder, dtype=torch.float32)
 
 
 @dataclass
@@ -54,12 +61,12 @@ class Stage:
 
 
 @pytest.fixture
-def stage(prag, tmp_path):
+def stage(prag, engine_base, tmp_path):
     """A function that starts a gateway with the given options; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
         def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=()) -> Stage:
-            engine = TinyEngine(prag.base, prag.prompts.end_of_turn_id)
+            engine = TinyEngine(engine_base, prag.prompts.end_of_turn_id)
             engine_url = stack.enter_context(served(engine.application()))
             vault = Vault(tmp_path / "vault")
             stack.callback(vault.close)

@@ -11,8 +11,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from distilledprag.base_model import BaseModel
 from distilledprag.decoding import greedy_ids
-from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.states import StateAdapter
 
 DOCUMENTS = {
     "staff.txt": "Anna Tovberg lives in Oakport. She earns $46,000 a year and joined in 2019.",
@@ -37,7 +36,7 @@ class TinyEngine:
     stop_id: int
     key: str = "engine-key-for-tests"
     lifetime: float | None = 3600.0
-    adapters: dict[str, LoraWeights] = field(default_factory=dict)
+    adapters: dict[str, StateAdapter] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     break_stream: bool = False
     refuse_with: tuple[int, dict[str, str]] | None = None
@@ -76,7 +75,7 @@ class TinyEngine:
             if self.quota is not None and len(self.adapters) >= self.quota:
                 return _error(429, "as many adapters as this key may have", {"retry-after": "3600"}, code="adapter_quota")
             id = f"adapter-{len(self.received):06d}"
-            self.adapters[id] = LoraWeights.from_bytes(await request.body())
+            self.adapters[id] = StateAdapter.from_bytes(await request.body())
             return {"id": id, "expires_at": None if self.lifetime is None else time.time() + self.lifetime}
 
         @app.get("/v1/adapters")
@@ -93,8 +92,8 @@ class TinyEngine:
             name, _, id = fields["model"].partition(":")
             if name != self.base.id or (id and id not in self.adapters):
                 return _error(404, "no such model")
-            adapter = LoraBatch.stack([self.adapters[id]]) if id else None
-            ids = greedy_ids(self.base, [fields["prompt"]], adapter, self.stop_id, fields["max_tokens"])[0]
+            states = [self.adapters[id]] if id else None
+            ids = greedy_ids(self.base, [fields["prompt"]], None, self.stop_id, fields["max_tokens"], states)[0]
             if not fields.get("stream"):
                 choice = {"index": 0, "text": self.base.tokenizer.decode(ids), "finish_reason": "stop"}
                 return {"object": "text_completion", "choices": [choice]}

@@ -9,13 +9,11 @@ from types import SimpleNamespace
 
 import openai
 import pytest
-import torch
 from gateway_serving import DOCUMENTS
 
 from distilledprag.decoding import greedy_texts
 from distilledprag.gateway.web.application import Options
-from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.states import StateAdapter
 
 QUESTION = "Where does Anna Tovberg live?"
 
@@ -25,9 +23,9 @@ def test_the_answer_is_the_one_of_the_parts_put_together_by_hand(stage):
     gateway.add()
     record = gateway.ask(QUESTION, max_tokens=12, distilledprag={"top_k": 1}).json()
     prag, text = gateway.prag, DOCUMENTS["staff.txt"]
-    adapter = LoraWeights.from_bytes(prag.encode([text]).to(torch.bfloat16).to_bytes())
+    adapter = StateAdapter.from_bytes(prag.encode_states([text]).to_bytes())
     prompt = prag.prompts.build(QUESTION, [text]).masked_ids
-    expected = greedy_texts(prag.base, [prompt], LoraBatch.stack([adapter]), prag.prompts.end_of_turn_id, 12)[0]
+    expected = greedy_texts(prag.base, [prompt], None, prag.prompts.end_of_turn_id, 12, [adapter])[0]
     assert record["choices"][0]["message"]["content"] == expected and expected
     assert gateway.engine.prompts() == [prompt]
 
@@ -44,7 +42,7 @@ def test_the_answer_tells_its_passages_what_was_sent_and_how_long_it_took(stage)
     assert sent["adapter_bytes"] == len(gateway.engine.uploads()[0].body)
     assert [(r["method"], r["path"]) for r in sent["requests"]] == [("POST", "/v1/adapters"), ("POST", "/v1/completions")]
     assert sent["bytes_total"] == sum(r["bytes"] for r in sent["requests"]) > sent["adapter_bytes"]
-    assert len(sent["adapter"]["values"]) == len(sent["adapter"]["modules"]) == 3
+    assert sent["adapter"] == {"rows": sent["masked_tokens"], "width": 32, "layer": 1, "bytes": sent["adapter_bytes"]}
     assert set(details["seconds"]) >= {"retrieve", "encode", "upload", "answer", "total"}
     assert record["usage"]["total_tokens"] == record["usage"]["prompt_tokens"] + record["usage"]["completion_tokens"]
     assert "distilledprag" not in gateway.ask(QUESTION, max_tokens=4, distilledprag={"details": False}).json()

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from gateway_serving import DOCUMENTS
 
 from distilledprag.gateway import answering
 from distilledprag.gateway.outbound import engine as outbound
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.states import StateAdapter
 
 QUESTION = "Where does Anna Tovberg live?"
 TEXT = DOCUMENTS["staff.txt"]
@@ -116,7 +115,7 @@ HIDING = {
     "float64 ids": lambda text, ids: np.array(ids, "<f8").tobytes(),
     "ids of 16 bits, two apart": lambda text, ids: spaced(ids, "<u2", 2),
     "ids of 16 bits, seven apart": lambda text, ids: spaced(ids, "<u2", 7),
-    "ids of 32 bits, thirty apart": lambda text, ids: spaced(ids, "<u4", 30),
+    "ids of 32 bits, thirty apart": lambda text, ids: spaced(ids[:8], "<u4", 30),
     "ids of 16 bits, high byte first": lambda text, ids: np.array(ids, ">u2").tobytes(),
     "ids of 16 bits, backwards": lambda text, ids: np.array(ids[::-1], "<u2").tobytes(),
     "utf-32": lambda text, ids: text.encode("utf-32-le"),
@@ -132,28 +131,31 @@ HIDING = {
 
 @pytest.mark.parametrize("way", HIDING)
 def test_a_generator_that_writes_a_document_into_its_numbers_is_found(gateway, monkeypatch, way):
-    real, hidden = LoraWeights.to_bytes, HIDING[way](TEXT, open_ids(gateway))
+    real, hidden = StateAdapter.to_bytes, HIDING[way](TEXT, open_ids(gateway))
 
-    def leaks(weights):
-        data = real(weights)
-        return data[: -len(hidden)] + hidden if any(pair.a.any() for pair in weights.modules.values()) else data
+    def leaks(states):
+        data = real(states)
+        assert len(hidden) <= states.rows.numel() or not states.rows.any()
+        return data[: -len(hidden)] + hidden if states.rows.any() else data
 
-    monkeypatch.setattr(LoraWeights, "to_bytes", leaks)
+    monkeypatch.setattr(StateAdapter, "to_bytes", leaks)
     assert_stopped(gateway)
     assert not gateway.engine.uploads()
 
 
 def test_ids_at_the_begin_of_each_row_of_a_tensor_are_found(gateway, monkeypatch):
-    real, ids = LoraWeights.to_bytes, open_ids(gateway)
+    real, ids = StateAdapter.to_bytes, open_ids(gateway)
 
-    def leaks(weights):
-        if any(pair.a.any() for pair in weights.modules.values()):
-            widest = max((pair.b for pair in weights.modules.values()), key=lambda b: b.shape[0])
-            rows = widest.view(torch.int16)[: len(ids)]
-            rows[:, 0] = torch.tensor(ids[: len(rows)], dtype=torch.int16)
-        return real(weights)
+    def leaks(states):
+        data = bytearray(real(states))
+        if states.rows.any():
+            count, width = states.rows.shape
+            numbers = np.frombuffer(data, np.uint8, count * width, len(data) - count * width).reshape(count, width)
+            assert count >= len(ids) >= 8
+            numbers[: len(ids), :2] = np.array(ids, "<u2").view(np.uint8).reshape(-1, 2)
+        return bytes(data)
 
-    monkeypatch.setattr(LoraWeights, "to_bytes", leaks)
+    monkeypatch.setattr(StateAdapter, "to_bytes", leaks)
     assert_stopped(gateway)
 
 

@@ -28,9 +28,10 @@ from distilledprag.gateway.guard import (
     Sources,
     longest_quote,
 )
+from distilledprag.gateway.guard.numbers import holds_token_run
 from distilledprag.gateway.guard.words import runs, words
 from distilledprag.gateway.outbound.transport import CLEARANCE, LEDGER, GuardedTransport
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.states import StateAdapter
 
 QUESTION = "In which city does Anna Tovberg live?"
 TEXTS = list(DOCUMENTS.values())
@@ -192,8 +193,8 @@ def test_requests_to_other_places_are_stopped(clearance, built):
 
 @pytest.fixture(scope="module")
 def adapters(prag):
-    weights, without = (prag.encode(texts).to(torch.bfloat16) for texts in (TEXTS, ["."]))
-    return [weights.to_bytes(), without.blank(weights.rank).to_bytes()]
+    states = prag.encode_states(TEXTS)
+    return [states.to_bytes(), replace(states, rows=torch.zeros_like(states.rows)).to_bytes()]
 
 
 def test_an_adapter_passes(protected, adapters):
@@ -210,7 +211,7 @@ HIDDEN = {
 @pytest.mark.parametrize("kind", [*HIDDEN, "ids of 16 bits", "ids of 32 bits", "ids of 64 bits", "ids, one byte off"])
 def test_a_document_hidden_in_an_adapters_numbers_is_found(prag, protected, adapters, kind):
     ids = prag.prompts.build("?", TEXTS[1:2])
-    ids = [index for index, own in zip(ids.open_ids, ids.is_document, strict=True) if own][:5]
+    ids = [index for index, own in zip(ids.open_ids, ids.is_document, strict=True) if own][:9]
     codes = {"ids of 16 bits": "H", "ids of 32 bits": "I", "ids of 64 bits": "Q", "ids, one byte off": "H"}
     hidden = HIDDEN[kind] if kind in HIDDEN else struct.pack(f"<{len(ids)}{codes[kind]}", *ids)
     place = len(adapters[0]) // 2 // 8 * 8 + (1 if kind == "ids, one byte off" else 0)
@@ -220,19 +221,29 @@ def test_a_document_hidden_in_an_adapters_numbers_is_found(prag, protected, adap
 
 
 def test_a_document_in_an_adapters_header_or_behind_its_end_is_found(protected, adapters):
-    header = adapters[0].replace(b"per_rank", b"Millport", 1)
+    header = adapters[0].replace(b"precision", b"Millport!", 1)
     for data in (header, adapters[0] + b"Millport", adapters[0][:-1]):
         with pytest.raises(WireGuardError, match="header or size"):
             AdapterClearance(protected, adapters[1]).check("POST", "/v1/adapters", data)
 
 
-def test_many_adapters_of_random_numbers_pass(protected, adapters):
+@pytest.mark.parametrize("outlier", [1, 10, 30])
+def test_many_adapters_of_random_numbers_pass(prag, protected, adapters, outlier):
+    """Also those whose rows have one value far above the others, which are small numbers then, as the ids of frequent tokens."""
     clearance = AdapterClearance(protected, adapters[1])
-    end = 8 + int.from_bytes(adapters[1][:8], "little")
-    for seed in range(20):
-        numbers = torch.randn((len(adapters[1]) - end) // 2, generator=torch.Generator().manual_seed(seed)).bfloat16()
-        data = adapters[1][:end] + numbers.view(torch.uint8).numpy().tobytes()
-        clearance.check("POST", "/v1/adapters", data)
+    states = StateAdapter.from_bytes(adapters[1])
+    for seed in range(10):
+        rows = torch.randn(states.rows.shape, generator=torch.Generator().manual_seed(seed))
+        rows[:, 7] *= outlier
+        clearance.check("POST", "/v1/adapters", replace(states, rows=rows).to_bytes())
+
+
+@pytest.mark.parametrize("ids, found", [([40, 41, 42, 43, 44, 45, 46, 47], True), ([40, 41, 42, 43, 44, 45, 46, 99], False)])
+def test_token_ids_in_small_numbers_are_found_when_eight_stand_in_a_row(ids, found):
+    known = frozenset(runs([40, 41, 42, 43, 44, 45, 46, 47, 48]))
+    for order in (ids, ids[::-1]):
+        data = bytes(10) + struct.pack(f"<{len(order)}H", *order) + bytes(11)
+        assert holds_token_run(data, known, (), 8) == found and holds_token_run(data, known)
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=30), st.lists(st.sampled_from("abcd"), max_size=30))
@@ -303,13 +314,13 @@ def test_a_fault_in_the_prompt_builder_sends_nothing(stage, monkeypatch):
 def test_a_fault_in_the_generator_that_writes_text_sends_nothing(stage, monkeypatch):
     gateway = stage()
     gateway.add()
-    real = LoraWeights.to_bytes
+    real = StateAdapter.to_bytes
 
-    def leaks(weights):
-        data, hidden = real(weights), DOCUMENTS["staff.txt"].encode()
-        return data[: -len(hidden)] + hidden if any(pair.a.any() for pair in weights.modules.values()) else data
+    def leaks(states):
+        data, hidden = real(states), DOCUMENTS["staff.txt"].encode()
+        return data[: -len(hidden)] + hidden if states.rows.any() else data
 
-    monkeypatch.setattr(LoraWeights, "to_bytes", leaks)
+    monkeypatch.setattr(StateAdapter, "to_bytes", leaks)
     response = gateway.ask("Where does Anna Tovberg live?", max_tokens=2)
     assert response.status_code == 500 and response.json()["error"]["code"] == "wire_guard"
     assert not gateway.engine.uploads() and not gateway.engine.prompts()

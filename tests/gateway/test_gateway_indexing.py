@@ -132,9 +132,9 @@ def test_ten_thousand_documents_are_indexed_searched_and_found_unchanged(vault, 
 
 
 def test_the_command_says_what_it_did(dprag, folder, tmp_path):
-    code, out, err = dprag("index", folder, "--vault", tmp_path / "v", "--collection", "papers")
+    code, out, err = dprag("index", folder, "--store", tmp_path / "v", "--collection", "papers")
     assert code == 0 and out == "3 documents in collection papers\n" and "3 added" in err
     (folder / "bad.txt").write_bytes(b"\0\0\0")
-    code, _, err = dprag("index", folder, "--vault", tmp_path / "v", "--collection", "papers")
+    code, _, err = dprag("index", folder, "--store", tmp_path / "v", "--collection", "papers")
     assert code == 1 and "bad.txt" in err and "3 unchanged" in err and "Traceback" not in err
-    assert dprag("index", tmp_path / "none", "--vault", tmp_path / "w")[0] == 1 and not (tmp_path / "w").exists()
+    assert dprag("index", tmp_path / "none", "--store", tmp_path / "w")[0] == 1 and not (tmp_path / "w").exists()

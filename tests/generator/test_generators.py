@@ -1,4 +1,4 @@
-"""Both generators: shapes, start, gradients, what they read, and checkpoints."""
+"""The generators: shapes, start, gradients, what they read, and checkpoints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import PAPER, PER_RANK, random_generator
+from tiny import END_TOKEN, PAD_TOKEN, PAPER, random_generator
 
 from distilledprag.base_model import load_base
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError, InputError
@@ -15,7 +15,8 @@ from distilledprag.generator import build_generator, generator_identity, load_ge
 from distilledprag.lora.injection import inject
 
 PASSAGES = [["Anna Tovberg lives in Oakport.", "She works for Velkor Foods."], ["Velkor Foods is based in Millport."]]
-BOTH = pytest.mark.parametrize("settings", [PER_RANK, PAPER], ids=["per_rank", "paper"])
+DYPRAG = {"architecture": "dyprag", "rank": 3, "alpha": 6}
+BOTH = pytest.mark.parametrize("settings", [PAPER, DYPRAG], ids=["paper", "dyprag"])
 
 
 @BOTH
@@ -60,37 +61,6 @@ def test_gradients_reach_every_trainable_parameter(tiny_base, settings):
     assert all(parameter.grad is None for parameter in tiny_base.model.parameters())
 
 
-def test_an_untrained_per_rank_generator_changes_nothing(tiny_base):
-    torch.manual_seed(0)
-    generator = build_generator(PER_RANK, tiny_base)
-    prompt = torch.randint(5, 50, (1, 9))
-    plain = tiny_base.model(input_ids=prompt).logits
-    with torch.no_grad(), inject(tiny_base.model, generator(generator.encode(tiny_base, PASSAGES[:1]))):
-        assert torch.equal(tiny_base.model(input_ids=prompt).logits, plain)
-
-
-def test_the_strength_rises_once_and_is_saved(tiny_base, tmp_path):
-    generator = build_generator(PER_RANK, tiny_base)
-    generator.begin_step(0)
-    assert generator.strength == 0
-    generator.begin_step(25)
-    assert 0 < generator.strength < 1
-    generator.begin_step(1000)
-    generator.begin_step(0)  # a run that goes on from these weights
-    assert generator.strength == 1
-    generator.save_pretrained(tmp_path / "g")
-    assert load_generator(tmp_path / "g", tiny_base).strength == 1
-
-
-def test_a_generator_may_adapt_some_layers_only(tiny_base):
-    generator = random_generator(tiny_base, {**PER_RANK, "memories": [{"layer": 2, "attention": 1}, {"layer": 0}]})
-    batch = generator(generator.encode(tiny_base, PASSAGES))
-    assert {key.split(".")[1] for key in batch.modules} == {"0", "2"} and len(batch.modules) == 6
-    prompt = torch.randint(5, 50, (2, 9))
-    with inject(tiny_base.model, batch):
-        assert torch.isfinite(tiny_base.model(input_ids=prompt).logits).all()
-
-
 def test_the_paper_generator_starts_with_b_scaled_as_released(tiny_base):
     generator = build_generator(PAPER, tiny_base).eval()
     assert generator.scale.item() == -8.0
@@ -105,32 +75,16 @@ def test_the_paper_generator_starts_with_b_scaled_as_released(tiny_base):
         assert torch.allclose(small[key][1], full[key][1] * factor, atol=1e-7)
 
 
-def test_untrained_slots_read_their_own_part_of_the_passages(tiny_base):
-    torch.manual_seed(0)
-    generator = build_generator({**PER_RANK, "tiling": 50.0}, tiny_base)
-    documents = generator.encode(tiny_base, [["one two three four five six seven eight nine ten"]])
-    attention = generator.attention_map(documents)  # (L, K, S)
-    assert torch.allclose(attention.sum(-1), torch.ones(attention.shape[:2]), atol=1e-4)
-    places = (attention * torch.arange(attention.size(-1))).sum(-1)[0, :3]
-    assert places[0] < places[1] < places[2]
-    assert attention[..., ~documents.mask[0]].max() < 1e-6
-
-
 def test_empty_passages_cannot_be_encoded(tiny_base):
     with pytest.raises(InputError, match="no document text"):
-        random_generator(tiny_base, PER_RANK).encode(tiny_base, [["", " "]])
+        random_generator(tiny_base, PAPER).encode(tiny_base, [["", " "]])
 
 
 @pytest.mark.parametrize("settings, wrong", [
     ({"architecture": "magic"}, "magic"),
     ({"architecture": ["paper"]}, "paper"),
     ("x", "keys and values"),
-    ({**PER_RANK, "ranks": 3}, "ranks"),
-    ({**PER_RANK, "width": 15}, "width 15"),
-    ({**PER_RANK, "memories": [{"layer": 0}, {"layer": 3}]}, "layers 0 to 2"),
-    ({**PER_RANK, "memories": [{"layer": 0, "attention": 4}]}, "layer 4 is not"),
-    ({**PER_RANK, "memories": [{"layer": 0}, {"layer": 0}]}, "differ"),
-    ({**PER_RANK, "memories": [{"layer": 0, "writes": "poems"}]}, "writes"),
+    ({**PAPER, "ranks": 3}, "ranks"),
 ])  # fmt: skip
 def test_wrong_settings_are_named(tiny_base, settings, wrong):
     with pytest.raises(ConfigError, match=wrong):
@@ -152,9 +106,10 @@ def test_a_checkpoint_gives_the_same_adapters_back(tiny_base, settings, tmp_path
 
 
 def test_half_precision_checkpoints_keep_their_identity(tiny_base, tmp_path):
-    generator = random_generator(tiny_base, PER_RANK)
+    generator = random_generator(tiny_base, PAPER)
     generator.save_pretrained(tmp_path / "g", dtype=torch.float16)
-    assert load_file(tmp_path / "g" / "model.safetensors")["slots"].dtype == torch.float16
+    weights = load_file(tmp_path / "g" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float16}
     assert generator_identity(load_generator(tmp_path / "g", tiny_base)) == generator_identity(generator)
 
 
@@ -172,11 +127,12 @@ def _damaged(folder, kind):
         weights.unlink()
     elif kind == "not finite":
         tensors = load_file(weights)
-        tensors["slots"][0, 0, 0] = float("nan")
+        next(iter(tensors.values())).view(-1)[0] = float("nan")
         save_file(tensors, weights)
     elif kind == "shape":
         tensors = load_file(weights)
-        tensors["slots"] = tensors["slots"][:, :1].contiguous()
+        name = next(name for name, tensor in tensors.items() if tensor.dim() == 2)
+        tensors[name] = tensors[name][:, :1].contiguous()
         save_file(tensors, weights)
     else:
         config = json.loads((folder / "config.json").read_text())
@@ -192,7 +148,7 @@ def _damaged(folder, kind):
     ("config", "does not describe a generator"),
 ])  # fmt: skip
 def test_a_damaged_checkpoint_says_what_is_wrong(tiny_base, tmp_path, kind, message):
-    random_generator(tiny_base, PER_RANK).save_pretrained(tmp_path / "g")
+    random_generator(tiny_base, PAPER).save_pretrained(tmp_path / "g")
     _damaged(tmp_path / "g", kind)
     with pytest.raises(CheckpointError, match=message):
         load_generator(tmp_path / "g", tiny_base)
@@ -202,7 +158,7 @@ def test_an_external_encoder_is_read_but_not_saved(tiny_base, tmp_path):
     from transformers import PreTrainedTokenizerFast, T5Config, T5Model
 
     backend = tiny_base.tokenizer.backend_tokenizer
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD_TOKEN, eos_token=END_TOKEN)
     torch.manual_seed(0)
     sizes = {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_layers": 1, "num_heads": 2, "vocab_size": len(tokenizer)}
     T5Model(T5Config(**sizes)).save_pretrained(tmp_path / "encoder")
@@ -227,7 +183,7 @@ def test_a_long_t5_encoder_is_read_as_it_reads_alone(tiny_base, tmp_path):
     from transformers import LongT5Config, LongT5EncoderModel, LongT5Model, PreTrainedTokenizerFast
 
     backend = tiny_base.tokenizer.backend_tokenizer
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<|pad|>", eos_token="<|end|>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=PAD_TOKEN, eos_token=END_TOKEN)
     torch.manual_seed(0)
     config = LongT5Config(
         d_model=16, d_ff=32, d_kv=8, num_layers=2, num_heads=2, vocab_size=len(tokenizer), feed_forward_proj="gated-gelu",

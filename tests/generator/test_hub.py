@@ -10,7 +10,7 @@ import httpx2 as httpx  # what huggingface_hub speaks through
 import huggingface_hub
 import pytest
 from huggingface_hub.utils._http import default_client_factory
-from tiny import PAPER, PER_RANK, random_generator
+from tiny import PAPER, random_generator
 
 from distilledprag.errors import CheckpointError
 from distilledprag.generator import generator_identity, load_generator
@@ -66,7 +66,7 @@ def hub(monkeypatch):
     huggingface_hub.set_client_factory(default_client_factory)
 
 
-@pytest.mark.parametrize("settings", [PER_RANK, PAPER], ids=["per_rank", "paper"])
+@pytest.mark.parametrize("settings", [PAPER, {"architecture": "dyprag"}], ids=["paper", "dyprag"])
 def test_a_generator_comes_back_from_the_hub_as_it_was_pushed(tiny_base, hub, tmp_path, settings):
     generator = random_generator(tiny_base, settings)
     generator.push_to_hub("me/generator", token="secret", private=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import PER_RANK, random_generator
 
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.passages import BM25Retriever, Passage
 from distilledprag.pipeline import DistilledPRAG
@@ -16,8 +16,8 @@ DOCUMENTS = ["Anna Tovberg lives in Oakport. She earns $46,000 a year.", "Velkor
 
 
 @pytest.fixture(scope="module")
-def prag(tiny_base):
-    return DistilledPRAG(tiny_base, random_generator(tiny_base, PER_RANK))
+def prag(tiny_prepared_folder):
+    return DistilledPRAG.from_pretrained(tiny_prepared_folder, dtype=torch.float32)
 
 
 def test_no_document_word_is_in_what_is_sent(prag):
@@ -28,19 +28,23 @@ def test_no_document_word_is_in_what_is_sent(prag):
     assert sent.bytes_total == sent.adapter_bytes + len(sent.prompt.encode())
 
 
-def test_adapter_bytes_are_those_of_the_half_precision_file(prag):
-    weights = prag.encode([passage.text for passage, _ in prag.answer("Anna", DOCUMENTS).passages])
-    assert prag.answer("Anna", DOCUMENTS).sent.adapter_bytes == len(weights.to(torch.bfloat16).to_bytes())
+def test_adapter_bytes_are_those_of_the_compact_file(prag):
+    adapter = prag.encode_states([passage.text for passage, _ in prag.answer("Anna", DOCUMENTS).passages])
+    assert prag.answer("Anna", DOCUMENTS).sent.adapter_bytes == len(adapter.to_bytes())
 
 
 def test_the_pipeline_equals_its_parts_put_together_by_hand(prag):
     answer = prag.answer("Where does Anna Tovberg live?", DOCUMENTS[:1])
-    from distilledprag.lora.merging import merged
-
     prompt = prag.prompts.build("Where does Anna Tovberg live?", DOCUMENTS[:1]).masked_ids
-    with merged(prag.base.model, prag.encode(DOCUMENTS[:1])):
-        ids = greedy_ids(prag.base, [prompt], None, prag.prompts.end_of_turn_id)[0]
+    sent = StateAdapter.from_bytes(prag.encode_states(DOCUMENTS[:1]).to_bytes())
+    ids = greedy_ids(prag.base, [prompt], None, prag.prompts.end_of_turn_id, states=[sent])[0]
     assert answer.text == prag.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_fewer_rows_are_sent_when_the_question_chooses(prag):
+    long = ["Nothing of this has to do with it at all. " * 12 + "Anna Tovberg lives in Oakport."]
+    whole, chosen = (prag.answer("Where does Anna Tovberg live?", long, rows=rows).sent for rows in (None, 0.3))
+    assert chosen.masks < 0.5 * whole.masks and chosen.bytes_total < whole.bytes_total
 
 
 def test_only_the_best_passages_are_used_in_retrieved_order(prag):
@@ -55,27 +59,9 @@ def test_encoded_documents_are_weights_that_save_and_load(prag, tmp_path):
     weights = prag.encode(DOCUMENTS)
     weights.save_pretrained(tmp_path / "adapter")
     loaded = LoraWeights.from_pretrained(tmp_path / "adapter")
-    assert loaded.generator.startswith("per_rank-") and loaded.base == prag.base.identity
+    assert loaded.generator == "state" and loaded.base == prag.base.identity
     for key, pair in weights.modules.items():
         assert torch.equal(pair.a, loaded.modules[key].a) and torch.equal(pair.b, loaded.modules[key].b)
-
-
-def test_an_encoded_folder_loads_in_peft_and_gives_the_same_logits(prag, tiny_base_folder, tmp_path):
-    import peft
-    from transformers import AutoModelForCausalLM
-
-    from distilledprag.lora.batch import LoraBatch
-    from distilledprag.lora.injection import inject
-
-    weights = prag.encode(DOCUMENTS)
-    weights.save_pretrained(tmp_path / "adapter")
-    fresh = AutoModelForCausalLM.from_pretrained(tiny_base_folder, dtype=torch.float32)
-    model = peft.PeftModel.from_pretrained(fresh, str(tmp_path / "adapter")).eval()
-    prompt = torch.tensor([prag.prompts.build("Where is Velkor Foods based?", DOCUMENTS).masked_ids])
-    with torch.no_grad(), inject(prag.base.model, LoraBatch.stack([weights])):
-        ours = prag.base.model(input_ids=prompt).logits
-    with torch.no_grad():
-        assert torch.allclose(model(input_ids=prompt).logits, ours, atol=1e-5)
 
 
 def retriever() -> BM25Retriever:
@@ -88,7 +74,7 @@ def test_all_of_fewer_than_three_passages_are_used_where_nobody_says_how_many(pr
 
 
 def test_what_is_too_long_is_refused_before_it_is_encoded(prag, monkeypatch):
-    monkeypatch.setattr(prag.generator, "encode", lambda *_: pytest.fail("encoded"))
+    monkeypatch.setattr(prag.states, "states", lambda *_: pytest.fail("encoded"))
     with pytest.raises(InputError, match="more than the"):
         prag.answer("Where?", ["wheat " * 5000])
 
@@ -100,7 +86,7 @@ def test_what_is_too_long_is_refused_before_it_is_encoded(prag, monkeypatch):
     (lambda prag: prag.encode(["", " "]), "no text to encode"),
     (lambda prag: prag.encode("one string"), "list of strings"),
     (lambda prag: prag.answer("Where?", ["wheat " * 5000]), "more than the"),
-    (lambda prag: prag.encode(["wheat " * 5000]), "more than the 4096 the model reads"),
+    (lambda prag: prag.encode(["wheat " * 5000]), "numbered masks"),
     (lambda prag: prag.encode([DOCUMENTS[0], None]), "passage 2 must be a string"),
     (lambda prag: prag.encode(None), "list of strings"),
     (lambda prag: prag.answer(None, DOCUMENTS), "the question must be a string"),
@@ -114,11 +100,11 @@ def test_bad_input_is_a_clear_error(prag, call, message):
         call(prag)
 
 
-def test_base_and_generator_go_together(tiny_base_folder):
-    with pytest.raises(ConfigError, match="both"):
-        DistilledPRAG.from_pretrained(base=tiny_base_folder)
+def test_a_folder_without_a_base_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="prepare-base"):
+        DistilledPRAG.from_pretrained(tmp_path)
 
 
-def test_a_folder_without_a_base_is_refused(tmp_path, tiny_generator_folder):
-    with pytest.raises(CheckpointError):
-        DistilledPRAG.from_pretrained(tmp_path, tiny_generator_folder)
+def test_a_layer_that_does_not_exist_is_refused(tiny_base):
+    with pytest.raises(ConfigError, match="layers 0 to 2"):
+        DistilledPRAG(tiny_base, layer=3)

@@ -8,16 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import PER_RANK, random_generator
+from pairs import write_pairs
+from tiny import PAPER, random_generator
 
 from distilledprag.commands.train import read_recipe
 from distilledprag.errors import ConfigError
 from distilledprag.generator import build_generator
-from distilledprag.training.base_lm import BaseRecipe, train_base
 from distilledprag.training.distill import DistillRecipe, DistillTask, compared_positions, train_generator
-
-DATA = {"source": "world", "questions": 3, "rows": {1: 3, 2: 3, 3: 3, 4: 3}, "validation": 2}
-PHASES = [{"until": 1.0, "documents": {1: 1, 2: 1}, "kinds": {"single": 1, "comparison": 1}}]
 
 
 def recipe(base: Path, output: Path, **training) -> dict:
@@ -26,14 +23,14 @@ def recipe(base: Path, output: Path, **training) -> dict:
         "task": "distill",
         "output": str(output),
         "base": str(base),
-        "generator": dict(PER_RANK),
-        "data": {**DATA, "phases": PHASES},
+        "generator": dict(PAPER),
+        "data": {"files": [str(write_pairs(Path(output).parent))], "rows": 3, "questions": 2, "validation_share": 0.2},
         "training": settings,
     }
 
 
 def test_the_generator_reads_the_states_that_encode_would_give(tiny_base, tmp_path):
-    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
     batch = task.batch(0)
     _, documents = task.read(batch)
     encoded = task.module.encode(tiny_base, batch.passages)
@@ -44,7 +41,7 @@ def test_the_generator_reads_the_states_that_encode_would_give(tiny_base, tmp_pa
 
 
 def test_the_student_of_an_open_prompt_without_adapter_is_the_teacher(tiny_base, tmp_path):
-    generator = build_generator(PER_RANK, tiny_base)  # untrained: it changes nothing
+    generator = build_generator(PAPER, tiny_base)  # untrained: it changes nothing
     task = DistillTask(tiny_base, generator, DistillRecipe(**recipe(tmp_path, tmp_path)))
     batch = task.batch(0)
     batch.tokens.masked_ids = batch.tokens.open_ids
@@ -55,14 +52,14 @@ def test_the_student_of_an_open_prompt_without_adapter_is_the_teacher(tiny_base,
 
 
 def test_the_total_is_the_papers_weighted_sum(tiny_base, tmp_path):
-    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
     parts = task.losses(task.batch(0), task.module, 1)
     expected = parts["loss_gen"] + 0.5 * parts["loss_cos"] + 0.1 * parts["loss_kl"]
     assert parts["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_cosine_positions_are_what_they_are_named(tiny_base, tmp_path):
-    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
     tokens = task.batch(0).tokens
     outside = compared_positions(tokens, "outside_documents")
     assert not (outside & tokens.is_document).any() and (outside | tokens.is_document).equal(tokens.is_token)
@@ -73,8 +70,8 @@ def test_cosine_positions_are_what_they_are_named(tiny_base, tmp_path):
 
 def test_cached_teacher_outputs_replace_the_teacher_and_change_no_number(tiny_base, tmp_path):
     values = recipe(tmp_path, tmp_path)
-    plain = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**values))
-    values["teacher_cache"] = {"folder": str(tmp_path / "cache"), "top_k": 4000}  # all of the vocabulary
+    plain = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**values))
+    values["teacher_cache"] = {"folder": str(tmp_path / "cache"), "top_k": 1000}  # all of the vocabulary
     cached = DistillTask(tiny_base, plain.module, DistillRecipe(**values))
     expected = plain.losses(plain.batch(0), plain.module, 1)
     first = cached.losses(cached.batch(0), plain.module, 1)
@@ -88,7 +85,7 @@ def test_cached_teacher_outputs_replace_the_teacher_and_change_no_number(tiny_ba
 
 def test_a_damaged_cache_file_is_computed_again(tiny_base, tmp_path):
     values = {**recipe(tmp_path, tmp_path), "teacher_cache": {"folder": str(tmp_path / "cache")}}
-    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**values))
+    task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**values))
     first = task.losses(task.batch(0), task.module, 1)["loss"].item()
     files = sorted((tmp_path / "cache").rglob("*.safetensors"))
     assert len(files) == 3
@@ -99,7 +96,7 @@ def test_a_damaged_cache_file_is_computed_again(tiny_base, tmp_path):
 
 def test_losses_fall_on_a_batch_seen_again_and_again(tiny_base, tmp_path):
     torch.manual_seed(0)
-    task = DistillTask(tiny_base, random_generator(tiny_base, PER_RANK), DistillRecipe(**recipe(tmp_path, tmp_path)))
+    task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
     optimizer = torch.optim.AdamW(task.module.parameters(), lr=1e-2)
     batch, seen = task.batch(0), []
     for step in range(40):
@@ -121,21 +118,6 @@ def test_pairs_from_a_file_train_too(tiny_base_folder, tmp_path):
     values["data"] = {"source": "pairs", "files": [str(tmp_path / "pairs.jsonl")], "rows": 2}
     train_generator(DistillRecipe(**values), quiet=True)
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
-
-
-def test_the_base_trains_and_is_ready_to_serve(tmp_path):
-    from distilledprag.base_model import load_base
-
-    values = {
-        "output": str(tmp_path / "base"),
-        "model": {"hidden": 32, "intermediate": 32, "layers": 3, "heads": 4},
-        "data": {"questions": 2, "rows": {1: 2, 2: 2, 3: 2, 4: 2}, "phases": [{"copy_share": 0.5}]},
-        "training": {"steps": 3, "optimizer": "muon", "checkpoint_every": 3, "tensorboard": True},
-        "validation": 2,
-    }
-    train_base(BaseRecipe(**values), quiet=True)
-    assert load_base(tmp_path / "base" / "model").mask_token_id > 0
-    assert list((tmp_path / "base" / "tensorboard").iterdir())
 
 
 @pytest.mark.parametrize("change, wrong", [

@@ -10,8 +10,9 @@ import sys
 
 import pytest
 import torch
+from pairs import write_pairs
 from pydantic import ValidationError
-from tiny import PER_RANK
+from tiny import PAPER
 from torch import nn
 
 from distilledprag.errors import CheckpointError, ConfigError
@@ -19,8 +20,6 @@ from distilledprag.training import loop
 from distilledprag.training.distill import DistillRecipe, DistillTask, train_generator
 from distilledprag.training.loop import LoopSettings, fit
 
-DATA = {"source": "world", "questions": 3, "rows": {1: 3, 2: 3}, "validation": 2}
-PHASES = [{"until": 1.0, "documents": {1: 1, 2: 1}, "kinds": {"single": 1, "comparison": 1}}]
 SETTINGS = {"steps": 4, "lr": 0.1, "checkpoint_every": 2, "evaluate_every": 2, "tensorboard": False}
 
 
@@ -127,7 +126,7 @@ def test_another_rank_or_seed_of_a_generator_is_named(tiny_base_folder, tmp_path
     values = recipe(tiny_base_folder, tmp_path / "run", steps=1)
     train_generator(DistillRecipe(**values), quiet=True)
     values["generator"]["rank"] = 4
-    with pytest.raises(ConfigError, match=r"generator\.rank was 3 and is now 4"):
+    with pytest.raises(ConfigError, match=r"generator\.rank was 2 and is now 4"):
         train_generator(DistillRecipe(**values), resume=True, quiet=True)
     with pytest.raises(ConfigError, match="--resume"):
         train_generator(DistillRecipe(**values), quiet=True)
@@ -194,8 +193,8 @@ def test_a_precision_that_the_device_lacks_is_refused(tmp_path, monkeypatch):
 
 def recipe(base, output, **training):
     settings = {"steps": 6, "lr": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
-    data = {**DATA, "phases": PHASES}
-    return {"output": str(output), "base": str(base), "generator": dict(PER_RANK), "data": data, "training": settings}
+    data = {"files": [str(write_pairs(output.parent))], "rows": 3, "questions": 2, "validation_share": 0.2}
+    return {"output": str(output), "base": str(base), "generator": dict(PAPER), "data": data, "training": settings}
 
 
 def losses(output):

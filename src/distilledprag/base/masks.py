@@ -79,13 +79,14 @@ def optimise(
     inverse = torch.linalg.inv(moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), device=device))
     whitening = torch.linalg.cholesky((inverse + inverse.T) / 2)
     before = model.get_input_embeddings()(torch.tensor(list(opening), device=device)).detach()
+    scale = float(getattr(model.get_input_embeddings(), "embed_scale", 1.0))  # Gemma's table gives scaled rows
     optimizer = torch.optim.Adam([noise], lr=learning_rate)
     generator = torch.Generator().manual_seed(0)
     for step in range(steps + 1):
         rows = mean + deviation * noise * noise.pow(2).mean(-1, keepdim=True).rsqrt().clamp(max=1.0)
         shift = 0 if step % 2 == 0 else int(torch.randint(count, (1,), generator=generator))
         order = torch.roll(torch.arange(count, device=device), -shift)
-        x = projection_inputs(model, layer, inputs_embeds=torch.cat([before, rows[order].to(before.dtype)])[None])[0, len(before) :]
+        x = projection_inputs(model, layer, inputs_embeds=torch.cat([before, (rows[order] * scale).to(before.dtype)])[None])[0, len(before) :]
         x = x.float()[torch.argsort(order)]
         white = x @ whitening
         gram = white @ white.T

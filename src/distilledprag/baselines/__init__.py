@@ -1,6 +1,6 @@
 """Earlier methods of parametric retrieval, to compare with: PRAG and DyPRAG. This room does not know the evaluation."""
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
+from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
 from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
 from distilledprag.baselines.store import PragAdapters
 
@@ -12,5 +12,4 @@ __all__ = [
     "documents_of_pairs",
     "train_adapter",
     "train_adapters",
-    "world_documents",
 ]

@@ -7,38 +7,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
+from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
 from distilledprag.baselines.prag import PragSettings
 from distilledprag.errors import InputError
 from distilledprag.generator.dyprag import DypragSettings
-from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split, World
 from distilledprag.training.loop import LoopSettings
 
 PromptStyle = Literal["masked", "question_only", "open"]
-
-
-class WorldDocuments(Settings):
-    """Passages of the record world, those of `count` examples of `kind` with `documents` passages each."""
-
-    model_config = ConfigDict(extra="forbid")
-    source: Literal["world"] = "world"
-    split: Split = "train"
-    seed: int = 0
-    count: int = Field(300, gt=0)
-    kind: Kind = "single"
-    documents: int = Field(1, gt=0)
-
-    def load(self) -> list[AugmentedDocument]:
-        if self.documents < FEWEST_DOCUMENTS[self.kind]:
-            fewest = FEWEST_DOCUMENTS[self.kind]
-            raise InputError(f"a {self.kind} question needs {fewest} documents or more, not {self.documents}; change `documents`")
-        world = World(self.split, self.seed)
-        return [made for index in range(self.count) for made in world_documents(world, index, self.kind, self.documents)]
 
 
 class PairDocuments(Settings):
@@ -59,7 +39,6 @@ class PairDocuments(Settings):
         return found
 
 
-Documents = Annotated[WorldDocuments | PairDocuments, Field(discriminator="source")]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -72,7 +51,7 @@ class PragRecipe(Settings):
     base: str | None = None
     dtype: Dtype = "float32"
     prag: PragSettings = PragSettings()
-    data: Documents
+    data: PairDocuments
 
 
 class DypragLosses(Settings):
@@ -95,7 +74,7 @@ class DypragRecipe(Settings):
     adapters: Path | None = None
     prag: PragSettings = PragSettings()
     translator: DypragSettings = DypragSettings()
-    data: Documents
+    data: PairDocuments
     rows: int = Field(1, gt=0)
     prompt: PromptStyle = "masked"
     losses: DypragLosses = DypragLosses()

@@ -141,10 +141,10 @@ def parameter_distance(made: LoraBatch, wanted: LoraBatch) -> Tensor:
 
 
 def _loaded(recipe: PragRecipe | DypragRecipe, folder: Path) -> tuple[BaseModel, PragAdapters]:
-    from distilledprag.bundled import bundled_base
+    from distilledprag.base.default import default_base
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(recipe.base or bundled_base(), device=device, dtype=getattr(torch, recipe.dtype))
+    base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
     prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
     return base, PragAdapters(base, prompts, recipe.prag, weights_hash(base.model), folder)
 

@@ -36,7 +36,8 @@ def run(
     show_wire: bool,
     as_json: bool,
     base: str | None,
-    generator: str | None,
+    rows: float | None = None,
+    layer: int | None = None,
 ) -> None:
     if not question.strip():
         raise InputError("the question is empty; write one")
@@ -44,8 +45,10 @@ def run(
     retriever = BM25Retriever(load_with_progress(docs, console))
     top_k = usual_k(retriever) if top_k is None else top_k
     retriever.retrieve(question, top_k)  # fail before the model loads
-    prag = DistilledPRAG.from_pretrained(base, generator)
-    answer = prag.answer(question, retriever=retriever, top_k=top_k)
+    if rows is not None and not rows > 0:
+        raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+    prag = DistilledPRAG.from_pretrained(base, layer=layer, say=Console(stderr=True).print)
+    answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)
@@ -67,6 +70,7 @@ def as_record(answer: Answer) -> dict[str, Any]:
         ],
         "sent": vars(answer.sent),
         "seconds": {name: round(value, 4) for name, value in answer.seconds.items()},
+        "notes": [],
     }
 
 

@@ -98,14 +98,14 @@ def run(options: EngineOptions) -> None:
     settings = settings_of(options)
     listener = bind(options.host, options.port)
     try:
+        from distilledprag.base.default import default_base
         from distilledprag.base_model import load_base
-        from distilledprag.bundled import bundled_base
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # The bundled base is stored in half precision, which processors compute slowly.
+        # The default base is stored in half precision, which processors compute slowly.
         usual = torch.float32 if options.model is None and device == "cpu" else None
         dtype = usual if options.dtype == "auto" else dtypes[options.dtype]
-        base = load_base(options.model or bundled_base(), device=device, dtype=dtype)
+        base = load_base(options.model or default_base(), device=device, dtype=dtype)
         metrics = Metrics()
         engine = Engine(base, settings, on_step=metrics.rows.observe)
         if not keys.required:

@@ -27,7 +27,6 @@ class GatewayOptions:
     engine_ca: Path | None
     accept_any_model: bool
     base: str | None
-    generator: str | None
 
 
 def run(options: GatewayOptions) -> None:
@@ -54,7 +53,7 @@ def run(options: GatewayOptions) -> None:
     try:
         from distilledprag.pipeline import DistilledPRAG
 
-        prag = DistilledPRAG.from_pretrained(options.base, options.generator)
+        prag = DistilledPRAG.from_pretrained(options.base, say=console.print)
         settings = Options(
             allow_rag=options.allow_rag,
             quotes=policy,

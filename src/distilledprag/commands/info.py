@@ -1,4 +1,4 @@
-"""`dprag info` and `dprag bundled-path`."""
+"""`dprag info`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from distilledprag.bundled import bundled_base, bundled_generator
-from distilledprag.errors import CheckpointError, ConfigError
-
-
-def bundled_path(part: str) -> None:
-    folders = {"base": bundled_base, "generator": bundled_generator}
-    if part not in folders:
-        raise ConfigError(f"there is no bundled {part!r}; ask for base or generator")
-    print(folders[part]().resolve())
+from distilledprag.errors import CheckpointError
 
 
 def run(folder: Path) -> None:

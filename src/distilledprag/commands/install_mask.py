@@ -8,18 +8,14 @@ from rich.console import Console
 
 from distilledprag.base_model import install_mask, load_unmasked_base, save_base
 from distilledprag.errors import InputError
-from distilledprag.spare_units import add_spare_units
 
 
-def run(base: str, out: Path, seed: int, spare: int) -> None:
+def run(base: str, out: Path, seed: int) -> None:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty; choose a new folder")
     console = Console()
     with console.status(f"loading {base}"):
         model, tokenizer = load_unmasked_base(base)
     token = install_mask(model, tokenizer, seed=seed)
-    add_spare_units(model, spare)
     save_base(model, tokenizer, out)
-    console.print(
-        f"{out}: mask token {tokenizer.convert_ids_to_tokens(token)} is id {token}; {spare} spare units added to every layer"
-    )
+    console.print(f"{out}: mask token {tokenizer.convert_ids_to_tokens(token)} is id {token}")

@@ -1,4 +1,4 @@
-"""`dprag train-base` and `dprag train`."""
+"""`dprag train`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from distilledprag.errors import ConfigError
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
 
-def read_recipe(file: Path, kind: type[Recipe]) -> Recipe:
-    """A YAML recipe, checked. Raises ConfigError naming every unknown or wrong key."""
+def read_recipe(file: Path, kind: type[Recipe], overrides: list[str] | None = None) -> Recipe:
+    """A YAML recipe, checked. overrides: `key=value` or `part.key=value`, values as in YAML.
+
+    Raises ConfigError naming every unknown or wrong key.
+    """
     if not file.exists():
         raise ConfigError(f"{file} does not exist; recipes are in the folder recipes/")
     try:
@@ -24,6 +27,17 @@ def read_recipe(file: Path, kind: type[Recipe]) -> Recipe:
         raise ConfigError(f"{file} is not YAML in UTF-8: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold keys and values, such as `output: runs/mine`")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {override!r}: write key=value, such as training.minutes=5")
+        *parts, last = key.strip().split(".")
+        place = values
+        for part in parts:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {override!r}: {part} holds no keys")
+        place[last] = yaml.safe_load(value)
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -38,29 +52,28 @@ def _report(what: str, output: Path, scores: dict[str, Any]) -> None:
         console.print(f"  {name}: {value:.3f}")
 
 
-def run_base(file: Path, resume: bool) -> None:
-    from distilledprag.training.base_lm import BaseRecipe, train_base
-
-    recipe = read_recipe(file, BaseRecipe)
-    _report("base model", recipe.output, train_base(recipe, resume=resume))
-
-
-def run(file: Path, resume: bool) -> None:
-    """Train what the recipe's `task` says: a generator (`distill`), or a baseline (`prag`, `dyprag`)."""
+def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
+    """Train what the recipe's `task` says: a reader, a generator (`distill`), or a baseline (`prag`, `dyprag`)."""
     from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
     from distilledprag.baselines.training import train_dyprag, train_prag
     from distilledprag.training.distill import DistillRecipe, train_generator
 
     task = task_of(file)
-    if task == "prag":
-        prag = read_recipe(file, PragRecipe)
+    if task == "reader":
+        from distilledprag.distillation.recipe import ReaderRecipe, train
+
+        reader = read_recipe(file, ReaderRecipe, overrides)
+        train(reader, resume=resume)
+        Console().print(f"reader and masks are in {reader.output}; merge them with `dprag prepare-base BASE --reader {reader.output} --out DIR`")
+    elif task == "prag":
+        prag = read_recipe(file, PragRecipe, overrides)
         scores = train_prag(prag)
         Console().print(f"{scores['documents']:.0f} adapters are in {prag.output / 'adapters'}")
     elif task == "dyprag":
-        dyprag = read_recipe(file, DypragRecipe)
+        dyprag = read_recipe(file, DypragRecipe, overrides)
         _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
     else:
-        recipe = read_recipe(file, DistillRecipe)
+        recipe = read_recipe(file, DistillRecipe, overrides)
         _report("generator", recipe.output, train_generator(recipe, resume=resume))
 
 

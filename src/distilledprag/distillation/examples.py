@@ -19,9 +19,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distilledprag.errors import InputError
+from distilledprag.text import sentences
 
 NOT_FOUND = "not in the documents"
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 _NUMBER = re.compile(r"[$€£]?\d[\d,.]*%?")
 _MONTHS = "January February March April May June July August September October November December".split()
 _DATE = re.compile(rf"(?:\d{{1,2}} )?(?:{'|'.join(_MONTHS)})(?: \d{{1,2}},?)?(?: \d{{4}})?")
@@ -79,11 +79,6 @@ def data_hash(paths: Sequence[Path]) -> str:
     for path in sorted(paths, key=lambda path: path.name):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def sentences(text: str) -> list[str]:
-    """Sentences and lines of a text, in order."""
-    return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
 
 
 class ContextMixer:

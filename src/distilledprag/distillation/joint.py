@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distilledprag.base import masks
 from distilledprag.base.architecture import (
@@ -36,7 +37,7 @@ from distilledprag.base.architecture import (
 )
 from distilledprag.base.prepare import add_mask_tokens
 from distilledprag.distillation.examples import Context, ContextMixer, data_hash, load_contexts
-from distilledprag.distillation.lora_training import LoraLinear, attach, factors, load_factors, load_tensors, save_tensors
+from distilledprag.distillation.lora_training import attach, factors, load_factors, load_tensors, save_tensors
 from distilledprag.distillation.packing import IGNORED, ContextTokenizer, PackedBatch, PackedRows, packed_batches
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
@@ -69,7 +70,6 @@ class JointSettings:
     checkpoint_minutes: float = 3.0
     moment_batches: int = 8
     seed: int = 0
-    compile: bool = False
     weights: tuple[tuple[str, float], ...] = (
         ("hotpotqa_train", 3.0),
         ("hotpotqa_train_evidence", 2.0),
@@ -115,23 +115,20 @@ class JointTraining:
     def run(self) -> None:
         """Train until the time is used up; a checkpoint every few minutes and at the end."""
         settings = self.settings
-        if settings.compile:
-            for layer in decoder_layers(self.model):
-                layer.compile()
         last, saved = time.perf_counter(), self.elapsed
         log = (self.folder / LOG).open("a", encoding="utf-8")
         while self.elapsed < settings.minutes * 60:
             share = self.elapsed / (settings.minutes * 60)
             if share >= settings.plain_from and self.a is None:
                 self._add_plain()
-            losses = self._train_step(next(self._batches).to(self.device), share)
+            batch = next(self._batches).to(self.device)
+            contexts = batch.contexts
+            losses = self._train_step(batch, share)
             now = time.perf_counter()
-            if self.step == 1 and settings.compile:
-                last = now  # compiling is not training
             self.elapsed, seconds, last = self.elapsed + now - last, now - last, now
             if self.step % 10 == 0 or self.step == 1:
                 row = {"step": self.step, "minutes": round(self.elapsed / 60, 3), "contexts": self.seen, "step_seconds": round(seconds, 3)}
-                row |= {name: round(float(value), 4) for name, value in losses.items()}
+                row |= self._summed(losses) | {"examples_per_second": round(contexts / seconds, 2)}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 print(json.dumps(row), flush=True)
@@ -140,6 +137,14 @@ class JointTraining:
                 self.save()
         self.save()
         log.close()
+
+    def _summed(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Each path's terms, and their sums over the paths. (This stage has no cosine term.)"""
+        parts = {name: float(value) for name, value in losses.items()}
+        generation = sum(value for name, value in parts.items() if name.startswith("loss_"))
+        kl = sum(value for name, value in parts.items() if name.startswith("kl_"))
+        sums = {"loss": generation + self.settings.kl * kl, "loss_generation": generation, "loss_cosine": 0.0, "loss_kl": kl}
+        return {name: round(value, 4) for name, value in (sums | parts).items()}
 
     def _train_step(self, batch: PackedBatch, share: float) -> dict[str, Tensor]:
         settings = self.settings
@@ -315,4 +320,29 @@ class _Batches(IterableDataset):
         )
 
 
-__all__ = ["JointSettings", "JointTraining", "LoraLinear"]
+def train_reader(
+    base: str | Path,
+    data: Sequence[Path],
+    folder: Path,
+    settings: JointSettings,
+    *,
+    device: str = "cpu",
+    start_from: Path | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = print,
+) -> JointTraining:
+    """Train in `folder`, from the base as it comes. data: files, or folders of .jsonl and .jsonl.gz files.
+
+    Raises ConfigError for no data or layers that do not exist, InputError and CheckpointError for files that cannot be used.
+    """
+    files = sorted(file for path in data for file in (path.glob("*.jsonl*") if path.is_dir() else [path]))
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    model = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16).to(device)
+    training = JointTraining(model, tokenizer, files, folder, settings)
+    say(f"{training.contexts} contexts of {len(files)} files, on {device}")
+    if start_from:
+        training.start_from(start_from)
+    if resume and training.resume():
+        say(f"resumed at step {training.step}")
+    training.run()
+    return training

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distilledprag.distillation.examples import NOT_FOUND, Context, sentences
+from distilledprag.distillation.examples import NOT_FOUND, Context
 from distilledprag.prompts import PromptBuilder
+from distilledprag.text import sentences
 
 IGNORED = -100
 

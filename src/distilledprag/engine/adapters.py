@@ -29,7 +29,8 @@ class Quotas:
 
 @dataclass(frozen=True, eq=False)
 class StoredAdapter:
-    """handle: what the backend's `prepare` made. ends: on the monotonic clock. rank, nbytes: for the owner to see."""
+    """handle: what the backend's `prepare` made. ends: on the monotonic clock. rank, nbytes: for the owner to see. masks: that a
+    prompt must have; None where it may have any number."""
 
     id: str
     owner: str
@@ -37,6 +38,7 @@ class StoredAdapter:
     rank: int
     nbytes: int
     ends: float
+    masks: int | None = None
 
 
 class AdapterStore:
@@ -53,13 +55,13 @@ class AdapterStore:
         with self._lock:
             self._require_room(owner, nbytes)
 
-    def add(self, owner: str, handle: Any, rank: int, nbytes: int) -> StoredAdapter:
+    def add(self, owner: str, handle: Any, rank: int, nbytes: int, masks: int | None = None) -> StoredAdapter:
         """Raises BusyError when a quota is full."""
         self.sweep()
         with self._lock:
             self._require_room(owner, nbytes)
             id = "adapter-" + secrets.token_hex(16)
-            stored = StoredAdapter(id, owner, handle, rank, nbytes, self._clock() + self._quotas.lifetime)
+            stored = StoredAdapter(id, owner, handle, rank, nbytes, self._clock() + self._quotas.lifetime, masks)
             self._adapters[id] = stored
             return stored
 

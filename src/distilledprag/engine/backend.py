@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from distilledprag.engine.queue import FairQueue
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 
 
@@ -20,10 +21,11 @@ class Prepared(Protocol):
 
 
 class Backend(Protocol):
-    """All adapters it is given have passed the gate (`lora.validation.check_adapter`) for its base model. `serve` runs in a
-    thread of its own; the other methods are called from other threads meanwhile."""
+    """All adapters it is given have passed the gate (`lora.validation.check_adapter`, `StateAdapter.from_bytes`) for its base
+    model; a job with a state adapter has a prompt of as many masks as that has rows. `serve` runs in a thread of its own; the
+    other methods are called from other threads meanwhile."""
 
-    def prepare(self, weights: LoraWeights) -> Prepared:
+    def prepare(self, weights: LoraWeights | StateAdapter) -> Prepared:
         """What a job carries as its `adapter`. Holds until `release`, and for jobs under way longer than that."""
         ...
 

@@ -4,6 +4,9 @@
     row 1   k k k k k k k k k k|        T = tokens of the longest prompt in a prefill, L = layers
     row 2   . . k k k k k k k k|        . = padding, masked: a row never sees another row's tokens, nor its own padding
 
+A LoRA adapter changes modules while its row is there. A state adapter writes states at its prompt's masks during the prefill; the
+cache keeps what follows from them, and steps need nothing more.
+
 Prompts are prefilled padded on the right: with causal attention no token sees padding, so no mask is needed there.
 Knows nothing of jobs, queues or sampling.
 """
@@ -20,19 +23,20 @@ from torch import Tensor
 
 from distilledprag.engine.cache import roomy_cache
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.injection import backbone_of, inject_parts
+from distilledprag.lora.injection import backbone_of, inject_parts, written_states
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 
-Adapters = Sequence[LoraWeights | None]
+Adapters = Sequence[LoraWeights | StateAdapter | None]
 
 
 class DecodingBatch:
-    """Rows of one causal language model, its only user. Not safe to share between threads."""
+    """Rows of one causal language model, its only user. Not safe to share between threads. mask_id: where states are written."""
 
-    def __init__(self, model: Any) -> None:
-        self._model, self._head = model, model.get_output_embeddings()
+    def __init__(self, model: Any, mask_id: int) -> None:
+        self._model, self._head, self._mask_id = model, model.get_output_embeddings(), mask_id
         self._backbone: Any = backbone_of(model)
-        self._adapters: list[LoraWeights | None] = []
+        self._adapters: list[LoraWeights | StateAdapter | None] = []
         self._lengths: list[int] = []  # tokens of each row in the cache
         self._cache: Any = None
         self._injection = contextlib.ExitStack()
@@ -43,7 +47,11 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def join(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> Tensor:
-        """Append rows that have read these prompts; returns their next tokens' logits (new rows, V), float32."""
+        """Append rows that have read these prompts; returns their next tokens' logits (new rows, V), float32.
+
+        A prompt has as many masks as its state adapter has rows, else ValueError.
+        """
+        writes = self._writes(prompts, adapters)
         self._withdraw()
         cache = roomy_cache()
         lengths = [len(prompt) for prompt in prompts]
@@ -54,7 +62,7 @@ class DecodingBatch:
         ends = torch.tensor(lengths, device=ids.device) - 1
         with contextlib.ExitStack() as injection:
             injection.enter_context(_injected(self._model, adapters))
-            with self._last_mlp_reads(ends):
+            with self._last_mlp_reads(ends), written_states(self._model, writes):
                 hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
             if not self._lengths:  # these rows alone take the next step
                 self._injection, self._injected = injection.pop_all(), True
@@ -127,6 +135,21 @@ class DecodingBatch:
         self._cache = cache
         self._lengths += lengths
 
+    def _writes(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        """What `written_states` is given: layer -> (rows (n,), positions (n,), states (n, D)) of all state adapters."""
+        parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
+        for row, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
+            if isinstance(adapter, StateAdapter):
+                positions = torch.tensor([place for place, id in enumerate(prompt) if id == self._mask_id], dtype=torch.long)
+                if len(positions) != adapter.count:
+                    raise ValueError(f"a state adapter of {adapter.count} rows came with a prompt of {len(positions)} masks")
+                parts.setdefault(adapter.layer, []).append((torch.full_like(positions, row), positions, adapter.rows))
+        device = self._model.device
+        return {
+            layer: (torch.cat(rows).to(device), torch.cat(positions).to(device), torch.cat(states).to(device))
+            for layer, (rows, positions, states) in ((layer, zip(*own, strict=True)) for layer, own in parts.items())
+        }
+
     @contextlib.contextmanager
     def _last_mlp_reads(self, ends: Tensor) -> Iterator[None]:
         """The last layer's MLP is computed at each prompt's end (new,) only: nothing else reads what it writes. The decoder adds
@@ -149,13 +172,13 @@ class DecodingBatch:
 
 
 def stacked_bytes(adapters: Adapters) -> int:
-    """Memory of the adapters of rows that decode together: as they are put side by side, beside the stored ones."""
+    """Memory of the LoRA adapters of rows that decode together: as they are put side by side, beside the stored ones."""
     groups = _groups(adapters)
     return sum(len(unique) * max(adapter.nbytes for adapter in unique) for unique, _ in groups)
 
 
 def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManager[None]:
-    """The model with one adapter per row (None: without)."""
+    """The model with one LoRA adapter per row (None and state adapters: without)."""
     parts = []
     for unique, rows in _groups(adapters):
         index = torch.full((len(adapters),), -1)
@@ -165,12 +188,12 @@ def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManag
 
 
 def _groups(adapters: Adapters) -> list[tuple[list[LoraWeights], list[int]]]:
-    """Adapters that are put side by side, and their rows: those that change the same modules and have ranks of one power of two,
-    so that one of rank 256 does not make all others as large. An adapter of several rows is a group of its own, held once."""
+    """LoRA adapters that are put side by side, and their rows: those that change the same modules and have ranks of one power of
+    two, so that one of rank 256 does not make all others as large. One of several rows is a group of its own, held once."""
     uses = Counter(id(adapter) for adapter in adapters)
     groups: dict[Hashable, tuple[list[LoraWeights], list[int]]] = {}
     for row, adapter in enumerate(adapters):
-        if adapter is None:
+        if not isinstance(adapter, LoraWeights):
             continue
         shared = uses[id(adapter)] > 1
         key = id(adapter) if shared else ((adapter.rank - 1).bit_length(), *adapter.modules)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,7 @@ from distilledprag.engine.failures import InternalError, RequestError, StoppingE
 from distilledprag.engine.job import Job
 from distilledprag.engine.queue import FairQueue
 from distilledprag.engine.sampling import Sampler, next_tokens
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraPair, LoraWeights
 
 _logger = logging.getLogger(__name__)
@@ -55,21 +56,23 @@ class EmbeddedBackend:
     ) -> None:
         self._base, self._stop_ids, self._limits, self._on_step = base, stop_ids, limits or Limits(), on_step
         self._suppressed = sorted({base.mask_token_id, *(base.model.generation_config.suppress_tokens or [])} - stop_ids)
-        self._batch = DecodingBatch(base.model)
+        self._batch = DecodingBatch(base.model, base.mask_token_id)
         self._rows: list[_Row] = []
         self._aborted = False
 
-    def prepare(self, weights: LoraWeights) -> LoraWeights:
-        """The adapter in the model's precision and on its device, its scaling taken into B: what is computed for a row does not
-        depend on the scalings and dtypes of the adapters beside it."""
+    def prepare(self, weights: LoraWeights | StateAdapter) -> LoraWeights | StateAdapter:
+        """The adapter in the model's precision and on its device, a LoRA's scaling taken into B: what is computed for a row does
+        not depend on the scalings and dtypes of the adapters beside it."""
         dtype, device = self._base.model.dtype, self._base.device
+        if isinstance(weights, StateAdapter):
+            return replace(weights, rows=weights.rows.to(device, dtype))
         modules = {
             key: LoraPair(pair.a.to(device, dtype), (pair.b.float() * weights.scaling).to(device, dtype))
             for key, pair in weights.modules.items()
         }
         return LoraWeights(modules, float(weights.rank), weights.base, weights.generator)
 
-    def release(self, adapter: LoraWeights) -> None:
+    def release(self, adapter: LoraWeights | StateAdapter) -> None:
         """Nothing to do: the tensors go with the last job that holds them."""
 
     def abort(self) -> None:

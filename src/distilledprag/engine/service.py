@@ -18,6 +18,8 @@ from distilledprag.engine.failures import RequestError, StoppingError
 from distilledprag.engine.job import Event, Job, Sampling
 from distilledprag.engine.queue import FairQueue
 from distilledprag.engine.text import TextSide
+from distilledprag.lora.rejection import AdapterError, Rejection
+from distilledprag.lora.states import StateAdapter, is_state_adapter
 from distilledprag.lora.validation import AdapterSpec, check_adapter
 
 
@@ -25,7 +27,7 @@ from distilledprag.lora.validation import AdapterSpec, check_adapter
 class Settings:
     """name: the model's public name; "" takes the base's. waiting, waiting_per_owner: longest queue. request_seconds: for one
     answer, waiting included. longest_answer, usual_answer: tokens; the latter where a chat request names none.
-    maximum_rank: of adapters."""
+    maximum_rank: of LoRA adapters. maximum_rows: of state adapters, which never have more than the model reads tokens."""
 
     name: str = ""
     limits: Limits = field(default_factory=Limits)
@@ -36,6 +38,7 @@ class Settings:
     longest_answer: int = 1024
     usual_answer: int = 256
     maximum_rank: int = 256
+    maximum_rows: int = 8192
 
 
 class Engine:
@@ -58,6 +61,9 @@ class Engine:
         self.name = self.settings.name or base.id
         self.context_length = base.context_length
         self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.maximum_rank)
+        self._hidden, self._layers = int(base.model.config.hidden_size), int(base.model.config.num_hidden_layers)
+        self._most_rows = min(self.settings.maximum_rows, base.context_length)
+        self.longest_adapter = max(self.spec.byte_limit, self._most_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
         self.queue = FairQueue(self.settings.waiting, self.settings.waiting_per_owner)
         self._backend: Backend = backend or EmbeddedBackend(base, self.text.stop_ids, self.settings.limits, on_step=on_step)
         self.adapters = AdapterStore(self.settings.quotas, self._backend.release)
@@ -79,12 +85,22 @@ class Engine:
         self._thread.join()
 
     def accept(self, owner: str, data: bytes) -> StoredAdapter:
-        """Check an adapter's bytes and keep it. Raises AdapterError or IncompatibleBaseError as `check_adapter` does,
-        BusyError when a quota is full."""
-        weights = check_adapter(data, self.spec)
+        """Check the bytes of a LoRA or state adapter and keep it. Raises AdapterError or IncompatibleBaseError as
+        `check_adapter` does, BusyError when a quota is full."""
+        weights = self._checked_states(data) if is_state_adapter(data) else check_adapter(data, self.spec)
         self.adapters.require_room(owner, weights.nbytes)
         handle = self._backend.prepare(weights)
-        return self.adapters.add(owner, handle, weights.rank, handle.nbytes)
+        masks = weights.count if isinstance(weights, StateAdapter) else None
+        return self.adapters.add(owner, handle, weights.rank, handle.nbytes, masks)
+
+    def _checked_states(self, data: bytes) -> StateAdapter:
+        try:
+            states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self._most_rows)
+        except RecursionError as error:
+            raise AdapterError(Rejection.RECORD, "The state adapter's record is nested too deeply. Export it again.") from error
+        if self.spec.identity is not None:
+            states.base.require(self.spec.identity)
+        return states
 
     def submit(
         self,
@@ -105,6 +121,13 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; the model reads "
                 f"{self.context_length} in all",
                 code="context_length_exceeded",
+            )
+        if adapter is not None and adapter.masks is not None and adapter.masks != (masks := prompt.count(self.text.mask_id)):
+            raise RequestError(
+                f"the adapter has {adapter.masks} rows, the prompt {masks} masks; send the masked prompt of the passages that "
+                "the adapter was made from",
+                code="mask_count",
+                param="prompt",
             )
         deadline = time.monotonic() + self.settings.request_seconds
         handle = None if adapter is None else adapter.handle

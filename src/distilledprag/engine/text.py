@@ -26,7 +26,7 @@ class TextSide:
 
     def __init__(self, base: BaseModel) -> None:
         self._tokenizer = base.tokenizer
-        self._mask_id = base.mask_token_id
+        self.mask_id = base.mask_token_id
         record = mask_record(base.model)
         self._mask = MASK_TOKEN if record is None else record.token
         self._template = ChatTemplate(base.tokenizer)
@@ -82,7 +82,7 @@ class TextSide:
         """Ids of a message: masks where they are written, no other control token."""
         ids: list[int] = []
         for number, part in enumerate(text.split(self._mask)):
-            ids += [self._mask_id] if number else []
+            ids += [self.mask_id] if number else []
             ids += self._encoder.text(part) if part else []
         return ids
 

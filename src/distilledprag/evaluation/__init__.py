@@ -1,1 +1,1 @@
-"""Measuring answers: metrics, the record world's table, and how it is printed."""
+"""Measuring answers: methods, metrics, benchmarks, runs and reports."""

@@ -1,7 +1,7 @@
 """A model class for lm-evaluation-harness (extra `lm-eval`): its tasks, answered with documents that the base LLM does not see.
 
     python -m distilledprag.evaluation.harness run --model distilledprag --include_path TASKS --tasks mine \\
-        --model_args method=distilled_per_rank,docs=papers,top_k=3
+        --model_args method=distilled_paper,generator=FOLDER,docs=papers,top_k=3
 
 A request's documents are its row's field `documents` (a list of texts), else the `top_k` passages of `docs` that BM25 finds for
 the request's text. The task's text is the question; prompts, decoding and methods are those of `dprag evaluate`.
@@ -23,7 +23,6 @@ from rich.progress import track
 from torch.nn import functional
 
 from distilledprag.base_model import load_base
-from distilledprag.bundled import bundled_base, bundled_generator
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, require_architecture
@@ -36,14 +35,15 @@ from distilledprag.prompts import PromptBuilder
 
 @register_model("distilledprag")
 class DistilledPRAGHarness(LM):
-    """method: a name of `dprag evaluate`. base, generator: folder or hub id; the bundled ones without. docs: file or folder.
+    """method: a name of `dprag evaluate`. base, generator: folder or hub id; without, the default base and no generator.
+    docs: file or folder.
 
     Raises ConfigError for an unknown method, and for requests without documents where the method needs some.
     """
 
     def __init__(
         self,
-        method: str = "distilled_per_rank",
+        method: str = "rag",
         base: str | None = None,
         generator: str | None = None,
         docs: str | None = None,
@@ -53,6 +53,8 @@ class DistilledPRAGHarness(LM):
         device: str | None = None,
         **_: Any,
     ) -> None:
+        from distilledprag.base.default import default_base
+
         super().__init__()
         if method not in METHODS or method.startswith("shuffled"):
             served = ", ".join(name for name in METHODS if not name.startswith("shuffled"))
@@ -60,18 +62,18 @@ class DistilledPRAGHarness(LM):
         self.method, self.documents_field, self.top_k, self.longest = method, documents_field, int(top_k), int(max_gen_toks)
         cuda = torch.cuda.is_available()  # the harness asks for it unless told otherwise
         chosen = device if device and (cuda or not device.startswith("cuda")) else "cuda" if cuda else "cpu"
-        loaded = load_base(base or bundled_base(), device=chosen)
+        loaded = load_base(base or default_base(), device=chosen)
         if loaded.device.type == "cpu":
             loaded.model.float()  # processors compute half precision slowly
         generators = {}
         if method in NEEDS:
-            if generator is None and base is not None:
-                raise ConfigError(f"{method} needs generator=FOLDER for this base")
             if NEEDS[method] == "prag":
                 raise ConfigError(
                     "prag fine-tunes on questions about the documents, which the harness does not have; choose another"
                 )
-            made = load_generator(generator or bundled_generator(), loaded)
+            if generator is None:
+                raise ConfigError(f"{method} needs generator=FOLDER, a generator of this base")
+            made = load_generator(generator, loaded)
             generators[NEEDS[method]] = require_architecture(NEEDS[method], made)
         self.setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
         self.retriever = BM25Retriever(load_passages([Path(docs)])) if docs else None

@@ -24,7 +24,7 @@ from distilledprag.generator.mask_kind import mask_row_of
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
-GENERATED = ("distilled_per_rank", "distilled_paper", "dyprag")
+GENERATED = ("distilled_paper", "dyprag")
 PARAMETRIC = (*GENERATED, "prag")
 
 
@@ -43,8 +43,8 @@ class Item:
 
 @dataclass
 class Setting:
-    """What methods work with. `generators`: by parametric method's name (`shuffled`: of the control of that name; else ours).
-    `prag`: makes PRAG's adapters. `styles`: methods that deviate from the masked prompt."""
+    """What methods work with. `generators`: by parametric method's name (`shuffled`: of the control of that name; else the
+    paper's). `prag`: makes PRAG's adapters. `styles`: methods that deviate from the masked prompt."""
 
     base: BaseModel
     prompts: PromptBuilder
@@ -114,8 +114,8 @@ def _parametric(name: str, method: str, shuffled: bool = False, style: PromptSty
 
 
 def shuffled(setting: Setting, items: list[Item]) -> Prepared:
-    """Control: this question's masked prompt, the shipped generator's LoRA for another question's documents."""
-    name = "shuffled" if "shuffled" in setting.generators else "distilled_per_rank"
+    """Control: this question's masked prompt, the LoRA of the paper's generator for another question's documents."""
+    name = "shuffled" if "shuffled" in setting.generators else "distilled_paper"
     return _parametric(name, "shuffled", shuffled=True)(setting, items)
 
 
@@ -162,7 +162,7 @@ METHODS: dict[str, Method] = {
 NEEDS: dict[str, str] = {
     **{name: name for name in PARAMETRIC},
     **{f"rag_{name}": name for name in PARAMETRIC},
-    "shuffled": "distilled_per_rank",
+    "shuffled": "distilled_paper",
     **{f"shuffled_{_short(name)}": name for name in PARAMETRIC},
 }
 """The parametric method whose generator (or PRAG adapters) a method needs."""

@@ -1,7 +1,7 @@
 """The trusted side as a server: keeps the documents, sends the untrusted engine masks and adapters, answers clients.
 
     client --HTTP--> application --> answering --+--> vault       passages for the question (SQLite, on this machine)
-                                                 +--> adapters    passages -> LoRA, once
+                                                 +--> adapters    passages -> state adapter, once
                                                  +--> guard       looks at every byte before it leaves
                                                  +--> outbound    the only door to the engine
 

@@ -20,9 +20,7 @@ import torch
 from distilledprag.gateway.failures import AdapterQuotaError
 from distilledprag.gateway.guard import AdapterClearance, Protected
 from distilledprag.gateway.outbound import EngineClient, SentRequest, UploadedAdapter
-from distilledprag.generator import generator_identity
-from distilledprag.lora.validation import frobenius_norm_of_product
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.states import StateAdapter
 from distilledprag.pipeline import DistilledPRAG
 
 CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
@@ -33,14 +31,13 @@ _NO_DOCUMENT = "."
 
 @dataclass
 class Adapter:
-    """An adapter and where it is. data: safetensors as it is sent; upload_id: at the engine, None when it is not there.
+    """A state adapter and where it is. data: as it is sent; upload_id: at the engine, None when it is not there.
 
-    rank: no secret where it is the number of document tokens, which the masked prompt tells as well.
+    picture: its form, for people. The number of rows is no secret: the masked prompt has as many masks.
     """
 
     key: str
     data: bytes
-    rank: int
     picture: dict[str, Any]
     documents: frozenset[str]
     upload_id: str | None = None
@@ -63,8 +60,9 @@ class AdapterCache:
         self._making: dict[str, asyncio.Task[Adapter]] = {}
         self._generator = asyncio.Lock()
         self._removals: set[asyncio.Task[None]] = set()
-        self._identity = ""
-        self._no_document: LoraWeights | None = None
+        base = prag.base.identity
+        self._generator_identity = f"{prag.generator_identity} {base.config_hash} {base.mask_row_hash}"
+        self._no_document: StateAdapter | None = None
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +74,7 @@ class AdapterCache:
 
         documents: ids of the documents that they are from, so that `forget` finds it.
         """
-        key = hashlib.sha256(repr([self._generator_identity(), *passages]).encode("utf-8", "surrogatepass")).hexdigest()
+        key = hashlib.sha256(repr([self._generator_identity, *passages]).encode("utf-8", "surrogatepass")).hexdigest()
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key], False
@@ -85,13 +83,16 @@ class AdapterCache:
             self._making[key] = asyncio.create_task(self._make(key, list(passages), frozenset(documents)))
         return await asyncio.shield(self._making[key]), made
 
-    async def uploaded(self, adapter: Adapter, protected: Protected, ledger: list[SentRequest]) -> str:
-        """The adapter's id at the engine, where it is put if it is not there. Errors as in `EngineClient.upload`."""
+    async def uploaded(self, adapter: Adapter, rows: int, protected: Protected, ledger: list[SentRequest]) -> str:
+        """The adapter's id at the engine, where it is put if it is not there. Errors as in `EngineClient.upload`.
+
+        rows: that it must have, counted apart from the generator.
+        """
         async with adapter.lock:
             if not adapter.is_there():
                 if self._no_document is None:
                     self._no_document = await self._encode([_NO_DOCUMENT])
-                clearance = AdapterClearance(protected, self._no_document.blank(adapter.rank).to_bytes())
+                clearance = AdapterClearance(protected, _blank(self._no_document, rows))
                 result = await self._upload(adapter, clearance, ledger)
                 adapter.upload_id = result.id
                 # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
@@ -133,20 +134,19 @@ class AdapterCache:
 
     async def _make(self, key: str, passages: list[str], documents: frozenset[str]) -> Adapter:
         try:
-            weights = await self._encode(passages)
-            data, drawn = await asyncio.to_thread(lambda: (weights.to_bytes(), picture(weights)))
-            adapter = self._kept[key] = Adapter(key, data, weights.rank, drawn, documents)
+            states = await self._encode(passages)
+            data = await asyncio.to_thread(states.to_bytes)
+            adapter = self._kept[key] = Adapter(key, data, picture(states, len(data)), documents)
             while self.nbytes > self._capacity and len(self._kept) > 1:
                 self._drop(next(iter(self._kept.values())))
             return adapter
         finally:
             del self._making[key]
 
-    async def _encode(self, passages: list[str]) -> LoraWeights:
+    async def _encode(self, passages: list[str]) -> StateAdapter:
         """One generator pass at a time: more would only share the same cores."""
         async with self._generator:
-            weights = await asyncio.to_thread(self._prag.encode, passages)
-        return weights.to(torch.bfloat16)
+            return await asyncio.to_thread(self._prag.encode_states, passages)
 
     def _drop(self, adapter: Adapter) -> None:
         self._kept.pop(adapter.key, None)
@@ -156,24 +156,12 @@ class AdapterCache:
             task.add_done_callback(self._removals.discard)
             adapter.upload_id = None
 
-    def _generator_identity(self) -> str:
-        if not self._identity:
-            base = self._prag.base.identity
-            self._identity = f"{generator_identity(self._prag.generator)} {base.config_hash} {base.mask_row_hash}"
-        return self._identity
+
+def picture(states: StateAdapter, size: int) -> dict[str, Any]:
+    """The adapter's form: `rows` states of `width` numbers each, written after `layer`, in `bytes` bytes."""
+    return {"rows": states.count, "width": states.rows.shape[1], "layer": states.layer, "bytes": size}
 
 
-def picture(weights: LoraWeights) -> dict[str, Any]:
-    """How much the adapter changes each module: Frobenius norm of alpha / r * B A, as rows (modules) of layers."""
-    layers = sorted({int(key.split(".")[1]) for key in weights.modules})
-    modules = list(dict.fromkeys(key.rpartition(".")[2] for key in weights.modules))
-    values = {
-        (key.rpartition(".")[2], int(key.split(".")[1])): weights.scaling * frobenius_norm_of_product(pair.a, pair.b)
-        for key, pair in weights.modules.items()
-    }
-    return {
-        "rank": weights.rank,
-        "layers": layers,
-        "modules": modules,
-        "values": [[round(values.get((module, layer), 0.0), 6) for layer in layers] for module in modules],
-    }
+def _blank(states: StateAdapter, rows: int) -> bytes:
+    """A file of the same generator with zeros for numbers: all of it that may be said in the open."""
+    return StateAdapter(torch.zeros(rows, states.rows.shape[1]), states.layer, states.base).to_bytes()

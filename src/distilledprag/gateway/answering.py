@@ -21,7 +21,7 @@ from distilledprag.gateway.adapters import Adapter, AdapterCache
 from distilledprag.gateway.conversation import Asked
 from distilledprag.gateway.expected import Expected
 from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError, VaultError
-from distilledprag.gateway.guard import AnswerSettings, Clearance, PlainTextClearance, PromptClearance, Protected
+from distilledprag.gateway.guard import AnswerSettings, Clearance, Masks, PlainTextClearance, PromptClearance, Protected
 from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
 from distilledprag.gateway.policy import QuotePolicy
 from distilledprag.gateway.vault import Vault, VaultRetriever
@@ -152,14 +152,15 @@ class Answering:
             texts, documents = [passage.text for passage in passages], {id for _, _, id in report.passages}
             report.adapter, report.adapter_was_made = await self._adapters.get(texts, documents)
             clock.lap("encode")
+        masks = self._expected.masks(passages)
         for attempt in (1, 2):
             model, upload_id = base, ""
             if report.adapter is not None:
-                upload_id = await self._adapters.uploaded(report.adapter, protected, report.requests)
+                upload_id = await self._adapters.uploaded(report.adapter, sum(masks.lengths), protected, report.requests)
                 model = f"{base}:{upload_id}"
                 clock.lap("upload")
             fields = _fields(asked, prompts, model)
-            clearance = self._clearance(asked, report, prompts, protected, model)
+            clearance = self._clearance(asked, report, prompts, protected, masks, model)
             try:
                 return await stack.enter_async_context(self._engine.complete(fields, clearance, report.requests))
             except AdapterGoneError:
@@ -171,11 +172,12 @@ class Answering:
                     self._adapters.lost(report.adapter, upload_id)
         raise AssertionError("the loop returns or raises")
 
-    def _clearance(self, asked: Asked, report: Report, prompts: _Prompts, protected: Protected, model: str) -> Clearance:
+    def _clearance(
+        self, asked: Asked, report: Report, prompts: _Prompts, protected: Protected, masks: Masks, model: str
+    ) -> Clearance:
         settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p, asked.seed)
         if report.mode == "rag":
             return PlainTextClearance(prompts.ids, model, settings)
-        masks = self._expected.masks([passage for passage, _, _ in report.passages])
         return PromptClearance(protected, prompts.reference, masks, model, settings, self._expected.decode)
 
     async def _read(self, completion: Completion, asked: Asked, clock: _Clock) -> AsyncIterator[str]:

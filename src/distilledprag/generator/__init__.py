@@ -1,7 +1,7 @@
 """Parameter generators: passages -> LoRA.
 
-interface.py   what every generator is          paper.py      the paper's
-registry.py    by name                          per_rank.py   ours
+interface.py   what every generator is          paper.py        the paper's
+registry.py    by name                          dyprag.py       DyPRAG's
 checkpoint.py  on disk and on the Hub           base_states.py  document states from the base LLM itself
 """
 

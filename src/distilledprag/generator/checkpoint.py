@@ -72,7 +72,7 @@ def own_weights(generator: Any) -> dict[str, Tensor]:
 
 
 def generator_identity(generator: Any) -> str:
-    """Architecture and a short hash of the weights as half precision, e.g. `per_rank-3f2a9c0d1e5b`."""
+    """Architecture and a short hash of the weights as half precision, e.g. `paper-3f2a9c0d1e5b`."""
     digest = hashlib.sha256()
     for name, tensor in sorted(own_weights(generator).items()):
         digest.update(name.encode())

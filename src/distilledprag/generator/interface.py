@@ -22,7 +22,6 @@ from distilledprag.generator.checkpoint import GeneratorCheckpoint
 from distilledprag.generator.mask_kind import MaskKind
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
-from distilledprag.lora.weights import LoraWeights
 
 Module = Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
 MLP_MODULES: tuple[Module, ...] = ("gate_proj", "up_proj", "down_proj")
@@ -85,13 +84,6 @@ class ParameterGenerator(nn.Module, GeneratorCheckpoint, ABC):
     encoder_fingerprint: str | None = None
     settings: GeneratorSettings
     base_identity: BaseIdentity
-
-    def begin_step(self, step: int) -> None:
-        """Training calls this before each step (from 0)."""
-
-    def exported(self, weights: LoraWeights) -> LoraWeights:
-        """An adapter of this generator as it leaves the owner's side: the same change of outputs, to rounding."""
-        return weights
 
     @abstractmethod
     def encode(self, base: BaseModel, passages: Sequence[Sequence[str]]) -> DocumentStates:

@@ -13,12 +13,10 @@ from distilledprag.generator.dyprag import DypragSettings, DypragTranslator
 from distilledprag.generator.interface import GeneratorSettings, ParameterGenerator
 from distilledprag.generator.mask_kind import add_mask_row
 from distilledprag.generator.paper import PaperGenerator, PaperSettings
-from distilledprag.generator.per_rank import PerRankGenerator, PerRankSettings
 
 ARCHITECTURES: dict[str, tuple[type[GeneratorSettings], type[ParameterGenerator]]] = {
     "dyprag": (DypragSettings, DypragTranslator),
     "paper": (PaperSettings, PaperGenerator),
-    "per_rank": (PerRankSettings, PerRankGenerator),
 }
 
 
@@ -28,7 +26,7 @@ def checked_settings(values: Any) -> GeneratorSettings:
     Raises ConfigError for an unknown architecture or an unknown or wrong setting, naming it.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"generator settings must be keys and values, such as `architecture: per_rank`; got {values!r}")
+        raise ConfigError(f"generator settings must be keys and values, such as `architecture: paper`; got {values!r}")
     name = values.get("architecture")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(ARCHITECTURES)}")

@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,28 @@ def inject_parts(model: nn.Module, parts: Sequence[tuple[LoraBatch, Tensor | Non
                 handle = linear.register_forward_hook(_hook(a, b, batch.scaling, rows, linear.weight))
                 hooks.callback(handle.remove)
         yield
+
+
+@contextlib.contextmanager
+def written_states(model: nn.Module, writes: Mapping[int, tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
+    """While the block runs, without gradients, layers hand on states that are given here.
+
+    writes: layer -> (rows (n,), positions (n,), states (n, D)), for output[rows, positions] = states in its output (N, T, D).
+    """
+    with contextlib.ExitStack() as hooks:
+        for layer, write in writes.items():
+            handle = backbone_of(model).layers[layer].register_forward_hook(_writing_hook(*write))  # type: ignore[index, union-attr]
+            hooks.callback(handle.remove)
+        yield
+
+
+def _writing_hook(rows: Tensor, positions: Tensor, states: Tensor) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output  # (N, T, D), fresh from a sum: changed in its place
+        place = rows.to(hidden.device), positions.to(hidden.device)
+        hidden.index_put_(place, states.to(hidden.device, hidden.dtype))
+
+    return hook
 
 
 def _checked_rows(row_index: Tensor, batch: LoraBatch) -> Tensor:

@@ -1,1 +1,1 @@
-"""Training data: question-answer pairs from an LLM, or from the offline record world."""
+"""Training data: question-answer pairs from an LLM."""

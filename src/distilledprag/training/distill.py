@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel as Settings
@@ -19,18 +19,15 @@ from torch import Tensor, nn
 from distilledprag.base_model import BaseModel, load_base
 from distilledprag.generator.interface import DocumentStates, ParameterGenerator
 from distilledprag.generator.mask_kind import mask_embedded_as, mask_row_of
-from distilledprag.generator.per_rank import PerRankGenerator
 from distilledprag.generator.registry import build_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
-from distilledprag.training.calibration import calibrate
 from distilledprag.training.loop import LoopSettings, fit
 from distilledprag.training.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.training.packing import PackedBatch, TrainingRow, collate, exact_rows
 from distilledprag.training.pair_data import PairData, PairDataSettings
 from distilledprag.training.teacher_cache import CacheSettings, TeacherCache, batch_of, records_of
-from distilledprag.training.world_data import WorldData, WorldDataSettings, validation_rows
 
 CosinePositions = Literal["outside_documents", "question_and_answer", "answer", "all"]
 
@@ -46,13 +43,6 @@ class LossSettings(Settings):
     cosine_positions: CosinePositions = "outside_documents"
 
 
-class WorldSource(WorldDataSettings):
-    """Train on the record world."""
-
-    source: Literal["world"] = "world"
-    validation: int = 64
-
-
 class PairSource(PairDataSettings):
     """Train on synthesized question-answer pairs."""
 
@@ -60,7 +50,7 @@ class PairSource(PairDataSettings):
 
 
 class DistillRecipe(Settings):
-    """A `dprag train` recipe. `base`: folder or hub id of a base with a mask token; None: the bundled one.
+    """A `dprag train` recipe. `base`: folder or hub id of a base with a mask token; None: the default one.
 
     `start_from`: a generator checkpoint to go on from; `teacher_cache`: keep the teacher's outputs on disk, for data that
     is seen more than once.
@@ -73,7 +63,7 @@ class DistillRecipe(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     generator: dict[str, Any]
     start_from: str | None = None
-    data: Annotated[WorldSource | PairSource, Field(discriminator="source")]
+    data: PairSource
     losses: LossSettings = LossSettings()
     teacher_cache: CacheSettings | None = None
     training: LoopSettings
@@ -119,16 +109,8 @@ class DistillTask:
         if recipe.teacher_cache:
             what = (base.identity, generator.encoder_fingerprint, recipe.losses.cosine_positions, recipe.losses.temperature)
             self.cache = TeacherCache(recipe.teacher_cache, *what)
-        batches = recipe.training.steps * recipe.training.accumulation
-        source = recipe.data
-        self.data: WorldData | PairData
-        self.validation: dict[str, list[TrainingRow]]
-        if isinstance(source, WorldSource):
-            self.data = WorldData(self.prompts, source, "train", batches)
-            self.validation = validation_rows(self.prompts, source.style, source.validation)
-        else:
-            self.data = PairData(self.prompts, source)
-            self.validation = self.data.validation_rows()
+        self.data = PairData(self.prompts, recipe.data)
+        self.validation: dict[str, list[TrainingRow]] = self.data.validation_rows()
 
     def collate(self, rows: Sequence[TrainingRow]) -> Batch:
         tokens = collate([row.packed for row in rows], self.pad_id).to(self.base.device)
@@ -143,7 +125,6 @@ class DistillTask:
     def losses(self, batch: Batch, module: nn.Module, step: int) -> dict[str, Tensor]:
         """`loss` and its parts `loss_gen`, `loss_cos`, `loss_kl` (unweighted)."""
         settings = self.recipe.losses
-        self.module.begin_step(step)
         teacher, documents = self.read(batch) if self.cache is None else self._read_through(batch, self.cache)
         student = self.answer(batch, module(documents))
         parts = {"loss_gen": generation_loss(student.logits, batch.tokens.targets[batch.tokens.is_supervised])}
@@ -235,17 +216,15 @@ def _others(adapters: LoraBatch) -> LoraBatch:
 
 def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
     """Distil a generator as `recipe` says; the result is `recipe.output/model`. Returns the last evaluation."""
-    from distilledprag.bundled import bundled_base
+    from distilledprag.base.default import default_base
     from distilledprag.generator.checkpoint import load_generator
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(recipe.base or bundled_base(), device=device, dtype=getattr(torch, recipe.dtype))
+    base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
     torch.manual_seed(recipe.training.seed)
     generator = load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
     generator.to(device)
     task = DistillTask(base, generator, recipe)
-    if not recipe.start_from and isinstance(generator, PerRankGenerator):
-        calibrate(task, task.batch(recipe.training.steps * recipe.training.accumulation - 1))
 
     def export(folder: Path) -> None:
         generator.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The training loop shared by base-model training and distillation.
+"""The training loop shared by distillation and DyPRAG's translator.
 
 A `Task` says what is trained and on what; the loop does accumulation, clipping, schedule, checkpoints, resume, logs.
 A batch is a pure function of its number and every random state is in the checkpoint, so a run that was killed and

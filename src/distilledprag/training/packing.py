@@ -36,13 +36,10 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class TrainingRow:
-    """The passages of one prompt and the packed row made from them. Where known, `documents`: for each question the
-    positions (from 0) of the passages that its answer needs; `entities`: for each passage the name it is about."""
+    """The passages of one prompt and the packed row made from them."""
 
     passages: tuple[str, ...]
     packed: PackedRow
-    documents: tuple[tuple[int, ...], ...] = ()
-    entities: tuple[str, ...] = ()
 
 
 def pack(context: Prompt, pairs: Sequence[tuple[list[int], list[int]]]) -> PackedRow:

@@ -1,7 +1,8 @@
 """/v1/adapters: a stranger's safetensors bytes become an adapter under an id that is made here, or are refused with a reason.
 
 The order of checks: bytes of the body while they come; length of the header; header, record, base model, names, dtypes, shapes
-and rank; all values finite; their sizes (`lora.validation`). What the client says about files and configurations is not used.
+and rank; all values finite; their sizes (`lora.validation`; `lora.states` for state adapters). What the client says about files
+and configurations is not used.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def adapter_routes(engine: Engine, bodies: BodyReader, metrics: Metrics) -> APIR
     async def add(request: Request) -> dict[str, Any]:
         engine.adapters.require_room(request.state.owner, 0)
         try:
-            async with bodies.held(request, engine.spec.byte_limit) as data, checking:
+            async with bodies.held(request, engine.longest_adapter) as data, checking:
                 return described(await asyncio.to_thread(engine.accept, request.state.owner, data))
         except (AdapterError, IncompatibleBaseError) as error:
             metrics.rejections.labels(str(error.code) if isinstance(error, AdapterError) else "wrong_base").inc()

@@ -30,7 +30,7 @@ BODIES_AT_ONCE, BODIES_OF_A_KEY = 8, 2  # times the longest adapter: memory for 
 
 def build_application(engine: Engine, keys: ApiKeys, metrics: Metrics, metrics_keys: ApiKeys) -> ASGIApp:
     """The engine, ready to be served; starts `engine`, and stops it at the end. Without `metrics_keys` there are no metrics."""
-    bodies = BodyReader(BODIES_AT_ONCE * engine.spec.byte_limit, BODIES_OF_A_KEY * engine.spec.byte_limit)
+    bodies = BodyReader(BODIES_AT_ONCE * engine.longest_adapter, BODIES_OF_A_KEY * engine.longest_adapter)
     started = int(time.time())
 
     @contextlib.asynccontextmanager

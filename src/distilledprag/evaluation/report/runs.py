@@ -29,12 +29,7 @@ class Run:
         data = self.summary["config"]["recipe"]["data"]
         if isinstance(data, list):
             return ", ".join(dict.fromkeys(name.partition("/")[0] for name in self.subtasks))
-        return f"world {', '.join(data['splits'])}" if self.is_world else data["name"]
-
-    @property
-    def is_world(self) -> bool:
-        data = self.summary["config"]["recipe"]["data"]
-        return isinstance(data, dict) and data["source"] == "world"
+        return data["name"]
 
     @property
     def base(self) -> str:
@@ -47,7 +42,7 @@ class Run:
 
     @property
     def groups(self) -> dict[str, list[str]]:
-        """The subtasks by what stands before their last slash (a split of the world), or all of them under ""."""
+        """The subtasks by what stands before their last slash (a benchmark, if there are several), or all of them under ""."""
         found: dict[str, list[str]] = {}
         for name in self.subtasks:
             found.setdefault(name.rpartition("/")[0], []).append(name)

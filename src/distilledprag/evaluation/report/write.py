@@ -48,9 +48,8 @@ def write_report(folders: Sequence[Path], out: Path) -> list[Path]:
             parts.append(picture.name)
         parts += filter(None, [comparison_table(run)])
     compared = [run for run in runs if not run.ablation]
-    if benchmarks := [run for run in compared if not run.is_world]:
-        parts.insert(0, paper_table(benchmarks))
     if compared:
+        parts.insert(0, paper_table(compared))
         files.append(draw_latency(compared, out / "f1-latency.png"))
         parts.append(files[-1].name)
     parts += [*ablation_tables(runs), published_table()]

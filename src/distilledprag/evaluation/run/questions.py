@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs, world_documents
+from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.benchmarks import (
     BenchmarkQuestion,
@@ -28,14 +28,10 @@ from distilledprag.evaluation.run.recipe import (
     EvaluationRecipe,
     FileRetriever,
     PragPart,
-    WorldSource,
 )
-from distilledprag.evaluation.world import Cell, items_of
 from distilledprag.passages.corpus_index import CorpusIndex
 from distilledprag.passages.elasticsearch import ElasticsearchRetriever
-from distilledprag.passages.record import Passage
 from distilledprag.passages.retrieval import BM25Retriever, Retriever
-from distilledprag.synthesis.world import World
 from distilledprag.training.pair_data import read_pairs
 
 
@@ -63,8 +59,6 @@ def passage_ids(texts: Sequence[str]) -> list[str]:
 def load_questions(recipe: EvaluationRecipe) -> list[Asked]:
     """All questions of the recipe in order. Raises InputError for files that cannot be used, or a question without passages."""
     source = recipe.data
-    if isinstance(source, WorldSource):
-        return [asked for cell, count in source.cells() for asked in _of_world(source, cell, count)]
     retriever = _retriever(recipe)
     if isinstance(source, list):
         questions = [replace(q, subtask=f"{q.benchmark}/{q.subtask}") for one in source for q in _of_benchmark(one)]
@@ -84,7 +78,7 @@ def _of_benchmark(source: BenchmarkSource) -> list[BenchmarkQuestion]:
 
 
 def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
-    """The questions with what PRAG trains on (those of the world have it already).
+    """The questions with what PRAG trains on.
 
     Raises ConfigError when the recipe names no source of it, InputError for a passage that the source does not have.
     """
@@ -95,13 +89,10 @@ def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
                 pairs = tuple((question, answer) for question, answer, _ in made.questions)
                 known[made.text] = AugmentedDocument(made.text, made.rewrite, pairs)
     known |= documents_of_pairs(prag.pairs)
+    if not known:
+        raise ConfigError("prag trains on questions about the passages: name their source, prag.augmented or prag.pairs")
     found = []
     for one in asked:
-        if one.augmented:
-            found.append(one)
-            continue
-        if not known:
-            raise ConfigError("prag trains on questions about the passages: name their source, prag.augmented or prag.pairs")
         if missing := [text for text in one.texts if text not in known]:
             raise InputError(f"prag has no questions about the passage {missing[0][:80]!r} of question {one.key}")
         found.append(replace(one, augmented=tuple(known[text] for text in one.texts)))
@@ -115,19 +106,6 @@ def overlap_of(files: Sequence[Path], asked: Sequence[Asked]) -> dict[str, Any]:
     training = dict.fromkeys(document for file in files for pair in read_pairs(file) for document in pair.documents)
     tested = dict.fromkeys(text for one in asked for text in one.texts)
     return {"overlap": summarise(nearest(minhash(list(tested)), minhash(list(training))))}
-
-
-def _of_world(source: WorldSource, cell: Cell, count: int) -> list[Asked]:
-    made, world = [], World(cell.split, source.seed)
-    subtask = f"{cell.kind}-{cell.documents}"
-    if len(source.splits) > 1:
-        subtask = f"{cell.split}/{subtask}"
-    for index, item in enumerate(items_of(cell, count, source.seed)):
-        passages = tuple(Passage(text, "world", index=place) for place, text in enumerate(item.documents))
-        question = BenchmarkQuestion(str(index), f"world-{cell.split}", subtask, item.question, (item.answer,), passages)
-        augmented = world_documents(world, index, cell.kind, cell.documents)
-        made.append(Asked(question, item.documents, 0.0, {}, augmented))
-    return made
 
 
 def _retriever(recipe: EvaluationRecipe) -> Retriever | None:

@@ -10,10 +10,7 @@ from pydantic import ConfigDict, Field, field_validator
 
 from distilledprag.baselines.prag import PragSettings
 from distilledprag.baselines.recipes import PromptStyle
-from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, NEEDS
-from distilledprag.evaluation.world import Cell
-from distilledprag.synthesis.world import FEWEST_DOCUMENTS, Kind, Split
 
 
 class Part(Settings):
@@ -30,30 +27,6 @@ class BenchmarkSource(Part):
     subtasks: list[str] | None = None
     first: int | None = Field(300, gt=0)
     options: dict[str, Any] = {}
-
-
-class WorldSource(Part):
-    """The record world; passages are the example's own. `count`: questions of each split and kind, shared evenly among the
-    numbers of `documents` that such a question can have."""
-
-    source: Literal["world"] = "world"
-    splits: list[Split] = Field(["test"], min_length=1)
-    kinds: list[Kind] = Field(["single"], min_length=1)
-    documents: list[Annotated[int, Field(gt=0)]] = Field([1, 2, 3], min_length=1)
-    count: int = Field(300, gt=0)
-    seed: int = 0
-
-    def cells(self) -> list[tuple[Cell, int]]:
-        """Every split, kind and number of documents, with its number of questions. Raises ConfigError for a kind that needs more
-        documents than there ever are."""
-        found = []
-        for split in self.splits:
-            for kind in self.kinds:
-                fitting = [documents for documents in self.documents if documents >= FEWEST_DOCUMENTS[kind]]
-                if not fitting:
-                    raise ConfigError(f"a {kind} question needs {FEWEST_DOCUMENTS[kind]} documents or more; add to `documents`")
-                found += [(Cell(split, kind, documents), -(-self.count // len(fitting))) for documents in fitting]
-        return found
 
 
 class FileRetriever(Part):
@@ -94,19 +67,16 @@ class PragPart(Part):
 
 class EvaluationRecipe(Part):
     """`data`: of several benchmarks, subtasks are named "benchmark/subtask". `checkpoints`: a generator's folder for each
-    parametric method that runs (with the bundled base: the bundled ones if none). `styles`: methods that deviate from the
-    masked prompt. `answer_tokens`: the budget of every method. `titles`: whether a passage's title is put before its text.
-    `batch`: questions answered together (seconds are then a share of the batch's; 1: those of one user). `training_pairs`:
-    `dprag synthesize` files whose documents the questions' are compared with."""
+    parametric method that runs. `styles`: methods that deviate from the masked prompt. `answer_tokens`: the budget of every
+    method. `titles`: whether a passage's title is put before its text. `batch`: questions answered together (seconds are then
+    a share of the batch's; 1: those of one user). `training_pairs`: `dprag synthesize` files whose documents the questions'
+    are compared with."""
 
     task: Literal["evaluate"] = "evaluate"
     output: Path
     base: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    data: (
-        Annotated[BenchmarkSource | WorldSource, Field(discriminator="source")]
-        | Annotated[list[BenchmarkSource], Field(min_length=1)]
-    )
+    data: BenchmarkSource | Annotated[list[BenchmarkSource], Field(min_length=1)]
     retriever: Annotated[FileRetriever | CorpusRetriever | ElasticsearchRetriever, Field(discriminator="kind")] = FileRetriever()
     top_k: int = Field(3, gt=0)
     titles: bool = True

@@ -16,7 +16,6 @@ import torch
 
 from distilledprag.base_model import load_base, weights_hash
 from distilledprag.baselines import PragAdapters
-from distilledprag.bundled import bundled_base, bundled_generators
 from distilledprag.decoding import greedy_ids
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.machine import machine
@@ -135,13 +134,15 @@ def _items(asked: Sequence[Asked]) -> list[Item]:
 
 
 def _setting(recipe: EvaluationRecipe) -> tuple[Setting, str]:
+    from distilledprag.base.default import default_base
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(recipe.base or bundled_base(), device=device, dtype=getattr(torch, recipe.dtype))
+    base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
     prompts, weights = PromptBuilder(base.tokenizer, base.mask_token_id), weights_hash(base.model)
     needed = dict.fromkeys(NEEDS[method] for method in recipe.methods if method in NEEDS)
-    generators, bundled = {}, {} if recipe.base else bundled_generators()
+    generators = {}
     for name in needed:
-        checkpoint = recipe.checkpoints.get(name) or bundled.get(name)
+        checkpoint = recipe.checkpoints.get(name)
         if name == "prag":
             continue
         if checkpoint is None:

@@ -1,7 +1,7 @@
 """One clearance for each kind of request to the engine. A clearance is made for one request, from what that may contain.
 
     models, health, list of adapters   nothing but method and path
-    adapter            header equal to that of an adapter of no document and the same rank; numbers without text
+    adapter            header equal to that of an adapter of no document with a row for every document token; numbers without text
     prompt             byte for byte what the user's settings and the ids make; ids that, without masks, are exactly those of
                        a prompt without documents, and masks where and as many as the passages have tokens
     plain text         documents in the open: made only where the operator switched plain RAG on
@@ -63,7 +63,7 @@ class RemovalClearance:
 
 @dataclass(frozen=True)
 class AdapterClearance:
-    """For uploading an adapter. `reference`: of the same generator and rank, made without any document."""
+    """For uploading an adapter. `reference`: of the same generator and as many rows, made without any document."""
 
     protected: Protected
     reference: bytes

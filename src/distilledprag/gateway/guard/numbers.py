@@ -1,7 +1,8 @@
 """Runs of token ids among raw numbers: integers and floats of several widths, side by side or at equal distances.
 
-R = runs, W = bytes of a number. Weights are noise to this check, and mostly zeros: runs with the token 0, or of one token only,
-are left out. Knows nothing of texts.
+R = runs, W = bytes of a number. An adapter's numbers are noise to this check, and small: states in bytes lie near zero, as the
+ids of frequent tokens do, so that three of these can stand there by chance, eight cannot. Runs with the token 0, or of one
+token only, are left out. Knows nothing of texts.
 """
 
 from __future__ import annotations
@@ -16,14 +17,18 @@ from distilledprag.gateway.guard.words import RUN
 STRIDES = range(1, 33)  # distances, in numbers, at which ids are looked for, besides the tensors' widths
 
 
-def holds_token_run(data: bytes, token_runs: Collection[tuple[int, ...]], widths: Iterable[int] = ()) -> bool:
-    """Whether three ids of one of `token_runs` stand in `data`, forwards or backwards; `widths`: of rows, in numbers."""
-    wanted = {run for run in token_runs if 0 not in run and len(set(run)) > 1}
-    wanted |= {run[::-1] for run in wanted}
-    if not wanted:
+def holds_token_run(data: bytes, token_runs: Collection[tuple[int, ...]], widths: Iterable[int] = (), length: int = RUN) -> bool:
+    """Whether `length` ids stand in `data`, forwards or backwards, of which every three in a row are one of `token_runs`.
+
+    widths: of rows, in numbers.
+    """
+    forwards = {run for run in token_runs if 0 not in run and len(set(run)) > 1}
+    if not forwards:
         return False
     strides = sorted({*STRIDES, *widths})
-    return any(code.found_in(data, strides) for code in _codes(np.array(sorted(wanted), dtype=np.int64)))
+    directions = (forwards, {run[::-1] for run in forwards})
+    codes = (code for runs in directions for code in _codes(np.array(sorted(runs), dtype=np.int64)))
+    return any(code.found_in(data, strides, length) for code in codes)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class _Code:
     runs: np.ndarray
     telling: int
 
-    def found_in(self, data: bytes, strides: Iterable[int]) -> bool:
+    def found_in(self, data: bytes, strides: Iterable[int], length: int) -> bool:
         """From every byte that a number may begin at: looks for first ids by their telling bits, then for the other two."""
         width = self.runs.dtype.itemsize
         wanted = set(map(tuple, self.runs.tolist()))
@@ -48,14 +53,15 @@ class _Code:
             halves = np.frombuffer(data, dtype="<u2", count=size * width // 2, offset=shift)[self.telling // 2 :: width // 2]
             begins = np.flatnonzero(table[halves])
             begins = begins[np.isin(numbers[begins], self.runs[:, 0])]
-            if len(begins) and any(self._has_run(numbers, begins, stride, wanted) for stride in strides):
+            if len(begins) and any(self._has_run(numbers, begins, stride, wanted, length) for stride in strides):
                 return True
         return False
 
-    def _has_run(self, numbers: np.ndarray, begins: np.ndarray, stride: int, wanted: set[tuple[int, ...]]) -> bool:
+    def _has_run(self, numbers: np.ndarray, begins: np.ndarray, stride: int, wanted: set[tuple[int, ...]], length: int) -> bool:
         begins = begins[begins + (RUN - 1) * stride < len(numbers)]
         begins = begins[np.isin(numbers[begins + stride], self.runs[:, 1])]
-        return any(tuple(numbers[begin : begin + RUN * stride : stride].tolist()) in wanted for begin in begins)
+        found = {begin for begin in begins.tolist() if tuple(numbers[begin : begin + RUN * stride : stride].tolist()) in wanted}
+        return any(all(begin + step * stride in found for step in range(length - RUN + 1)) for begin in found)
 
 
 def _codes(runs: np.ndarray) -> Iterator[_Code]:

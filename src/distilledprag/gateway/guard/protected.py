@@ -18,6 +18,7 @@ from distilledprag.gateway.guard.words import RUN, rare_words, runs, words
 
 LONG_ENOUGH = 4  # characters of a rare word that is looked for in bytes that are not a prompt
 _LONG_IN_BINARY = 7  # bytes; random ones hold a given word of so many once in some million adapters
+_LONG_RUN = 8  # token ids that an adapter's numbers do not hold by chance
 _ZEROS = 3  # in a row that are kept of an adapter's numbers: UTF-32 has so many
 
 
@@ -88,8 +89,8 @@ class Protected:
                 hits = self._word_runs_in(found)
                 if any(len("".join(run).encode()) >= _LONG_IN_BINARY for run in hits) or not wanted.isdisjoint(found):
                     raise _leak("words of a document", where)
-        if holds_token_run(data, self.token_runs, widths):
-            raise _leak(f"{RUN} tokens of a document in a row", where)
+        if holds_token_run(data, self.token_runs, widths, _LONG_RUN):
+            raise _leak(f"{_LONG_RUN} tokens of a document in a row", where)
 
     def _word_runs_in(self, found: Sequence[str]) -> set[tuple[str, ...]]:
         """The protected runs among neighbouring words."""

@@ -260,7 +260,7 @@ def _lifetime(expires_at: Any) -> float | None:
     if isinstance(expires_at, str):
         with contextlib.suppress(ValueError):
             moment = datetime.datetime.fromisoformat(expires_at.replace("Z", "+00:00"))
-            expires_at = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.timezone.utc)).timestamp()
+            expires_at = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp()
     if not isinstance(expires_at, (int, float)) or isinstance(expires_at, bool):
         return None
     left = expires_at - time.time()

@@ -2,7 +2,6 @@
 "use strict";
 
 const MASK = "<|doc_mask|>";
-const SVG = "http://www.w3.org/2000/svg";
 
 function bytes(count) {
   return count < 10000 ? `${count} bytes` : count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` : `${(count / 1e6).toFixed(2)} MB`;
@@ -29,40 +28,12 @@ function drawPrompt(place, prompt) {
   });
 }
 
-// How strongly the adapter changes each module (rows) of each layer (columns).
+// The adapter's form. Its rows are as many as the masks above.
 function drawAdapter(figure, adapter) {
   figure.hidden = !adapter;
   if (!adapter) return;
-  const left = 70, top = 14, width = 300, high = 16;
-  const cell = width / adapter.layers.length;
-  const largest = Math.max(...adapter.values.flat(), 1e-12);
-  const svg = figure.querySelector("svg");
-  svg.replaceChildren();
-  svg.setAttribute("viewBox", `0 0 ${left + width} ${top + high * adapter.modules.length}`);
-  svg.setAttribute("aria-label", "Heat map of the adapter");
-  const add = (name, attributes, text) => {
-    const made = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    if (text !== undefined) made.textContent = text;
-    svg.append(made);
-    return made;
-  };
-  adapter.modules.forEach((module, row) => {
-    add("text", { x: 0, y: top + high * row + 12 }, module);
-    adapter.values[row].forEach((value, column) => {
-      const place = { x: left + cell * column, y: top + high * row, width: cell - 1, height: high - 1 };
-      const drawn = add("rect", { ...place, "fill-opacity": (0.06 + 0.94 * (value / largest)).toFixed(3) });
-      const title = document.createElementNS(SVG, "title");
-      title.textContent = `layer ${adapter.layers[column]}, ${module}: ${value.toPrecision(3)}`;
-      drawn.append(title);
-    });
-  });
-  const step = Math.ceil(adapter.layers.length / 12);
-  adapter.layers.forEach((layer, column) => {
-    if (column % step === 0) add("text", { x: left + cell * (column + 0.3), y: 10 }, layer);
-  });
-  figure.querySelector("figcaption").textContent =
-    `The adapter (rank ${adapter.rank}): how much it changes each layer's modules, 0 to ${largest.toPrecision(2)}.`;
+  figure.querySelector("figcaption").textContent = `The adapter: ${adapter.rows} rows of ${adapter.width} numbers, one row for each mask, ` +
+    `written after layer ${adapter.layer}; ${bytes(adapter.bytes)}.`;
 }
 
 function drawWire(wire, sent, mode) {

@@ -78,7 +78,7 @@ class Bodies:
         while more:
             try:
                 message = await asyncio.wait_for(request.receive(), max(0.0, deadline - time.monotonic()))
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 raise SlowBodyError(f"the body did not arrive within {self._seconds:g} seconds; send it faster") from None
             if message["type"] == "http.disconnect":
                 raise InputError("the client left before its body was complete")

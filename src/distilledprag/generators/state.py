@@ -1,0 +1,130 @@
+"""State adapters: the passages' hidden states, written where plain RAG would have them (docs/method.md).
+
+    passage --layers 0..L, behind the opening of the prompt--> states (n, D), one row a token
+
+    exact   StateAdapter: the engine writes row k after layer L at the k-th mask
+    plain   LoraWeights on one down projection: A (r, U) belongs to the base, B = wanted - present states (D, r)
+
+Passages are encoded one by one, each as passage 1 of a prompt, so that a passage's rows can be cached and put beside others.
+Needs the embeddings and layers 0..L of the base, nothing else. Knows nothing about questions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distilledprag.base.architecture import adds_mlp_output, hidden_after
+from distilledprag.base.prepare import MASKS, PreparedRecord
+from distilledprag.base_model import BaseModel
+from distilledprag.errors import ConfigError, InputError
+from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraPair, LoraWeights
+from distilledprag.prompts import PromptBuilder
+
+_CACHED_TOKENS = 200_000
+
+
+@dataclass(frozen=True)
+class PlainPath:
+    """What plain PEFT adapters need: the layer, ids of the numbered masks, A (M, U)."""
+
+    layer: int
+    numbered: range
+    a: Tensor
+
+    @classmethod
+    def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
+        from distilledprag.distillation.lora_training import load_tensors
+
+        return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
+
+
+class StateGenerator:
+    """Encodes passages for one base. `layer`: after which states are written on the exact path."""
+
+    def __init__(self, base: BaseModel, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
+        self.base, self.prompts, self.layer, self.plain = base, prompts, layer, plain
+        self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
+        self._cached = 0
+
+    @torch.inference_mode()
+    def rows(self, passages: Sequence[str], layer: int | None = None) -> list[Tensor]:
+        """States (n, D) after `layer` of each passage's tokens; passages seen before come from the cache."""
+        layer = self.layer if layer is None else layer
+        missing = [text for text in dict.fromkeys(passages) if (text, layer) not in self._cache]
+        if missing:
+            self._encode(missing, layer)
+        found = [self._cache[(text, layer)] for text in passages]
+        for text in passages:
+            self._cache.move_to_end((text, layer))
+        while self._cached > _CACHED_TOKENS and len(self._cache) > 1:
+            self._cached -= len(self._cache.popitem(last=False)[1])
+        return found
+
+    def _encode(self, passages: list[str], layer: int) -> None:
+        built = [self.prompts.context([text]) for text in passages]
+        longest = max(len(prompt) for prompt in built)
+        if longest > self.base.context_length:
+            raise InputError(f"a passage with its prompt has {longest} tokens; the base reads {self.base.context_length}: split it")
+        device = self.base.device
+        ids = torch.full((len(built), longest), self.prompts.end_of_turn_id)
+        attention = torch.zeros(len(built), longest, dtype=torch.long)
+        for row, prompt in enumerate(built):
+            ids[row, : len(prompt)] = torch.tensor(prompt.open_ids)
+            attention[row, : len(prompt)] = 1
+        hidden = hidden_after(self.base.model, [layer], input_ids=ids.to(device), attention_mask=attention.to(device))[layer]
+        for row, (text, prompt) in enumerate(zip(passages, built, strict=True)):
+            index = torch.tensor([i for i, document in enumerate(prompt.is_document) if document], dtype=torch.long, device=device)
+            self._cache[(text, layer)] = hidden[row, index].clone()
+            self._cached += len(index)
+
+    def states(self, passages: Sequence[str]) -> StateAdapter:
+        """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""
+        rows = self.rows(passages)
+        if not sum(map(len, rows)):
+            raise InputError("there is no text to encode; give at least one passage that is not empty")
+        return StateAdapter(torch.cat(rows).float().cpu(), self.layer, self.base.identity)
+
+    def numbered(self, masked_ids: Sequence[int]) -> list[int]:
+        """A masked prompt with numbered masks in place of the one. Raises InputError for more masks than the base has."""
+        if self.plain is None:
+            raise ConfigError("this base has no numbered masks; make it with `dprag prepare-base`")
+        ids, number = list(masked_ids), 0
+        for place, index in enumerate(ids):
+            if index == self.prompts.mask_token_id:
+                if number >= len(self.plain.numbered):
+                    raise InputError(
+                        f"the passages have more tokens than the base's {len(self.plain.numbered)} numbered masks; use fewer passages "
+                        "or rows, an engine of ours (no limit), or prepare the base with more --masks"
+                    )
+                ids[place] = self.plain.numbered[number]
+                number += 1
+        return ids
+
+    @torch.inference_mode()
+    def plain_lora(self, passages: Sequence[str]) -> LoraWeights:
+        """A PEFT adapter for any LoRA server: rank = number of masks, one down projection, alpha = rank.
+
+        Raises InputError for more tokens than numbered masks, ConfigError for a base whose layers norm the MLP's output.
+        """
+        if not adds_mlp_output(self.base.model):
+            raise ConfigError(f"{self.base.model.config.model_type} norms its MLP's output, so a LoRA there cannot write states")
+        masked = self.prompts.context(passages).masked_ids
+        ids = self.numbered(masked)
+        plain = self.plain
+        assert plain is not None
+        wanted = torch.cat(self.rows(passages, plain.layer)).float()
+        if not len(wanted):
+            raise InputError("there is no text to encode; give at least one passage that is not empty")
+        hidden = hidden_after(self.base.model, [plain.layer], input_ids=torch.tensor([ids], device=self.base.device))[plain.layer][0]
+        places = torch.tensor([i for i, index in enumerate(masked) if index == self.prompts.mask_token_id], device=self.base.device)
+        b = (wanted - hidden[places].float()).T.contiguous().cpu()
+        count = b.shape[1]
+        pair = LoraPair(plain.a[:count].contiguous(), b)
+        return LoraWeights({f"layers.{plain.layer}.mlp.down_proj": pair}, float(count), self.base.identity, "state")

@@ -1,1 +1,0 @@
-"""What can be learned about the documents from what is sent: attacks, to be measured and reported."""

@@ -1,0 +1,68 @@
+"""The default base as a newcomer meets it: the real SmolLM2 with our reader. Fetched once, then cached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from distilledprag.evaluation.metrics import best_exact_match
+from distilledprag.evaluation.reading import Item, ReadingEvaluation
+from distilledprag.pipeline import DistilledPRAG
+
+EVERYDAY = Path(__file__).parents[1] / "data" / "everyday.jsonl"
+DOCUMENTS = [
+    "Maria Lindgren starts on 1 March 2026 as a nurse. Her salary is 41,250 euros a year. She reports to Dr. Osei.",
+    "The invoice KX-20417-B of Halden Mills was paid on 3 May.",
+]
+
+
+@pytest.fixture(scope="module")
+def prag():
+    return DistilledPRAG.from_pretrained()
+
+
+@pytest.mark.parametrize(
+    ("question", "wanted"),
+    [
+        ("What is Maria Lindgren's salary?", "41,250 euros"),
+        ("Who does she report to?", "Dr. Osei"),
+        ("Which invoice was paid on 3 May?", "KX-20417-B"),
+        ("When does Maria Lindgren start?", "1 March 2026"),
+    ],
+)
+def test_golden_answers(prag, question, wanted):
+    answer = prag.answer(question, documents=DOCUMENTS)
+    assert answer.text == wanted == prag.answer_rag(question, DOCUMENTS)
+    assert "Lindgren starts" not in answer.sent.prompt and answer.sent.adapter_bytes < 40_000
+
+
+def test_shuffled_documents_do_not_answer(prag):
+    assert prag.answer("What is Maria Lindgren's salary?", documents=DOCUMENTS[1:]).text == "not in the documents"
+
+
+def test_everyday_questions_are_answered_as_by_plain_rag(prag):
+    rows = [json.loads(line) for line in EVERYDAY.read_text().splitlines()][::5]
+    items = [Item(tuple(d["text"] for d in row["documents"]), row["question"], tuple(row["answers"]), "everyday") for row in rows]
+    evaluation = ReadingEvaluation(prag, items)
+    right = {
+        method: sum(best_exact_match(found.text, items[found.index].answers) for found in evaluation.answer(method, range(len(items))))
+        for method in ("closed_book", "rag", "state", "state_plain")
+    }
+    assert right["rag"] >= 16 and right["state"] >= right["rag"] - 3 and right["state_plain"] >= right["rag"] - 3
+    assert right["closed_book"] <= 2
+
+
+def test_exported_adapter_answers_in_peft(prag, tmp_path, monkeypatch):
+    prag.encode(DOCUMENTS).save_pretrained(tmp_path / "adapter")
+    from distilledprag.base.default import default_base
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(default_base(), dtype=torch.bfloat16), tmp_path / "adapter")
+    tokenizer = AutoTokenizer.from_pretrained(default_base())
+    ids = torch.tensor([prag.peft_prompt("What is Maria Lindgren's salary?", DOCUMENTS)])
+    out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+    assert tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip().startswith("41,250 euros")

