@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 import textwrap
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import docx
 from fpdf import FPDF
 
 FOLDER = Path(__file__).parent / "documents"
-DATE = datetime(2025, 1, 1, tzinfo=timezone.utc)  # in the PDF files, so that they come out the same each time
+DATE = datetime(2025, 1, 1, tzinfo=UTC)  # in the PDF files, so that they come out the same each time
 
 EMPLOYMENT = [
     "This employment contract is made between Harrow Lane Bakery and Miriam Oduya. Miriam Oduya is employed as production "

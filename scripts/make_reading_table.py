@@ -1,5 +1,6 @@
 """docs/results/reading.md and the README's table from docs/results/reading.json."""
 
+# ruff: noqa: E501
 from __future__ import annotations
 
 import json
@@ -55,7 +56,12 @@ def main() -> None:
     )
     (ROOT / "docs/results/reading.md").write_text(page)
     readme = ROOT / "README.md"
-    text = re.sub(re.escape(BEGIN) + ".*?" + re.escape(END), lambda _: f"{BEGIN}\n{table(rows, types=False)}\n{END}", readme.read_text(), flags=re.S)
+    text = re.sub(
+        re.escape(BEGIN) + ".*?" + re.escape(END),
+        lambda _: f"{BEGIN}\n{table(rows, types=False)}\n{END}",
+        readme.read_text(),
+        flags=re.S,
+    )
     readme.write_text(text)
 
 

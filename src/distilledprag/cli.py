@@ -72,7 +72,9 @@ def ask(
 def encode(
     files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
     out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
-    target: Annotated[str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")] = "peft",
+    target: Annotated[
+        str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
+    ] = "peft",
     question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
     rows: Rows = None,
     as_json: AsJson = False,

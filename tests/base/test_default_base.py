@@ -50,7 +50,9 @@ def test_everyday_questions_are_answered_as_by_plain_rag(prag):
     items = [Item(tuple(d["text"] for d in row["documents"]), row["question"], tuple(row["answers"]), "everyday") for row in rows]
     evaluation = ReadingEvaluation(prag, items)
     right = {
-        method: sum(best_exact_match(found.text, items[found.index].answers) for found in evaluation.answer(method, range(len(items))))
+        method: sum(
+            best_exact_match(found.text, items[found.index].answers) for found in evaluation.answer(method, range(len(items)))
+        )
         for method in ("closed_book", "rag", "state", "state_plain")
     }
     assert right["rag"] >= 16 and right["state"] >= right["rag"] - 3 and right["state_plain"] >= right["rag"] - 3
@@ -61,7 +63,9 @@ def test_exported_adapter_answers_in_peft(prag, tmp_path, monkeypatch):
     prag.encode(DOCUMENTS).save_pretrained(tmp_path / "adapter")
     from distilledprag.base.default import default_base
 
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(default_base(), dtype=torch.bfloat16), tmp_path / "adapter")
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(default_base(), dtype=torch.bfloat16), tmp_path / "adapter"
+    )
     tokenizer = AutoTokenizer.from_pretrained(default_base())
     ids = torch.tensor([prag.peft_prompt("What is Maria Lindgren's salary?", DOCUMENTS)])
     out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)

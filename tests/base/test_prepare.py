@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from distilledprag.base.architecture import hidden_after, hidden_states
+from distilledprag.base.architecture import hidden_after
 from distilledprag.base.default import original_base
 from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
 from distilledprag.base_model import load_base
@@ -88,16 +88,25 @@ def test_states_at_the_masks_are_those_of_the_passage_encoded_alone(prag):
     torch.testing.assert_close(adapter.rows[: len(wanted)], wanted, atol=1e-4, rtol=1e-3)
 
 
-def test_one_passage_written_exactly_leaves_plain_rag_but_for_the_layers_below(prag):
-    """With the adapter written after the last layer but the question's tokens seeing masks below, only these differ; written
-    after layer 0 of a one-passage prompt, the states above equal plain RAG's to what the question read in layer 0."""
-    open_ids, masked = plain_and_masked(prag)
-    adapter = prag.encode_states(PASSAGES)
+def test_logits_are_those_of_a_run_whose_states_are_overwritten_directly(prag):
+    masked = plain_and_masked(prag)[1]
+    wanted = torch.cat(prag.states.rows(PASSAGES))
+    layer = prag.base.model.model.layers[2]
+
+    def overwrite(_, __, output):
+        hidden = (output[0] if isinstance(output, tuple) else output).clone()
+        hidden[0, (masked[0] == prag.base.mask_token_id).nonzero().flatten()] = wanted
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
     with torch.no_grad():
-        bare = hidden_states(prag.base.model, input_ids=masked)
-        with written_states(prag.base, masked, [adapter]):
-            written = hidden_states(prag.base.model, input_ids=masked)
-    assert not torch.allclose(bare[:, -1], written[:, -1], atol=1e-3)
+        with written_states(prag.base, masked, [prag.encode_states(PASSAGES)]):
+            ours = prag.base.model(input_ids=masked).logits
+        handle = layer.register_forward_hook(overwrite)
+        direct = prag.base.model(input_ids=masked).logits
+        handle.remove()
+        bare = prag.base.model(input_ids=masked).logits
+    torch.testing.assert_close(ours, direct, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(ours, bare, atol=1e-3)
 
 
 def test_plain_peft_adapter_writes_the_wanted_states_and_peft_agrees_with_us(prag, prepared, tmp_path):
@@ -141,7 +150,7 @@ def test_answers_through_the_adapter_run_and_report_what_was_sent(prag):
 def test_more_tokens_than_numbered_masks_is_refused_for_peft_only(prag):
     long = ["Anna lives in Oakport and works for Velkor Foods as a baker. " * 8]
     if prag.base.model.config.model_type != "gemma2":
-        with pytest.raises(InputError, match="numbered masks"):
+        with pytest.raises(InputError, match="masks: use fewer"):
             prag.encode(long)
     assert prag.encode_states(long).count > 64
 

@@ -18,11 +18,18 @@ from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 
 ROWS = [
-    {"documents": [{"title": "", "text": "Anna lives in Oakport. She bakes bread. The shop opens at six."}], "question": q, "answers": [a]}
+    {
+        "documents": [{"title": "", "text": "Anna lives in Oakport. She bakes bread. The shop opens at six."}],
+        "question": q,
+        "answers": [a],
+    }
     for q, a in (("Where does Anna live?", "Oakport"), ("What does she bake?", "bread"))
 ] + [
     {
-        "documents": [{"title": "Velkor", "text": "It is based in Millport."}, {"title": "Bram", "text": "He founded Velkor in 1962."}],
+        "documents": [
+            {"title": "Velkor", "text": "It is based in Millport."},
+            {"title": "Bram", "text": "He founded Velkor in 1962."},
+        ],
         "question": "Where is the firm that Bram founded?",
         "answers": ["Millport"],
     }
@@ -97,7 +104,17 @@ def test_a_whole_run_saves_what_prepare_base_merges_and_resumes(data, tmp_path):
     tiny_model(tokenizer, num_hidden_layers=4).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     settings = JointSettings(
-        minutes=0.05, rank=2, layer=2, plain_layer=1, masks=64, rows=2, length=512, warmup=2, moment_batches=1, states_from=0.2, plain_from=0.4
+        minutes=0.05,
+        rank=2,
+        layer=2,
+        plain_layer=1,
+        masks=64,
+        rows=2,
+        length=512,
+        warmup=2,
+        moment_batches=1,
+        states_from=0.2,
+        plain_from=0.4,
     )
     training = train_reader(tmp_path / "base", [data], tmp_path / "run", settings)
     assert training.a is not None and training.step > 1
@@ -109,4 +126,6 @@ def test_a_whole_run_saves_what_prepare_base_merges_and_resumes(data, tmp_path):
     assert again.step > training.step
     record = prepare_base(tmp_path / "base", tmp_path / "served", weights=tmp_path / "run", count=64)
     assert record.reader and (record.layer, record.plain_layer) == (2, 1)
-    assert DistilledPRAG.from_pretrained(tmp_path / "served").answer("Where?", documents=["Anna lives in Oakport."]).sent.masks > 0
+    assert (
+        DistilledPRAG.from_pretrained(tmp_path / "served").answer("Where?", documents=["Anna lives in Oakport."]).sent.masks > 0
+    )

@@ -25,7 +25,12 @@ def base(tmp_path_factory):
 @pytest.fixture
 def data(tmp_path):
     rows = [
-        {"documents": [{"title": "T", "text": f"Anna {n} lives in Oakport."}], "question": f"Where does Anna {n} live?", "answers": ["Oakport"], "type": t}
+        {
+            "documents": [{"title": "T", "text": f"Anna {n} lives in Oakport."}],
+            "question": f"Where does Anna {n} live?",
+            "answers": ["Oakport"],
+            "type": t,
+        }
         for n, t in enumerate(["bridge", "comparison", "bridge"])
     ]
     file = tmp_path / "questions.jsonl"
@@ -38,7 +43,9 @@ def test_one_row_a_method_and_type_and_a_second_run_asks_nothing(dprag, base, da
     code, _, err = dprag("evaluate", "--data", data, "--json", out, "--base", base)
     assert code == 0, err
     record = json.loads(out.read_text())
-    assert {(row["method"], row["type"]) for row in record["rows"]} == {(m, t) for m in METHODS for t in ("all", "bridge", "comparison")}
+    assert {(row["method"], row["type"]) for row in record["rows"]} == {
+        (m, t) for m in METHODS for t in ("all", "bridge", "comparison")
+    }
     assert all(row["f1_low"] <= row["f1"] <= row["f1_high"] for row in record["rows"])
     journal = tmp_path / "table.questions.answers.jsonl"
     lines = journal.read_text().splitlines()
@@ -48,7 +55,9 @@ def test_one_row_a_method_and_type_and_a_second_run_asks_nothing(dprag, base, da
     assert journal.read_text().splitlines()[1:5] == lines[1:5] and len(journal.read_text().splitlines()) == len(lines)
 
 
-@pytest.mark.parametrize(("options", "message"), [(["--methods", "magic"], "unknown methods magic"), (["--data", "nowhere.jsonl"], "nowhere.jsonl")])
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--methods", "magic"], "unknown methods magic"), (["--data", "nowhere.jsonl"], "nowhere.jsonl")]
+)
 def test_mistakes_are_named(dprag, base, data, options, message):
     code, _, err = dprag("evaluate", "--data", data, "--base", base, *options)
     assert code == 1 and message in err

@@ -86,7 +86,7 @@ def test_what_is_too_long_is_refused_before_it_is_encoded(prag, monkeypatch):
     (lambda prag: prag.encode(["", " "]), "no text to encode"),
     (lambda prag: prag.encode("one string"), "list of strings"),
     (lambda prag: prag.answer("Where?", ["wheat " * 5000]), "more than the"),
-    (lambda prag: prag.encode(["wheat " * 5000]), "numbered masks"),
+    (lambda prag: prag.encode(["wheat " * 5000]), "masks: use fewer"),
     (lambda prag: prag.encode([DOCUMENTS[0], None]), "passage 2 must be a string"),
     (lambda prag: prag.encode(None), "list of strings"),
     (lambda prag: prag.answer(None, DOCUMENTS), "the question must be a string"),

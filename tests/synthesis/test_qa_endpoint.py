@@ -205,7 +205,7 @@ def test_durations_are_read_as_servers_write_them(text, seconds):
     assert duration(text) == (None if seconds is None else pytest.approx(seconds))
 
 
-NOW = datetime.datetime(2025, 1, 1, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def shipped_hash() -> str:
     for name in ("reader.safetensors", "masks.safetensors"):
         file = WEIGHTS / name
         if not file.exists():
-            raise CheckpointError(f"{file} is missing from this installation; install the package again, or train with `make train`")
+            raise CheckpointError(f"{file} is missing from this installation; reinstall it, or train with `make train`")
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -128,5 +128,3 @@ def _dequantised(gguf: Path) -> tuple[Any, Any]:
     model.load_state_dict(read.state_dict(), strict=False)
     model.tie_weights()
     return model.to(torch.bfloat16), tokenizer
-
-

@@ -86,7 +86,9 @@ def optimise(
         rows = mean + deviation * noise * noise.pow(2).mean(-1, keepdim=True).rsqrt().clamp(max=1.0)
         shift = 0 if step % 2 == 0 else int(torch.randint(count, (1,), generator=generator))
         order = torch.roll(torch.arange(count, device=device), -shift)
-        x = projection_inputs(model, layer, inputs_embeds=torch.cat([before, (rows[order] * scale).to(before.dtype)])[None])[0, len(before) :]
+        x = projection_inputs(model, layer, inputs_embeds=torch.cat([before, (rows[order] * scale).to(before.dtype)])[None])[
+            0, len(before) :
+        ]
         x = x.float()[torch.argsort(order)]
         white = x @ whitening
         gram = white @ white.T

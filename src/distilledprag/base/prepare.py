@@ -32,7 +32,7 @@ RECORD, MASKS = "distilledprag.json", "masks.safetensors"
 
 @dataclass(frozen=True)
 class PreparedRecord:
-    """What a prepared base says of itself. reader: whether a reader is merged. identity: the served base's, also in its encoder."""
+    """What a prepared base says of itself. reader: whether one is merged. identity: the served base's, also in its encoder."""
 
     layer: int
     plain_layer: int

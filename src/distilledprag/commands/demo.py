@@ -68,7 +68,9 @@ def run() -> None:
     _squad(prag, console)
     program = escape(own_command())
     console.print(f'Ask your own: [bold]{program} ask "QUESTION" --docs FILE_OR_FOLDER --compare[/bold]')
-    console.print(f"In a browser, over HTTP, beside what is sent: [bold]{program} serve[/bold] (then drop documents into the page)")
+    console.print(
+        f"In a browser, over HTTP, beside what is sent: [bold]{program} serve[/bold] (then drop documents into the page)"
+    )
 
 
 def _squad(prag: DistilledPRAG, console: Console) -> None:

@@ -61,7 +61,11 @@ def run(data: list[Path], n: int | None, seed: int, methods: str | None, json_fi
             identity = config | {"dataset": dataset, "file": file_hash(path)}
             answers = ReadingEvaluation(prag, items, rows).run(chosen, journal, identity, tell)
         table_rows += summary(items, answers, dataset)
-        record = {"config": config | {"n": n, "files": {p.name: file_hash(p) for p in data}, "command": " ".join(["dprag", *sys.argv[1:]]), **machine()}, "rows": table_rows}
+        record = {
+            "config": config
+            | {"n": n, "files": {p.name: file_hash(p) for p in data}, "command": " ".join(["dprag", *sys.argv[1:]]), **machine()},
+            "rows": table_rows,
+        }
         write_atomically(json_file, json.dumps(record, indent=1) + "\n")
     _show(table_rows)
 

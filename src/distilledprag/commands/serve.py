@@ -29,9 +29,7 @@ class StoppedError(Exception):
     """The user asked to stop."""
 
 
-def run(
-    vault: Path, port: int, engine_port: int, base: str | None, allow_rag: bool, browser: bool
-) -> None:
+def run(vault: Path, port: int, engine_port: int, base: str | None, allow_rag: bool, browser: bool) -> None:
     from distilledprag.commands import engine, gateway
 
     engine.require_packages()

@@ -64,7 +64,9 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
 
         reader = read_recipe(file, ReaderRecipe, overrides)
         train(reader, resume=resume)
-        Console().print(f"reader and masks are in {reader.output}; merge them with `dprag prepare-base BASE --reader {reader.output} --out DIR`")
+        Console().print(
+            f"reader and masks are in {reader.output}; merge them: `dprag prepare-base BASE --reader {reader.output} --out DIR`"
+        )
     elif task == "prag":
         prag = read_recipe(file, PragRecipe, overrides)
         scores = train_prag(prag)

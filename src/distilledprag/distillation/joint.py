@@ -106,7 +106,9 @@ class JointTraining:
         self.a: nn.Parameter | None = None
         self.step = self.seen = 0
         self.elapsed = 0.0
-        self.optimizer = torch.optim.AdamW(self._lora_parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+        self.optimizer = torch.optim.AdamW(
+            self._lora_parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98)
+        )
         folder.mkdir(parents=True, exist_ok=True)
 
     def _lora_parameters(self) -> list[nn.Parameter]:
@@ -127,7 +129,12 @@ class JointTraining:
             now = time.perf_counter()
             self.elapsed, seconds, last = self.elapsed + now - last, now - last, now
             if self.step % 10 == 0 or self.step == 1:
-                row = {"step": self.step, "minutes": round(self.elapsed / 60, 3), "contexts": self.seen, "step_seconds": round(seconds, 3)}
+                row = {
+                    "step": self.step,
+                    "minutes": round(self.elapsed / 60, 3),
+                    "contexts": self.seen,
+                    "step_seconds": round(seconds, 3),
+                }
                 row |= self._summed(losses) | {"examples_per_second": round(contexts / seconds, 2)}
                 log.write(json.dumps(row) + "\n")
                 log.flush()
@@ -206,7 +213,9 @@ class JointTraining:
         chosen = chosen.index_copy(0, batch.targets, weight[batch.numbers]).view(rows, length, -1)
 
         def write(hidden: Tensor) -> Tensor:
-            wanted = torch.zeros_like(hidden).flatten(0, 1).index_copy(0, batch.targets, states - hidden.flatten(0, 1)[batch.targets])
+            wanted = (
+                torch.zeros_like(hidden).flatten(0, 1).index_copy(0, batch.targets, states - hidden.flatten(0, 1)[batch.targets])
+            )
             scores = (found[-1] @ chosen.mT) * same
             return hidden + scores @ wanted.view_as(hidden)
 
@@ -259,7 +268,12 @@ class JointTraining:
             table = self.model.get_input_embeddings().weight
             save_tensors(self.folder / MASKS, {"embeddings": table[self.tokens.numbered], "a": self.a}, torch.float16)
         card = {"settings": asdict(self.settings), "data": [path.name for path in self.data], "data_hash": data_hash(self.data)}
-        card |= {"steps": self.step, "contexts_seen": self.seen, "contexts": self.contexts, "minutes": round(self.elapsed / 60, 2)}
+        card |= {
+            "steps": self.step,
+            "contexts_seen": self.seen,
+            "contexts": self.contexts,
+            "minutes": round(self.elapsed / 60, 2),
+        }
         card |= {"torch": torch.__version__, "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu"}
         write_atomically(self.folder / CARD, json.dumps(card, indent=2) + "\n")
         state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "seen": self.seen, "elapsed": self.elapsed}

@@ -63,7 +63,9 @@ def load_factors(attached: dict[str, LoraLinear], tensors: dict[str, Tensor]) ->
             for parameter, name in ((module.a, "lora_A"), (module.b, "lora_B")):
                 value = tensors[f"{path}.{name}.weight"]
                 if value.shape != parameter.shape:
-                    raise CheckpointError(f"{path}: the LoRA to go on from has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+                    raise CheckpointError(
+                        f"{path}: the LoRA to go on from has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
+                    )
                 parameter.copy_(value)
 
 
@@ -95,7 +97,11 @@ def merge_factors(model: Any, tensors: dict[str, Tensor]) -> None:
         try:
             linear = decoder.get_submodule(path)
         except AttributeError as error:
-            raise CheckpointError(f"the LoRA changes {path}, which this base does not have; it belongs to another base") from error
+            raise CheckpointError(
+                f"the LoRA changes {path}, which this base does not have; it belongs to another base"
+            ) from error
         if tuple(linear.weight.shape) != (b.shape[0], a.shape[1]):
             raise CheckpointError(f"the LoRA has other sizes at {path} than this base; it belongs to another base")
-        linear.weight.copy_((linear.weight.float() + b.to(linear.weight.device) @ a.to(linear.weight.device)).to(linear.weight.dtype))
+        linear.weight.copy_(
+            (linear.weight.float() + b.to(linear.weight.device) @ a.to(linear.weight.device)).to(linear.weight.dtype)
+        )

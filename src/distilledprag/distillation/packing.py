@@ -46,7 +46,9 @@ class PackedRows:
         same = self.owners[:, :, None] == self.owners[:, None, :]
         visible = (self.segments[:, None, :] == 0) | (self.segments[:, :, None] == self.segments[:, None, :])
         allowed = causal & same & visible
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, torch.finfo(dtype).min)[
+            :, None
+        ]
 
 
 @dataclass
@@ -68,7 +70,7 @@ class PackedBatch:
 
 @dataclass(frozen=True)
 class TokenizedContext:
-    """opening: ids before the first passage's label. passages: (label ids, document ids, kept) each. questions: (ids, answer ids)."""
+    """opening: ids before the first passage's label. passages: (label ids, document ids, kept). questions: (ids, answer ids)."""
 
     opening: list[int]
     passages: list[tuple[list[int], list[int], list[bool]]]
@@ -120,7 +122,9 @@ class ContextTokenizer:
         if not questions:
             return None
         leave_out = self._random.random() < self._left_out
-        kept = [self._kept(text, document, context, leave_out) for text, (_, document) in zip(context.passages, parts, strict=True)]
+        kept = [
+            self._kept(text, document, context, leave_out) for text, (_, document) in zip(context.passages, parts, strict=True)
+        ]
         return TokenizedContext(opening, [(a, d, k) for (a, d), k in zip(parts, kept, strict=True)], questions)
 
     def _label_length(self, before: list[int]) -> int:
@@ -161,7 +165,9 @@ class _Rows:
         """Flat position of the row's next token."""
         return row * self.length + len(self.columns[row][0])
 
-    def add(self, row: int, owner: int, ids: Sequence[int], start: int, segment: int, labels: Sequence[int] | None = None) -> None:
+    def add(
+        self, row: int, owner: int, ids: Sequence[int], start: int, segment: int, labels: Sequence[int] | None = None
+    ) -> None:
         count = len(ids)
         labels = labels or [IGNORED] * count
         new = (ids, range(start, start + count), [owner] * count, [segment] * count, labels)

@@ -100,7 +100,9 @@ class ReadingEvaluation:
             if method == "shuffled":
                 passages = list(self.items[(index + 1) % len(self.items)].passages)
             if method == "state_chosen":
-                passages = chosen_sentences(item.question, passages, self._chosen_rows, lambda text: len(prag.prompts.document_ids(text)))
+                passages = chosen_sentences(
+                    item.question, passages, self._chosen_rows, lambda text: len(prag.prompts.document_ids(text))
+                )
             if method == "closed_book":
                 prompts.append(prag.prompts.closed_book(item.question))
             elif method == "rag":
@@ -132,7 +134,9 @@ class ReadingEvaluation:
             for index, text, size, prompt, count in zip(indices, texts, sizes, prompts, rows, strict=True)
         ]
 
-    def run(self, methods: Sequence[str], journal: Path, identity: dict[str, Any], progress: Progress) -> dict[str, list[Answered]]:
+    def run(
+        self, methods: Sequence[str], journal: Path, identity: dict[str, Any], progress: Progress
+    ) -> dict[str, list[Answered]]:
         """Every item by every method; what `journal` holds of the same run is not asked again."""
         done = _read_journal(journal, identity)
         order = sorted(range(len(self.items)), key=lambda index: sum(map(len, self.items[index].passages)))
@@ -185,7 +189,9 @@ def summary(items: Sequence[Item], answers: dict[str, list[Answered]], dataset: 
                 "method": method,
                 "dataset": dataset,
                 "type": kind,
-                "documents": round(float(np.mean([len(item.passages) for item, take in zip(items, chosen, strict=True) if take])), 2),
+                "documents": round(
+                    float(np.mean([len(item.passages) for item, take in zip(items, chosen, strict=True) if take])), 2
+                ),
                 "n": len(own),
                 "exact_match": round(float(exact.mean()), 4),
                 "f1": round(interval.mean, 4),
@@ -213,7 +219,11 @@ def _share(f1: np.ndarray, rag: np.ndarray, resamples: int = 2000) -> dict[str, 
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = f1[draws].mean(1) / rag[draws].mean(1)
     low, high = np.nanpercentile(shares, [2.5, 97.5])
-    return {"of_rag": round(float(f1.mean() / rag.mean()), 4), "of_rag_low": round(float(low), 4), "of_rag_high": round(float(high), 4)}
+    return {
+        "of_rag": round(float(f1.mean() / rag.mean()), 4),
+        "of_rag_low": round(float(low), 4),
+        "of_rag_high": round(float(high), 4),
+    }
 
 
 def file_hash(path: Path) -> str:

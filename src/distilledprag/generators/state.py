@@ -71,7 +71,9 @@ class StateGenerator:
         built = [self.prompts.context([text]) for text in passages]
         longest = max(len(prompt) for prompt in built)
         if longest > self.base.context_length:
-            raise InputError(f"a passage with its prompt has {longest} tokens; the base reads {self.base.context_length}: split it")
+            raise InputError(
+                f"a passage with its prompt has {longest} tokens; the base reads {self.base.context_length}: split it"
+            )
         device = self.base.device
         ids = torch.full((len(built), longest), self.prompts.end_of_turn_id)
         attention = torch.zeros(len(built), longest, dtype=torch.long)
@@ -80,7 +82,9 @@ class StateGenerator:
             attention[row, : len(prompt)] = 1
         hidden = hidden_after(self.base.model, [layer], input_ids=ids.to(device), attention_mask=attention.to(device))[layer]
         for row, (text, prompt) in enumerate(zip(passages, built, strict=True)):
-            index = torch.tensor([i for i, document in enumerate(prompt.is_document) if document], dtype=torch.long, device=device)
+            index = torch.tensor(
+                [i for i, document in enumerate(prompt.is_document) if document], dtype=torch.long, device=device
+            )
             self._cache[(text, layer)] = hidden[row, index].clone()
             self._cached += len(index)
 
@@ -100,7 +104,7 @@ class StateGenerator:
             if index == self.prompts.mask_token_id:
                 if number >= len(self.plain.numbered):
                     raise InputError(
-                        f"the passages have more tokens than the base's {len(self.plain.numbered)} numbered masks; use fewer passages "
+                        f"the passages have more tokens than the base's {len(self.plain.numbered)} masks: use fewer passages "
                         "or rows, an engine of ours (no limit), or prepare the base with more --masks"
                     )
                 ids[place] = self.plain.numbered[number]
@@ -122,8 +126,12 @@ class StateGenerator:
         wanted = torch.cat(self.rows(passages, plain.layer)).float()
         if not len(wanted):
             raise InputError("there is no text to encode; give at least one passage that is not empty")
-        hidden = hidden_after(self.base.model, [plain.layer], input_ids=torch.tensor([ids], device=self.base.device))[plain.layer][0]
-        places = torch.tensor([i for i, index in enumerate(masked) if index == self.prompts.mask_token_id], device=self.base.device)
+        hidden = hidden_after(self.base.model, [plain.layer], input_ids=torch.tensor([ids], device=self.base.device))[
+            plain.layer
+        ][0]
+        places = torch.tensor(
+            [i for i, index in enumerate(masked) if index == self.prompts.mask_token_id], device=self.base.device
+        )
         b = (wanted - hidden[places].float()).T.contiguous().cpu()
         count = b.shape[1]
         pair = LoraPair(plain.a[:count].contiguous(), b)

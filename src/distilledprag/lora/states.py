@@ -70,13 +70,17 @@ class StateAdapter:
             if set(header.metadata) != {STATES_KEY} or type(layer) is not int or precision not in _DTYPES:
                 raise ValueError
         except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise AdapterError(Rejection.RECORD, "The state adapter's record is missing or unreadable. Export it again.") from error
+            raise AdapterError(
+                Rejection.RECORD, "The state adapter's record is missing or unreadable. Export it again."
+            ) from error
         names = {"rows", "scale"} if precision == "int8" else {"rows"}
         if set(header.tensors) != names:
             raise AdapterError(Rejection.KEYS, f"A state adapter has the tensors {', '.join(sorted(names))} and no others.")
         shape = header.tensors["rows"].shape
         if len(shape) != 2 or not 1 <= shape[0] <= most or (hidden is not None and shape[1] != hidden):
-            raise AdapterError(Rejection.SHAPE, f"A state adapter needs rows (1 to {most}, {hidden or 'D'}); got {str(shape)[:60]}.")
+            raise AdapterError(
+                Rejection.SHAPE, f"A state adapter needs rows (1 to {most}, {hidden or 'D'}); got {str(shape)[:60]}."
+            )
         if header.tensors["rows"].dtype != ("I8" if precision == "int8" else "F16"):
             raise AdapterError(Rejection.DTYPE, f"The rows of a state adapter in {precision} have another dtype.")
         if precision == "int8" and (header.tensors["scale"].shape != (shape[0],) or header.tensors["scale"].dtype != "F16"):

@@ -27,8 +27,8 @@ def retry_after(headers: Mapping[str, str], now: datetime.datetime | None = None
     except ValueError:
         return None
     if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.timezone.utc)
-    return max(0.0, (date - (now or datetime.datetime.now(datetime.timezone.utc))).total_seconds())
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
 
 
 def pause_after(headers: Mapping[str, str], tokens: int) -> float:
