@@ -215,8 +215,10 @@ def views(data: bytes):
             cut = run[start:].translate(bytes.maketrans(b"-_", b"+/"))
             cut = cut[:-1] if len(cut) % 4 == 1 else cut  # a length that base64 never has
             yield base64.b64decode(cut + b"=" * (-len(cut) % 4))
-    for run in re.findall(rb"(?:[0-9a-fA-F]{2}){4,}", data):
-        yield binascii.unhexlify(run)
+    for run in re.findall(rb"[0-9a-fA-F]{8,}", data):
+        for start in range(2):  # the byte before may be a digit by chance
+            cut = run[start:]
+            yield binascii.unhexlify(cut[: len(cut) // 2 * 2])
 
 
 def readings(data: bytes):

@@ -60,7 +60,7 @@ def planted(documents: Documents, exchange: Exchange) -> Iterator[tuple[str, Exc
             yield f"{what}, {encoding} in the JSON", with_request(replace(ask, body=body))
         yield f"{what}, in a header", with_request(replace(ask, headers={**ask.headers, "x-note": piece}))
         yield f"{what}, in a path", with_request(replace(ask, path=f"/v1/completions?q={piece.replace(' ', '+')}"))
-    ids = ids_of(used)[8:20]
+    ids = ids_of(used)[8:60]
     repeated = ask.body[:-1] + b',"prompt":' + json.dumps(ids).encode() + b"}"
     yield "ids under a repeated key", with_request(replace(ask, body=repeated))
     yield "ids in another list", with_request(replace(ask, body=ask.body[:-1] + f',"stop":[{ids}]}}'.encode()))

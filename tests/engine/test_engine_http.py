@@ -10,12 +10,14 @@ import time
 import httpx2
 import openai
 import pytest
+import torch
 from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
 from distilledprag.engine.adapters import Quotas
 from distilledprag.engine.embedded import Limits
 from distilledprag.engine.service import Settings
+from distilledprag.lora import LoraPair, LoraWeights, module_shapes
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 4, "temperature": 0}
 LONG = {"max_tokens": 900, "temperature": 1.0, "top_p": 1.0}  # drawn at random the base seldom ends its answer early
@@ -37,15 +39,26 @@ def test_the_official_client_lists_the_model_and_the_callers_own_adapters_only(r
         running.openai(OTHER_KEY).models.retrieve(mine["model"])
 
 
-def test_an_adapter_changes_the_answer(running, adapter_bytes, masked_prompts):
+def test_an_adapter_changes_the_answer(running, prag, adapter_bytes, masked_prompts):
     client = running.openai()
-    for data, prompt in zip(adapter_bytes, masked_prompts, strict=True):
+    prompt = masked_prompts[0]
+    without = client.completions.create(model="base", prompt=prompt, max_tokens=16, temperature=0)
+    assert without.choices[0].text
+    # A random model's next token hardly depends on states at masks; a loud LoRA in the last layer decides it.
+    generator = torch.Generator().manual_seed(0)
+    shapes = module_shapes(prag.base.model.config)
+    pairs = {
+        key: LoraPair(torch.randn(2, d_in, generator=generator), torch.randn(d_out, 2, generator=generator))
+        for key, (d_in, d_out) in shapes.items()
+        if key.startswith("layers.2.")
+    }
+    loud = LoraWeights(pairs, 4.0, prag.base.identity, "test")
+    for data in (adapter_bytes[0], loud.to_bytes()):
         name = running.upload(data)["model"]
         made = client.completions.create(model=name, prompt=prompt, max_tokens=16, temperature=0)
         assert made.choices[0].text and made.model == name
         assert made.usage.prompt_tokens == len(prompt) and made.usage.total_tokens > len(prompt)
-        without = client.completions.create(model="base", prompt=prompt, max_tokens=16, temperature=0)
-        assert made.choices[0].text != without.choices[0].text
+    assert made.choices[0].text != without.choices[0].text
 
 
 def test_the_engine_answers_as_the_library_does(running, prag, adapter_bytes, masked_prompts):

