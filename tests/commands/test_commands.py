@@ -58,7 +58,7 @@ def test_encode_refuses_more_text_than_the_base_has_masks_for(dprag, models, tmp
     code, _, err = dprag("encode", tmp_path / "long.txt", "--out", tmp_path / "adapter", *models)
     assert (
         code == 1
-        and "more tokens than the base's 128 numbered masks" in " ".join(err.split())
+        and "more tokens than the base's 128 masks" in " ".join(err.split())
         and not (tmp_path / "adapter").exists()
     )
 
