@@ -124,7 +124,7 @@ class ContextMixer:
         return replace(context, passages=tuple(passages), questions=tuple(questions))
 
     def _distractors(self, context: Context, count: int) -> list[str]:
-        """Passages of other contexts, near ones in the file half of the time (often the same article)."""
+        """Passages of other contexts, drawn at random, that hold none of this context's answers."""
         draw, found = self._random, []
         answers = [answer.lower() for _, answer in context.questions]
         for _ in range(count * 4):
