@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.files import write_atomically
-from distilledprag.passages.corpus_building import SHARD_PASSAGES
-from distilledprag.passages.corpus_index import CorpusIndex
+from distilledprag.retrieval.corpus_building import SHARD_PASSAGES
+from distilledprag.retrieval.corpus_index import CorpusIndex
 
 WIKIPEDIA = 21_015_324  # passages of psgs_w100.tsv
 WORDS = 100  # per passage, as there

@@ -32,7 +32,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from distilledprag.base_model import install_mask, load_base, save_base
+from distilledprag.base.llm import install_mask, load_base, save_base
 from distilledprag.files import write_atomically
 from distilledprag.lora.targets import module_shapes
 from distilledprag.lora.weights import LoraPair, LoraWeights

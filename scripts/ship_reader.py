@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from distilledprag.base.default import WEIGHTS
-from distilledprag.distillation.lora_training import load_tensors
+from distilledprag.base.reader import load_tensors
 
 FILES = ("reader.safetensors", "masks.safetensors", "training.json", "log.jsonl")
 

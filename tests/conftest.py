@@ -9,8 +9,8 @@ import pytest
 import torch
 from tiny import PAPER, random_generator, save_tiny_base, save_tiny_prepared
 
-from distilledprag import cli
-from distilledprag.base_model import BaseModel, load_base
+from distilledprag.base.llm import BaseLLM, load_base
+from distilledprag.cli import main as cli
 
 
 @pytest.fixture(scope="session")
@@ -29,12 +29,12 @@ def tiny_prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_base(tiny_base_folder: Path) -> BaseModel:
+def tiny_base(tiny_base_folder: Path) -> BaseLLM:
     return load_base(tiny_base_folder, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
-def tiny_generator_folder(tiny_base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_generator_folder(tiny_base: BaseLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     random_generator(tiny_base, PAPER).save_pretrained(folder)
     return folder

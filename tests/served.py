@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from distilledprag.serving.listening import Server, address_of, bind, configuration
+from distilledprag.http.listening import Server, address_of, bind, configuration
 
 
 @contextlib.contextmanager

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from distilledprag.base.llm import BaseLLM, install_mask, save_base
 from distilledprag.base.prepare import prepare_base
-from distilledprag.base_model import BaseModel, install_mask, save_base
-from distilledprag.generator import build_generator
+from distilledprag.generators import build_generator
 
 START_TOKEN, END_TOKEN, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 TINY = {
@@ -88,7 +88,7 @@ def save_tiny_prepared(folder: Path, seed: int = 0, masks: int = 128) -> Path:
     return folder
 
 
-def random_generator(base: BaseModel, settings: dict, seed: int = 0):
+def random_generator(base: BaseLLM, settings: dict, seed: int = 0):
     """A generator with every parameter away from its start, as after training, so that its adapters change something."""
     torch.manual_seed(seed)
     generator = build_generator(settings, base)

@@ -1,5 +1,5 @@
 """`python -m distilledprag` is `dprag`."""
 
-from distilledprag.cli import main
+from distilledprag.cli.main import main
 
 main()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import changed_layer_output
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import InputError
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
@@ -25,7 +25,7 @@ MAX_ANSWER_TOKENS = 64
 
 @torch.no_grad()
 def greedy_ids(
-    base: BaseModel,
+    base: BaseLLM,
     prompts: Sequence[Sequence[int]],
     adapters: LoraBatch | None,
     stop_id: int,
@@ -63,7 +63,7 @@ def greedy_ids(
 
 
 @contextlib.contextmanager
-def written_states(base: BaseModel, ids: Tensor, states: Sequence[StateAdapter]) -> Iterator[None]:
+def written_states(base: BaseLLM, ids: Tensor, states: Sequence[StateAdapter]) -> Iterator[None]:
     """While the block runs, the pass over ids (B, T) has the adapters' rows after their layer at its masks, in order.
 
     Raises InputError when a prompt has more or fewer masks than its adapter rows.
@@ -84,7 +84,7 @@ def written_states(base: BaseModel, ids: Tensor, states: Sequence[StateAdapter])
 
 
 def greedy_texts(
-    base: BaseModel,
+    base: BaseLLM,
     prompts: Sequence[Sequence[int]],
     adapters: LoraBatch | None,
     stop_id: int,

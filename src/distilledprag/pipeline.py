@@ -14,18 +14,19 @@ from pathlib import Path
 import torch
 
 from distilledprag.base.default import Say, default_base
+from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.base.prepare import prepared_record
-from distilledprag.base_model import BaseModel, load_base
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
+from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators.choosing import chosen_sentences
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
-from distilledprag.passages import BM25Retriever, Passage, Retriever, usual_k
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.plain_text import check_text
+from distilledprag.retrieval import BM25Retriever, Retriever, usual_k
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Answer:
 class DistilledPRAG:
     """The method, ready to use. See `from_pretrained`."""
 
-    def __init__(self, base: BaseModel, *, layer: int, plain: PlainPath | None = None) -> None:
+    def __init__(self, base: BaseLLM, *, layer: int, plain: PlainPath | None = None) -> None:
         """layer: after which documents' states are written. plain: for PEFT adapters, None without."""
         if not 0 <= layer < base.model.config.num_hidden_layers:
             raise ConfigError(f"the base has layers 0 to {base.model.config.num_hidden_layers - 1}, not {layer}")

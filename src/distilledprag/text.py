@@ -1,8 +1,9 @@
-"""Sentences of a text, by a rule that is the same in training and in use. Knows nothing about languages without spaces."""
+"""Words and sentences of a text, by rules that are the same in training, retrieval and use (languages with spaces)."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 
@@ -10,3 +11,20 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 def sentences(text: str) -> list[str]:
     """Sentences and lines of a text, in order, none of them empty."""
     return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
+
+
+WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
+_STOP_WORDS = (
+    "a an and are as at be by can did do does for from had has have how in is it its of on or that the their they this to "
+    "was were what when where which who whom whose will with s"
+)
+STOP_WORDS = frozenset(_STOP_WORDS.split())
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; identifiers (K-4821) and e-mail addresses count whole and in their parts."""
+    words: list[str] = []
+    for match in WORD.findall(unicodedata.normalize("NFKC", text).lower()):
+        parts = re.split(r"[-@.]", match)
+        words += [match, *parts] if len(parts) > 1 else [match]
+    return [word for word in words if word not in STOP_WORDS]

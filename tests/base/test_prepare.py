@@ -28,8 +28,8 @@ from transformers import (
 
 from distilledprag.base.architecture import hidden_after
 from distilledprag.base.default import original_base
+from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
-from distilledprag.base_model import load_base
 from distilledprag.decoding import written_states
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.batch import LoraBatch

@@ -10,7 +10,7 @@ import torch
 from pairs import write_pairs
 from tiny import random_generator
 
-from distilledprag.base_model import weights_hash
+from distilledprag.base.llm import weights_hash
 from distilledprag.baselines import (
     AugmentedDocument,
     PragAdapters,
@@ -22,9 +22,9 @@ from distilledprag.baselines import (
 from distilledprag.baselines.prag import IGNORED, training_sequences
 from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
 from distilledprag.baselines.training import DypragTask, parameter_distance, train_dyprag, train_prag
-from distilledprag.commands.train import read_recipe, run, task_of
+from distilledprag.cli.train import read_recipe, run, task_of
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.generator import build_generator, load_generator
+from distilledprag.generators import build_generator, load_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder

@@ -37,9 +37,9 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(base, tmp_path_factory):
-    vault = tmp_path_factory.mktemp("up") / "vault"
+    store = tmp_path_factory.mktemp("up") / "store"
     ports = ["--port", 0, "--engine-port", 0]
-    with server("serve", "--store", vault, *ports, "--no-browser", "--allow-rag", "--base", base) as (_, url):
+    with server("serve", "--store", store, *ports, "--no-browser", "--allow-rag", "--base", base) as (_, url):
         yield url
 
 

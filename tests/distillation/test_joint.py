@@ -9,9 +9,9 @@ import torch
 from tiny import tiny_model, tiny_tokenizer
 
 from distilledprag.base.prepare import add_mask_tokens, prepare_base
+from distilledprag.base.reader import load_tensors
 from distilledprag.distillation.examples import NOT_FOUND, Context, ContextMixer, load_contexts
 from distilledprag.distillation.joint import JointSettings, train_reader
-from distilledprag.distillation.lora_training import load_tensors
 from distilledprag.distillation.packing import IGNORED, ContextTokenizer, packed_batches
 from distilledprag.errors import InputError
 from distilledprag.pipeline import DistilledPRAG

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tiny import tiny_model, tiny_tokenizer
 
+from distilledprag.base.llm import save_base
 from distilledprag.base.prepare import prepare_base
-from distilledprag.base_model import save_base
 
 
 def prepared(folder: Path, layer: int = 1) -> Path:

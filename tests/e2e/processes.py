@@ -42,8 +42,8 @@ def engine(folder, base, *options, port=0):
 
 @contextlib.contextmanager
 def gateway(folder, engine_url, base, *options):
-    """`dprag gateway` over the store `folder/vault`. base: as for `engine`."""
-    arguments = ["--port", 0, "--engine", engine_url, "--store", folder / "vault", *(["--base", base] if base else []), *options]
+    """`dprag gateway` over the store `folder/store`. base: as for `engine`."""
+    arguments = ["--port", 0, "--engine", engine_url, "--store", folder / "store", *(["--base", base] if base else []), *options]
     with server("gateway", *arguments, DPRAG_ENGINE_API_KEY=ENGINE_KEY) as running:
         yield running
 

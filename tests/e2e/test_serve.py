@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def test_serve_answers_questions_over_the_sample_documents_and_stops_cleanly(tmp_path):
     base = prepared(tmp_path)
     ports = ["--port", 0, "--engine-port", 0]
-    with server("serve", "--store", tmp_path / "vault", *ports, "--no-browser", "--base", base) as (process, url):
+    with server("serve", "--store", tmp_path / "store", *ports, "--no-browser", "--base", base) as (process, url):
         with httpx2.Client(base_url=url, timeout=60, trust_env=False) as http:
             assert "<title>DistilledPRAG</title>" in http.get("/").text
             for file in sorted((EXAMPLES / "documents").iterdir()):
@@ -66,7 +66,7 @@ def signals_are_heard():
 def test_both_servers_end_with_it_however_it_ends_and_no_key_is_left(tmp_path, number):
     temporary = tmp_path / "temporary"
     temporary.mkdir()
-    options = ["--store", tmp_path / "vault", "--port", 0, "--engine-port", 0, "--no-browser"]
+    options = ["--store", tmp_path / "store", "--port", 0, "--engine-port", 0, "--no-browser"]
     options += ["--base", prepared(tmp_path)]
     with server("serve", *options, TMPDIR=str(temporary)) as (process, _):
         servers = servers_of(process.pid)

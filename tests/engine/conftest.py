@@ -14,12 +14,12 @@ from openai import OpenAI
 from served import served
 from starlette.types import ASGIApp
 
-from distilledprag.base_model import load_base
+from distilledprag.base.llm import load_base
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.engine.web.application import build_application
 from distilledprag.engine.web.observing import Metrics
+from distilledprag.http.keys import ApiKeys
 from distilledprag.pipeline import DistilledPRAG
-from distilledprag.serving.keys import ApiKeys
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,9 @@ import pytest
 from engine_cases import KEY, OTHER_KEY
 from hostile import small_adapter
 
-from distilledprag.base_model import load_base
+from distilledprag.base.llm import load_base
 from distilledprag.cli import engine as engine_command
-from distilledprag.commands.engine import EngineOptions, settings_of
+from distilledprag.cli.engine import EngineOptions, settings_of
 from distilledprag.errors import ConfigError
 from distilledprag.lora.validation import AdapterSpec
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distilledprag.documents import Passage
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks import (
     LOADERS,
@@ -22,7 +23,6 @@ from distilledprag.evaluation.benchmarks import (
     load_two_wiki,
     load_xquad,
 )
-from distilledprag.passages import Passage
 
 HOTPOT = {
     "_id": "5a8b57f25542995d1e6f1371",

@@ -14,7 +14,7 @@ from distilledprag.decoding import greedy_texts  # noqa: E402
 from distilledprag.errors import ConfigError  # noqa: E402
 from distilledprag.evaluation.harness import DistilledPRAGHarness  # noqa: E402
 from distilledprag.evaluation.methods import METHODS, Item, Setting  # noqa: E402
-from distilledprag.generator import load_generator  # noqa: E402
+from distilledprag.generators import load_generator  # noqa: E402
 from distilledprag.prompts import PromptBuilder  # noqa: E402
 
 PEOPLE = {"Ingrid Lindovic": "Dunmouth", "Clara Marsen": "Ashhaven", "Omar Tovberg": "Oakport"}

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distilledprag.evaluation.report.published import PUBLISHED
-from distilledprag.evaluation.run.summary import summarise
+from distilledprag.evaluation.summary import summarise
 
 
 def record(method, key, f1):

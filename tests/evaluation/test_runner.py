@@ -14,13 +14,13 @@ import pytest
 import yaml
 from tiny import PAPER, random_generator
 
-from distilledprag.commands.train import read_recipe
+from distilledprag.cli.train import read_recipe
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import token_f1
-from distilledprag.evaluation.run.questions import load_questions
-from distilledprag.evaluation.run.recipe import EvaluationRecipe
-from distilledprag.evaluation.run.records import Records
-from distilledprag.evaluation.run.runner import _batches, _items, _setting, answer, evaluate
+from distilledprag.evaluation.questions import load_questions
+from distilledprag.evaluation.recipe import EvaluationRecipe
+from distilledprag.evaluation.records import Records
+from distilledprag.evaluation.runner import _batches, _items, _setting, answer, evaluate
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "evaluation"
 PEOPLE = [("Anna Tovberg", "Oakport"), ("Bram Keller", "Dunburg"), ("Carla Rossi", "Millport"), ("Dov Peretz", "Ashford")]
@@ -93,8 +93,8 @@ def test_no_document_text_is_in_the_records(values):
 
 CHILD = """
 import json, sys
-from distilledprag.evaluation.run.recipe import EvaluationRecipe
-from distilledprag.evaluation.run.runner import evaluate
+from distilledprag.evaluation.recipe import EvaluationRecipe
+from distilledprag.evaluation.runner import evaluate
 evaluate(EvaluationRecipe(**json.loads(sys.argv[1])))
 """
 

@@ -12,13 +12,13 @@ import torch
 from gateway_serving import DOCUMENTS, TinyEngine
 from served import served
 
-from distilledprag.base_model import load_base
+from distilledprag.base.llm import load_base
 from distilledprag.gateway.outbound import EngineClient
-from distilledprag.gateway.vault import Vault
+from distilledprag.gateway.store import DocumentStore
 from distilledprag.gateway.web.access import Names
 from distilledprag.gateway.web.application import Options, build_application
+from distilledprag.http.keys import ApiKeys
 from distilledprag.pipeline import DistilledPRAG
-from distilledprag.serving.keys import ApiKeys
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ class Stage:
 
     client: httpx2.Client
     engine: TinyEngine
-    vault: Vault
+    store: DocumentStore
     prag: DistilledPRAG
     engine_url: str
 
@@ -68,12 +68,12 @@ def stage(prag, engine_base, tmp_path):
         def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=()) -> Stage:
             engine = TinyEngine(engine_base, prag.prompts.end_of_turn_id)
             engine_url = stack.enter_context(served(engine.application()))
-            vault = Vault(tmp_path / "vault")
-            stack.callback(vault.close)
+            store = DocumentStore(tmp_path / "store")
+            stack.callback(store.close)
             client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
-            app = build_application(prag, vault, client, ApiKeys(keys), Names("127.0.0.1", allowed_hosts), options)
+            app = build_application(prag, store, client, ApiKeys(keys), Names("127.0.0.1", allowed_hosts), options)
             address = stack.enter_context(served(app))
             http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
-            return Stage(http, engine, vault, prag, engine_url)
+            return Stage(http, engine, store, prag, engine_url)
 
         yield start

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.decoding import greedy_ids
 from distilledprag.lora.states import StateAdapter
 
@@ -32,7 +32,7 @@ class Received:
 class TinyEngine:
     """What `dprag engine` promises over HTTP, as far as the gateway uses it. Records all that it receives."""
 
-    base: BaseModel
+    base: BaseLLM
     stop_id: int
     key: str = "engine-key-for-tests"
     lifetime: float | None = 3600.0

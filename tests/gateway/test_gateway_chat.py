@@ -258,7 +258,7 @@ def test_an_answer_of_the_engine_may_go_back_and_the_same_words_from_elsewhere_m
     history = [{"role": "user", "content": "Who lives there?"}, {"role": "assistant", "content": quote}]
     refused = gateway.ask("And what does she earn?", history=history, max_tokens=2)
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "quotes_document"
-    gateway.vault.remember_answer(gateway.engine_url, quote)
+    gateway.store.remember_answer(gateway.engine_url, quote)
     assert gateway.ask("And what does she earn?", history=history, max_tokens=2).status_code == 200
 
 

@@ -14,7 +14,7 @@ from gateway_serving import DOCUMENTS, TinyEngine
 from prepared import prepared
 from served import served
 
-COMMAND = [sys.executable, "-c", "from distilledprag.cli import main; main()", "gateway"]
+COMMAND = [sys.executable, "-c", "from distilledprag.cli.main import main; main()", "gateway"]
 QUESTION = "Where does Anna Tovberg live?"
 
 
@@ -35,9 +35,9 @@ def engine_url(engine):
 
 
 @contextlib.contextmanager
-def gateway(engine, engine_url, vault, base, *options):
+def gateway(engine, engine_url, store, base, *options):
     """A running `dprag gateway` and a client for it."""
-    arguments = ["--port", 0, "--engine", engine_url, "--store", vault, "--base", base, *options]
+    arguments = ["--port", 0, "--engine", engine_url, "--store", store, "--base", base, *options]
     environment = {**os.environ, "DPRAG_ENGINE_API_KEY": engine.key, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment)
     try:
@@ -54,7 +54,7 @@ def gateway(engine, engine_url, vault, base, *options):
 def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends_well(
     engine, engine_url, tmp_path, prepared_base_folder
 ):
-    arguments = (engine, engine_url, tmp_path / "vault", prepared_base_folder)
+    arguments = (engine, engine_url, tmp_path / "store", prepared_base_folder)
     with gateway(*arguments) as (process, client):
         ids = [client.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in DOCUMENTS.items()]
         process.send_signal(signal.SIGKILL)
@@ -75,12 +75,12 @@ def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends
     (["--engine", "ftp://engine"], "address of an engine"),
 ])  # fmt: skip
 def test_wrong_options_are_one_clear_message(dprag, tmp_path, options, message):
-    arguments = {"--engine": "http://127.0.0.1:1", "--store": tmp_path / "vault", options[0]: options[1]}
+    arguments = {"--engine": "http://127.0.0.1:1", "--store": tmp_path / "store", options[0]: options[1]}
     code, _, err = dprag("gateway", *[part for pair in arguments.items() for part in pair])
     assert code == 1 and message in " ".join(err.split()) and "Traceback" not in err
 
 
 def test_a_port_in_use_is_one_clear_message(dprag, engine_url, tmp_path):
     port = engine_url.rpartition(":")[2]
-    code, _, err = dprag("gateway", "--engine", engine_url, "--store", tmp_path / "vault", "--port", port)
+    code, _, err = dprag("gateway", "--engine", engine_url, "--store", tmp_path / "store", "--port", port)
     assert code == 1 and "cannot listen" in err

@@ -164,6 +164,6 @@ def test_what_the_frame_and_the_question_say_together_passes_though_a_document_s
     text = "Passage 1: Question: Where does Anna Tovberg live? The answer is Oakport."
     gateway.add({"forms.txt": text})
     history = [{"role": "user", "content": "Question: Where"}, {"role": "assistant", "content": "does"}]
-    gateway.vault.remember_answer(gateway.engine_url, "does")
+    gateway.store.remember_answer(gateway.engine_url, "does")
     assert ask(gateway).status_code == 200
     assert gateway.ask("Anna Tovberg?", history=history, max_tokens=2).status_code == 200

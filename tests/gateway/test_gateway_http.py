@@ -53,7 +53,7 @@ def test_an_upload_is_stored_whole_or_not_at_all(stage):
     response = gateway.client.post("/v1/documents", files=files)
     assert response.status_code == 400 and "bad.pdf" in response.json()["error"]["message"]
     assert gateway.client.get("/v1/documents").json()["total"] == 0
-    assert all(file.name.startswith("vault.sqlite") for file in gateway.vault.reading_folder.iterdir())
+    assert all(file.name.startswith("store.sqlite") for file in gateway.store.reading_folder.iterdir())
 
 
 @pytest.mark.parametrize("request_, message", [
@@ -124,10 +124,10 @@ def test_bodies_are_bounded_together_and_free_their_room_when_they_are_done():
     asyncio.run(both())
 
 
-def test_words_of_a_deleted_document_are_in_no_file_of_the_vault(stage):
+def test_words_of_a_deleted_document_are_in_no_file_of_the_store(stage):
     gateway = stage()
     ids = gateway.add()
-    folder = gateway.vault.reading_folder
+    folder = gateway.store.reading_folder
 
     def holds(word):
         return any(word in file.read_bytes().lower() for file in folder.iterdir())
@@ -164,7 +164,7 @@ def test_an_upload_for_which_the_disk_has_no_room_is_a_507_and_costs_nothing(sma
     response = gateway.client.post("/v1/documents", **body)
     assert response.status_code == 507 and response.json()["error"]["code"] == "disk_full"
     assert {document["id"] for document in gateway.client.get("/v1/documents").json()["data"]} == set(ids)
-    assert not list(gateway.vault.reading_folder.glob("reading-*"))
+    assert not list(gateway.store.reading_folder.glob("reading-*"))
     assert gateway.ask("Where does Anna Tovberg live?", max_tokens=2).status_code == 200
 
 
@@ -248,7 +248,7 @@ def test_a_fault_of_the_program_is_a_500_that_tells_and_logs_no_content(stage, m
     def fail(*arguments, **options):
         raise RuntimeError("Oakport is in this message")
 
-    monkeypatch.setattr(gateway.vault, "listed", fail)
+    monkeypatch.setattr(gateway.store, "listed", fail)
     response = gateway.client.get("/v1/documents")
     assert response.status_code == 500 and response.json()["error"]["code"] == "internal" and "Oakport" not in response.text
     assert log.written.wait(10)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.errors import InputError
-from distilledprag.gateway.vault import Vault, VaultRetriever, indexing
-from distilledprag.gateway.vault.indexing import index_path
+from distilledprag.gateway.store import DocumentStore, StoreRetriever, indexing
+from distilledprag.gateway.store.indexing import index_path
 
 
 @pytest.fixture
-def vault(tmp_path):
-    vault = Vault(tmp_path / "vault")
-    yield vault
-    vault.close()
+def store(tmp_path):
+    store = DocumentStore(tmp_path / "store")
+    yield store
+    store.close()
 
 
 @pytest.fixture
@@ -27,73 +27,73 @@ def folder(tmp_path):
     return folder
 
 
-def texts(vault):
-    return sorted(passage.text for document in vault.listed() for passage in vault.passages(document.id))
+def texts(store):
+    return sorted(passage.text for document in store.listed() for passage in store.passages(document.id))
 
 
-def test_all_readable_files_below_a_folder_are_indexed(vault, folder):
-    report = index_path(vault, folder)
+def test_all_readable_files_below_a_folder_are_indexed(store, folder):
+    report = index_path(store, folder)
     assert (report.added, report.skipped, report.failed) == (3, 1, [])
-    assert texts(vault) == ["Anna lives in Oakport.", "The Copperleaf carries wheat.", "Velkor Foods is in Millport."]
+    assert texts(store) == ["Anna lives in Oakport.", "The Copperleaf carries wheat.", "Velkor Foods is in Millport."]
 
 
-def test_unchanged_files_are_not_read_again(vault, folder, monkeypatch):
-    index_path(vault, folder)
+def test_unchanged_files_are_not_read_again(store, folder, monkeypatch):
+    index_path(store, folder)
     monkeypatch.setattr(indexing, "prepare_file", lambda file: pytest.fail(f"{file} was read"))
-    report = index_path(vault, folder)
+    report = index_path(store, folder)
     assert (report.added, report.changed, report.unchanged, report.deleted) == (0, 0, 3, 0)
 
 
-def test_changes_and_deletions_reach_the_vault_and_its_search(vault, folder):
-    index_path(vault, folder)
+def test_changes_and_deletions_reach_the_store_and_its_search(store, folder):
+    index_path(store, folder)
     (folder / "a.txt").write_text("Anna lives in Dunmouth now.")
     (folder / "deep" / "b.md").unlink()
-    report = index_path(vault, folder)
+    report = index_path(store, folder)
     assert (report.added, report.changed, report.unchanged, report.deleted) == (0, 1, 1, 1)
-    search = VaultRetriever(vault.database)
+    search = StoreRetriever(store.database)
     assert search.retrieve("Oakport Copperleaf", 5) == []
     assert [p.text for p, _ in search.retrieve("Dunmouth", 5)] == ["Anna lives in Dunmouth now."]
 
 
-def test_a_changed_file_keeps_its_id(vault, folder):
-    index_path(vault, folder / "a.txt")
-    before = vault.listed()[0].id
+def test_a_changed_file_keeps_its_id(store, folder):
+    index_path(store, folder / "a.txt")
+    before = store.listed()[0].id
     (folder / "a.txt").write_text("Anna lives in Dunmouth now.")
-    index_path(vault, folder / "a.txt")
-    assert [document.id for document in vault.listed()] == [before]
+    index_path(store, folder / "a.txt")
+    assert [document.id for document in store.listed()] == [before]
 
 
-def test_a_subfolder_and_uploads_are_left_alone_when_another_place_is_indexed(vault, folder, tmp_path):
-    from distilledprag.gateway.vault import prepare_text
+def test_a_subfolder_and_uploads_are_left_alone_when_another_place_is_indexed(store, folder, tmp_path):
+    from distilledprag.gateway.store import prepare_text
 
-    index_path(vault, folder)
-    vault.add([prepare_text("upload.txt", "Boris keeps bees.", vault.reading_folder)])
+    index_path(store, folder)
+    store.add([prepare_text("upload.txt", "Boris keeps bees.", store.reading_folder)])
     (folder / "a.txt").unlink()
-    report = index_path(vault, folder / "deep")
-    assert report.deleted == 0 and vault.count() == 4
-    assert index_path(vault, folder).deleted == 1 and "Boris keeps bees." in texts(vault)
+    report = index_path(store, folder / "deep")
+    assert report.deleted == 0 and store.count() == 4
+    assert index_path(store, folder).deleted == 1 and "Boris keeps bees." in texts(store)
 
 
-def test_a_damaged_file_is_reported_its_old_version_kept_and_the_rest_indexed(vault, folder):
-    index_path(vault, folder)
+def test_a_damaged_file_is_reported_its_old_version_kept_and_the_rest_indexed(store, folder):
+    index_path(store, folder)
     (folder / "a.txt").write_bytes(b"\0\1\2 binary")
     (folder / "new.txt").write_text("Boris keeps bees.")
-    report = index_path(vault, folder)
+    report = index_path(store, folder)
     assert [file.name for file, _ in report.failed] == ["a.txt"] and report.added == 1 and report.deleted == 0
-    assert {"Anna lives in Oakport.", "Boris keeps bees."} <= set(texts(vault))
+    assert {"Anna lives in Oakport.", "Boris keeps bees."} <= set(texts(store))
 
 
-def test_a_folder_that_became_empty_deletes_only_when_told_to(vault, folder):
-    index_path(vault, folder / "deep")
+def test_a_folder_that_became_empty_deletes_only_when_told_to(store, folder):
+    index_path(store, folder / "deep")
     (folder / "deep" / "b.md").unlink()
     (folder / "deep" / "er" / "c.html").unlink()
     with pytest.raises(InputError, match="--allow-empty"):
-        index_path(vault, folder / "deep")
-    assert vault.count() == 2
-    assert index_path(vault, folder / "deep", allow_empty=True).deleted == 2 and vault.count() == 0
+        index_path(store, folder / "deep")
+    assert store.count() == 2
+    assert index_path(store, folder / "deep", allow_empty=True).deleted == 2 and store.count() == 0
 
 
-def test_a_stopped_run_keeps_its_batches_and_the_next_one_reads_only_the_rest(vault, folder, monkeypatch):
+def test_a_stopped_run_keeps_its_batches_and_the_next_one_reads_only_the_rest(store, folder, monkeypatch):
     monkeypatch.setattr(indexing, "BATCH", 1)
 
     def stop(done, total, file):
@@ -101,34 +101,34 @@ def test_a_stopped_run_keeps_its_batches_and_the_next_one_reads_only_the_rest(va
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        index_path(vault, folder, on_file=stop)
-    assert vault.count() == 2
-    report = index_path(vault, folder)
+        index_path(store, folder, on_file=stop)
+    assert store.count() == 2
+    report = index_path(store, folder)
     assert (report.added, report.unchanged) == (1, 2)
 
 
-def test_progress_counts_every_file(vault, folder):
+def test_progress_counts_every_file(store, folder):
     seen = []
-    index_path(vault, folder, on_file=lambda done, total, file: seen.append((done, total)))
+    index_path(store, folder, on_file=lambda done, total, file: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_a_missing_path_changes_nothing(vault, folder):
-    index_path(vault, folder)
+def test_a_missing_path_changes_nothing(store, folder):
+    index_path(store, folder)
     with pytest.raises(InputError, match="does not exist"):
-        index_path(vault, folder / "none")
-    assert vault.count() == 3
+        index_path(store, folder / "none")
+    assert store.count() == 3
 
 
 @pytest.mark.slow
-def test_ten_thousand_documents_are_indexed_searched_and_found_unchanged(vault, tmp_path):
+def test_ten_thousand_documents_are_indexed_searched_and_found_unchanged(store, tmp_path):
     many = tmp_path / "many"
     many.mkdir()
     for number in range(10_000):
         (many / f"{number:05d}.txt").write_text(f"Record {number} says that part K-{number} weighs {number % 977} grams.")
-    assert index_path(vault, many).added == 10_000
-    assert VaultRetriever(vault.database).retrieve("What does part K-4821 weigh?", 1)[0][0].source == "04821.txt"
-    assert index_path(vault, many).unchanged == 10_000
+    assert index_path(store, many).added == 10_000
+    assert StoreRetriever(store.database).retrieve("What does part K-4821 weigh?", 1)[0][0].source == "04821.txt"
+    assert index_path(store, many).unchanged == 10_000
 
 
 def test_the_command_says_what_it_did(dprag, folder, tmp_path):

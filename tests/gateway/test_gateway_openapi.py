@@ -7,25 +7,25 @@ from gateway_serving import DOCUMENTS
 from openapi_fuzz import fuzz
 from served import served
 
-from distilledprag.base_model import load_base
+from distilledprag.base.llm import load_base
 from distilledprag.engine.service import Engine
 from distilledprag.engine.web.application import build_application as build_engine
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.gateway.outbound import EngineClient
-from distilledprag.gateway.vault import Vault
+from distilledprag.gateway.store import DocumentStore
 from distilledprag.gateway.web.access import Names
 from distilledprag.gateway.web.application import build_application
-from distilledprag.serving.keys import ApiKeys
+from distilledprag.http.keys import ApiKeys
 
 KEY = "the-key-of-the-gateway"
 
 
 def test_no_request_made_from_the_description_breaks_the_gateway(prag, tiny_base_folder, tmp_path):
     engine = build_engine(Engine(load_base(tiny_base_folder)), ApiKeys(), Metrics(), ApiKeys())
-    vault = Vault(tmp_path / "vault")
+    store = DocumentStore(tmp_path / "store")
     with served(engine) as engine_url:
         client = EngineClient(engine_url, "")
-        app = build_application(prag, vault, client, ApiKeys([KEY]), Names("127.0.0.1", ()))
+        app = build_application(prag, store, client, ApiKeys([KEY]), Names("127.0.0.1", ()))
         with served(app) as url, httpx2.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
             kept = {http.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in DOCUMENTS.items()}
             assert fuzz(http.get("/openapi.json").json(), url, KEY) > 200
@@ -33,4 +33,4 @@ def test_no_request_made_from_the_description_breaks_the_gateway(prag, tiny_base
             assert kept <= listed
             body = {"model": "distilledprag", "messages": [{"role": "user", "content": "Where does Anna Tovberg live?"}]}
             assert http.post("/v1/chat/completions", json=body | {"max_tokens": 2}).status_code == 200
-    vault.close()
+    store.close()

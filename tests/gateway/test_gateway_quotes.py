@@ -6,7 +6,7 @@ import pytest
 
 from distilledprag.gateway.failures import QuotedDocumentError
 from distilledprag.gateway.policy import QuotePolicy
-from distilledprag.gateway.vault import Vault, prepare_text
+from distilledprag.gateway.store import DocumentStore, prepare_text
 
 ENGLISH = "Anna Tovberg lives in Oakport and earns forty thousand pounds a year as the keeper of the northern lighthouse."
 CHINESE = "王小明住在北京市海淀区中关村大街二十七号。他在清华大学附属医院担任心脏外科主任医师。"
@@ -15,17 +15,17 @@ CLAUSE = "他在清华大学附属医院担任心脏外科主任医师"
 
 
 @pytest.fixture(scope="module")
-def vault(tmp_path_factory):
-    vault = Vault(tmp_path_factory.mktemp("quotes") / "vault")
+def store(tmp_path_factory):
+    store = DocumentStore(tmp_path_factory.mktemp("quotes") / "store")
     texts = {"english.txt": ENGLISH, "chinese.txt": CHINESE, "other.txt": "The vessel Copperleaf carries 412 passengers."}
-    vault.add([prepare_text(name, text, vault.reading_folder) for name, text in texts.items()])
-    yield vault
-    vault.close()
+    store.add([prepare_text(name, text, store.reading_folder) for name, text in texts.items()])
+    yield store
+    store.close()
 
 
-def refuses(vault, question, *earlier):
+def refuses(store, question, *earlier):
     try:
-        QuotePolicy(vault, "engine").check(question, [{"role": role, "content": text} for role, text in earlier])
+        QuotePolicy(store, "engine").check(question, [{"role": role, "content": text} for role, text in earlier])
     except QuotedDocumentError as error:
         assert "Oakport" not in str(error) and "清华" not in str(error)
         return True
@@ -33,36 +33,36 @@ def refuses(vault, question, *earlier):
 
 
 @pytest.mark.parametrize("joint", [" ", "_", "-", "...", "\n\n", " | "])
-def test_a_quote_is_found_whatever_stands_between_its_words(vault, joint):
-    assert refuses(vault, f"Is it so: {QUOTE.replace(' ', joint)}?")
+def test_a_quote_is_found_whatever_stands_between_its_words(store, joint):
+    assert refuses(store, f"Is it so: {QUOTE.replace(' ', joint)}?")
 
 
 @pytest.mark.parametrize(
     "question", [CLAUSE, f"是真的吗：{CLAUSE}", " ".join(CLAUSE), f"Is it true that {CLAUSE}?", CLAUSE[1:13]]
 )
-def test_a_quote_without_spaces_is_found(vault, question):
-    assert refuses(vault, question)
+def test_a_quote_without_spaces_is_found(store, question):
+    assert refuses(store, question)
 
 
 @pytest.mark.parametrize("question", ["清华大学附属医院的电话号码是多少？", "谁住在北京？", "Where does Anna Tovberg live?"])
-def test_a_question_that_names_things_is_no_quote(vault, question):
-    assert not refuses(vault, question)
+def test_a_question_that_names_things_is_no_quote(store, question):
+    assert not refuses(store, question)
 
 
-def test_a_quote_cut_over_several_messages_is_found(vault):
+def test_a_quote_cut_over_several_messages_is_found(store):
     words = QUOTE.split()
     parts = [" ".join(words[start : start + 4]) for start in range(0, len(words), 4)]
-    assert not refuses(vault, parts[0])
-    assert refuses(vault, parts[-1], *(("user", part) for part in parts[:-1]))
-    assert refuses(vault, CLAUSE[7:], ("user", CLAUSE[:7]))
+    assert not refuses(store, parts[0])
+    assert refuses(store, parts[-1], *(("user", part) for part in parts[:-1]))
+    assert refuses(store, CLAUSE[7:], ("user", CLAUSE[:7]))
 
 
-def test_an_answer_of_the_engine_between_the_parts_does_not_hide_them(vault):
-    vault.remember_answer("engine", "I see.")
+def test_an_answer_of_the_engine_between_the_parts_does_not_hide_them(store):
+    store.remember_answer("engine", "I see.")
     first, second = QUOTE[:26], QUOTE[26:]
-    assert refuses(vault, second, ("user", first), ("assistant", "I see."))
+    assert refuses(store, second, ("user", first), ("assistant", "I see."))
 
 
-def test_a_conversation_about_one_document_goes_on(vault):
+def test_a_conversation_about_one_document_goes_on(store):
     questions = ["Where does Anna Tovberg live?", "What does Anna Tovberg earn?", "Who keeps the northern lighthouse?"]
-    assert not refuses(vault, questions[2], ("user", questions[0]), ("user", questions[1]))
+    assert not refuses(store, questions[2], ("user", questions[0]), ("user", questions[1]))

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from distilledprag.errors import ConfigError
 from distilledprag.gateway.failures import EngineError
 from distilledprag.gateway.outbound import EngineClient
-from distilledprag.serving.listening import Server, Tls, address_of, bind, configuration
+from distilledprag.http.listening import Server, Tls, address_of, bind, configuration
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from distilledprag.decoding import greedy_ids
+from distilledprag.documents import Passage
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
-from distilledprag.passages import BM25Retriever, Passage
 from distilledprag.pipeline import DistilledPRAG
+from distilledprag.retrieval import BM25Retriever
 
 DOCUMENTS = ["Anna Tovberg lives in Oakport. She earns $46,000 a year.", "Velkor Foods is based in Millport."]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.synthesis.qa.checks import REASONS, fault, same_answer
-from distilledprag.synthesis.qa.parsing import QuestionAnswer
-from distilledprag.synthesis.qa.sources import Document
+from distilledprag.synthesis.checks import REASONS, fault, same_answer
+from distilledprag.synthesis.parsing import QuestionAnswer
+from distilledprag.synthesis.sources import Document
 
 UNNAMED = Document("He was born in Millport in 1950 and directed the film Long Night.", title="Karl Asberg (director)")
 NAMED = Document("Karl Asberg was born in Millport in 1950.", title="Karl Asberg (director)")

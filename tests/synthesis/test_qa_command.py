@@ -13,10 +13,10 @@ import sys
 import pytest
 from qa_server import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, Answer, LlmServer, document, write_as_asked, written
 
-from distilledprag.training.pair_data import read_pairs
+from distilledprag.distillation.pair_data import read_pairs
 
 COUNT = 8
-CHILD = [sys.executable, "-c", "from distilledprag.cli import main; main()"]
+CHILD = [sys.executable, "-c", "from distilledprag.cli.main import main; main()"]
 
 
 @pytest.fixture(autouse=True)
@@ -250,8 +250,8 @@ def test_a_local_model_answers_in_batches_as_it_would_alone(tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
 
-    from distilledprag.synthesis.qa.llm import Request, RequestFailed
-    from distilledprag.synthesis.qa.local import LocalModel
+    from distilledprag.synthesis.llm import Request, RequestFailed
+    from distilledprag.synthesis.local import LocalModel
 
     torch.manual_seed(0)
     save_tiny_model(tmp_path / "model", template=True)
@@ -277,8 +277,8 @@ def test_a_local_model_out_of_memory_tells_every_request_so(tmp_path, monkeypatc
     import torch
 
     from distilledprag.errors import EndpointError
-    from distilledprag.synthesis.qa.llm import Request
-    from distilledprag.synthesis.qa.local import LocalModel
+    from distilledprag.synthesis.llm import Request
+    from distilledprag.synthesis.local import LocalModel
 
     def full(self, requests):
         raise torch.OutOfMemoryError

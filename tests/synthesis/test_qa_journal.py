@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.synthesis.qa import Journal
-from distilledprag.synthesis.qa.llm import Reply, Request
+from distilledprag.synthesis import Journal
+from distilledprag.synthesis.llm import Reply, Request
 
 FIRST, SECOND = Reply("first — text\n", 3, 4, "stop"), Reply("second", None, None, "length")
 

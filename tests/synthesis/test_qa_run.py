@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from qa_server import company, document, documents_in, pairs_about
 
 from distilledprag.errors import EndpointError
-from distilledprag.synthesis.qa import Document, Journal, QaSettings, Synthesis, plan_items
-from distilledprag.synthesis.qa.llm import Reply, RequestFailed
+from distilledprag.synthesis import Document, Journal, QaSettings, Synthesis, plan_items
+from distilledprag.synthesis.llm import Reply, RequestFailed
 
 DOCUMENTS = [Document(document(i)) for i in range(6)]
 

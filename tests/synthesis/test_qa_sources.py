@@ -12,7 +12,7 @@ import pytest
 from qa_server import document
 
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.synthesis.qa import Document, plan_items, read_documents
+from distilledprag.synthesis import Document, plan_items, read_documents
 
 TEXTS = [document(0), f'{document(1)} It calls itself "the ""tea"" house".', document(2)]
 

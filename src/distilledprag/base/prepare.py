@@ -22,10 +22,10 @@ from torch import Tensor
 
 from distilledprag.base import masks
 from distilledprag.base.architecture import adds_mlp_output, backbone, decoder_layers
+from distilledprag.base.mask import install_mask
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
-from distilledprag.mask import install_mask
 
 RECORD, MASKS = "distilledprag.json", "masks.safetensors"
 
@@ -75,8 +75,8 @@ def prepare_base(
     a seventh of the layers for both (untrained, quality falls with depth).
     Raises ConfigError for layers that do not exist, CheckpointError for a base or weights that cannot be used.
     """
-    from distilledprag.base_model import load_unmasked_base
-    from distilledprag.distillation.lora_training import load_tensors, merge_factors
+    from distilledprag.base.llm import load_unmasked_base
+    from distilledprag.base.reader import load_tensors, merge_factors
     from distilledprag.prompts import PromptBuilder
 
     model, tokenizer = load_unmasked_base(source)

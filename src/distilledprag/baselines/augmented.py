@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilledprag.training.pair_data import Pair, read_pairs
+from distilledprag.distillation.pair_data import Pair, read_pairs
 
 
 @dataclass(frozen=True)

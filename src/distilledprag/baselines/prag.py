@@ -19,10 +19,10 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 from torch.nn import functional
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.errors import InputError
-from distilledprag.generator.interface import MLP_MODULES, Module
+from distilledprag.generators.interface import MLP_MODULES, Module
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.lora.peft_format import AdapterRecord, tensor_names
@@ -71,7 +71,7 @@ def training_sequences(prompts: PromptBuilder, document: AugmentedDocument, sett
     return made
 
 
-def train_adapter(base: BaseModel, prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> LoraWeights:
+def train_adapter(base: BaseLLM, prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> LoraWeights:
     """Fine-tune a LoRA on one document; the base is left as it was. Every document starts from the same random A.
 
     The global random state is not changed. Not to be called while adapters are injected into the base.
@@ -80,7 +80,7 @@ def train_adapter(base: BaseModel, prompts: PromptBuilder, document: AugmentedDo
 
 
 def train_adapters(
-    base: BaseModel, prompts: PromptBuilder, documents: Sequence[AugmentedDocument], settings: PragSettings
+    base: BaseLLM, prompts: PromptBuilder, documents: Sequence[AugmentedDocument], settings: PragSettings
 ) -> list[LoraWeights]:
     """As `train_adapter` for each of the documents, to rounding, but one forward pass serves a step of all of them."""
     batches = [_batches(training_sequences(prompts, document, settings), settings) for document in documents]
@@ -105,7 +105,7 @@ def train_adapters(
     return [made[row] for row in range(len(documents))]
 
 
-def _fine_tuned(base: BaseModel, batches: list[list[Sequence_]], settings: PragSettings) -> LoraWeights:
+def _fine_tuned(base: BaseLLM, batches: list[list[Sequence_]], settings: PragSettings) -> LoraWeights:
     """One adapter by PEFT, after one step of AdamW for each batch."""
     from peft import LoraConfig, get_peft_model
 
@@ -136,7 +136,7 @@ def _batches(sequences: list[Sequence_], settings: PragSettings) -> list[list[Se
     return [sequences[begin : begin + settings.batch] for begin in range(0, len(sequences), settings.batch)] * settings.epochs
 
 
-def _loss(base: BaseModel, sequences: list[Sequence_], owners: torch.Tensor) -> torch.Tensor:
+def _loss(base: BaseLLM, sequences: list[Sequence_], owners: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over each owner's supervised tokens, added up over the owners. owners (B,): whose each sequence is."""
     longest = max(len(ids) for ids, _ in sequences)
     ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)  # (B, T)
@@ -151,7 +151,7 @@ def _loss(base: BaseModel, sequences: list[Sequence_], owners: torch.Tensor) -> 
     return (losses.view(aims.shape).sum(dim=1) / counts[owners]).sum()
 
 
-def _exported(base: BaseModel, state: dict[str, torch.Tensor], settings: PragSettings) -> LoraWeights:
+def _exported(base: BaseLLM, state: dict[str, torch.Tensor], settings: PragSettings) -> LoraWeights:
     tensors = {}
     for layer in range(base.model.config.num_hidden_layers):
         for module in settings.target_modules:

@@ -14,9 +14,9 @@ from pydantic import ConfigDict, Field
 
 from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
 from distilledprag.baselines.prag import PragSettings
+from distilledprag.distillation.loop import LoopSettings
 from distilledprag.errors import InputError
-from distilledprag.generator.dyprag import DypragSettings
-from distilledprag.training.loop import LoopSettings
+from distilledprag.generators.dyprag import DypragSettings
 
 PromptStyle = Literal["masked", "question_only", "open"]
 

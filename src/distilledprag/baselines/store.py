@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
 from distilledprag.files import write_atomically
@@ -31,7 +31,7 @@ class PragAdapters:
     """
 
     def __init__(
-        self, base: BaseModel, prompts: PromptBuilder, settings: PragSettings, base_weights: str, folder: Path | None = None
+        self, base: BaseLLM, prompts: PromptBuilder, settings: PragSettings, base_weights: str, folder: Path | None = None
     ) -> None:
         self.base = base
         self.prompts = prompts

@@ -15,18 +15,18 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distilledprag.base_model import BaseModel, load_base, weights_hash
+from distilledprag.base.llm import BaseLLM, load_base, weights_hash
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.baselines.prag import IGNORED
 from distilledprag.baselines.recipes import DypragRecipe, PragRecipe, PromptStyle
 from distilledprag.baselines.store import PragAdapters
+from distilledprag.distillation.loop import fit
+from distilledprag.distillation.losses import kl_loss
 from distilledprag.errors import ConfigError
-from distilledprag.generator.dyprag import DypragTranslator
+from distilledprag.generators.dyprag import DypragTranslator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
-from distilledprag.training.loop import fit
-from distilledprag.training.losses import kl_loss
 
 
 @dataclass
@@ -50,7 +50,7 @@ def styled_prompt(prompts: PromptBuilder, question: str, documents: Sequence[str
 class DypragTask:
     """What the loop trains: `module` is the translator. The adapters it imitates are made on first use and kept."""
 
-    def __init__(self, base: BaseModel, translator: DypragTranslator, recipe: DypragRecipe, adapters: PragAdapters) -> None:
+    def __init__(self, base: BaseLLM, translator: DypragTranslator, recipe: DypragRecipe, adapters: PragAdapters) -> None:
         prag, own = recipe.prag, recipe.translator
         if (prag.rank, prag.alpha, prag.target_modules) != (own.rank, own.alpha, own.target_modules):
             raise ConfigError("prag and translator must have the same rank, alpha and target_modules: one imitates the other")
@@ -140,7 +140,7 @@ def parameter_distance(made: LoraBatch, wanted: LoraBatch) -> Tensor:
     return total / count
 
 
-def _loaded(recipe: PragRecipe | DypragRecipe, folder: Path) -> tuple[BaseModel, PragAdapters]:
+def _loaded(recipe: PragRecipe | DypragRecipe, folder: Path) -> tuple[BaseLLM, PragAdapters]:
     from distilledprag.base.default import default_base
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

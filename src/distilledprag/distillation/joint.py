@@ -36,8 +36,9 @@ from distilledprag.base.architecture import (
     logits_of,
 )
 from distilledprag.base.prepare import add_mask_tokens
+from distilledprag.base.reader import load_tensors, save_tensors
 from distilledprag.distillation.examples import Context, ContextMixer, data_hash, load_contexts
-from distilledprag.distillation.lora_training import attach, factors, load_factors, load_tensors, save_tensors
+from distilledprag.distillation.lora_training import attach, factors, load_factors
 from distilledprag.distillation.packing import IGNORED, ContextTokenizer, PackedBatch, PackedRows, packed_batches
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically

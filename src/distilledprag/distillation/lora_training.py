@@ -1,4 +1,4 @@
-"""A document-independent LoRA on all linear modules of a base, as it is trained, saved and merged.
+"""A document-independent LoRA on all linear modules of a base, as it is trained.
 
 r = rank. The weight W + B A is formed once a step: with thousands of tokens a step that costs less than two thin products a
 module, and what is trained is exactly what merging gives.
@@ -6,17 +6,11 @@ module, and what is trained is exactly what merging gives.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from distilledprag.base.architecture import adapted_linears, backbone
+from distilledprag.base.architecture import adapted_linears
 from distilledprag.errors import CheckpointError
-from distilledprag.files import write_atomically
 
 
 class LoraLinear(nn.Module):
@@ -67,41 +61,3 @@ def load_factors(attached: dict[str, LoraLinear], tensors: dict[str, Tensor]) ->
                         f"{path}: the LoRA to go on from has shape {tuple(value.shape)}, not {tuple(parameter.shape)}"
                     )
                 parameter.copy_(value)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float16) -> None:
-    """A safetensors file in half precision, whole or not at all."""
-    ready = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(ready, metadata={"format": "pt"}))
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises CheckpointError for a file that is missing, damaged or holds values that are not finite."""
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); copy or train it again") from error
-    broken = next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
-    if broken:
-        raise CheckpointError(f"{path}: {broken} has values that are not finite; copy or train it again")
-    return tensors
-
-
-@torch.no_grad()
-def merge_factors(model: Any, tensors: dict[str, Tensor]) -> None:
-    """Add B A to the weights of a plain model, in place. Raises CheckpointError when it does not have these modules."""
-    decoder = backbone(model)
-    for name in (name for name in tensors if name.endswith(".lora_A.weight")):
-        path = name.removesuffix(".lora_A.weight")
-        a, b = tensors[name].float(), tensors[f"{path}.lora_B.weight"].float()
-        try:
-            linear = decoder.get_submodule(path)
-        except AttributeError as error:
-            raise CheckpointError(
-                f"the LoRA changes {path}, which this base does not have; it belongs to another base"
-            ) from error
-        if tuple(linear.weight.shape) != (b.shape[0], a.shape[1]):
-            raise CheckpointError(f"the LoRA has other sizes at {path} than this base; it belongs to another base")
-        linear.weight.copy_(
-            (linear.weight.float() + b.to(linear.weight.device) @ a.to(linear.weight.device)).to(linear.weight.dtype)
-        )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.engine.batch import DecodingBatch, stacked_bytes
 from distilledprag.engine.failures import InternalError, RequestError, StoppingError
 from distilledprag.engine.job import Job
@@ -48,7 +48,7 @@ class EmbeddedBackend:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: BaseLLM,
         stop_ids: frozenset[int],
         limits: Limits | None = None,
         *,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.engine.adapters import AdapterStore, Quotas, StoredAdapter
 from distilledprag.engine.backend import Backend
 from distilledprag.engine.embedded import EmbeddedBackend, Limits
@@ -50,7 +50,7 @@ class Engine:
 
     def __init__(
         self,
-        base: BaseModel,
+        base: BaseLLM,
         settings: Settings | None = None,
         *,
         backend: Backend | None = None,

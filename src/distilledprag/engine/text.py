@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
+from distilledprag.base.mask import MASK_TOKEN, mask_record
 from distilledprag.engine.failures import RequestError
 from distilledprag.errors import CheckpointError, DistilledPRAGError
-from distilledprag.mask import MASK_TOKEN, mask_record
 from distilledprag.prompts.chat import ChatTemplate
 from distilledprag.prompts.plain_text import PlainTextEncoder, check_text
 
@@ -24,7 +24,7 @@ _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant"
 class TextSide:
     """The base model's tokenizer and chat template. Safe to share between threads."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseLLM) -> None:
         self._tokenizer = base.tokenizer
         self.mask_id = base.mask_token_id
         record = mask_record(base.model)

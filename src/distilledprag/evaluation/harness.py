@@ -22,15 +22,16 @@ from lm_eval.api.registry import register_model
 from rich.progress import track
 from torch.nn import functional
 
-from distilledprag.base_model import load_base
+from distilledprag.base.llm import load_base
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
+from distilledprag.documents import load_passages
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, require_architecture
-from distilledprag.generator import load_generator
-from distilledprag.generator.mask_kind import mask_embedded_as
+from distilledprag.generators import load_generator
+from distilledprag.generators.mask_kind import mask_embedded_as
 from distilledprag.lora.injection import inject
-from distilledprag.passages import BM25Retriever, load_passages
 from distilledprag.prompts import PromptBuilder
+from distilledprag.retrieval import BM25Retriever
 
 
 @register_model("distilledprag")

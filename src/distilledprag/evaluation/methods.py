@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from distilledprag.base_model import BaseModel
+from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.baselines.recipes import PromptStyle
 from distilledprag.baselines.store import PragAdapters
 from distilledprag.baselines.training import styled_prompt
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.generator import ParameterGenerator
-from distilledprag.generator.mask_kind import mask_row_of
+from distilledprag.generators import ParameterGenerator
+from distilledprag.generators.mask_kind import mask_row_of
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
@@ -46,7 +46,7 @@ class Setting:
     """What methods work with. `generators`: by parametric method's name (`shuffled`: of the control of that name; else the
     paper's). `prag`: makes PRAG's adapters. `styles`: methods that deviate from the masked prompt."""
 
-    base: BaseModel
+    base: BaseLLM
     prompts: PromptBuilder
     generators: dict[str, ParameterGenerator]
     prag: PragAdapters | None = None

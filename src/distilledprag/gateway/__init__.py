@@ -1,12 +1,12 @@
 """The trusted side as a server: keeps the documents, sends the untrusted engine masks and adapters, answers clients.
 
-    client --HTTP--> application --> answering --+--> vault       passages for the question (SQLite, on this machine)
+    client --HTTP--> application --> answering --+--> store       passages for the question (SQLite, on this machine)
                                                  +--> adapters    passages -> state adapter, once
                                                  +--> guard       looks at every byte before it leaves
                                                  +--> outbound    the only door to the engine
 
 failures.py      what can go wrong, with its HTTP status
-vault/           documents and their search, in one SQLite file
+store/           documents and their search, in one SQLite file
 guard/           what may leave, decided on the bytes themselves
 outbound/        requests to the engine, each through the guard
 adapters.py      adapters by content hash: made once, uploaded once, refreshed

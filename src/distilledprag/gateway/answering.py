@@ -16,22 +16,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.documents import Passage
 from distilledprag.errors import InputError
 from distilledprag.gateway.adapters import Adapter, AdapterCache
 from distilledprag.gateway.conversation import Asked
 from distilledprag.gateway.expected import Expected
-from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError, VaultError
+from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError, StoreError
 from distilledprag.gateway.guard import AnswerSettings, Clearance, Masks, PlainTextClearance, PromptClearance, Protected
 from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
 from distilledprag.gateway.policy import QuotePolicy
-from distilledprag.gateway.vault import Vault, VaultRetriever
-from distilledprag.passages import Passage
+from distilledprag.gateway.store import DocumentStore, StoreRetriever
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 
 Found = list[tuple[Passage, float, str]]  # passage, score, id of its document
 
-NOTHING_FOUND = "no passage of the vault shares a word with the question, so it was asked without documents"
+NOTHING_FOUND = "no passage of the store shares a word with the question, so it was asked without documents"
 
 
 @dataclass
@@ -88,13 +88,13 @@ class Answering:
     def __init__(
         self,
         prag: DistilledPRAG,
-        vault: Vault,
+        store: DocumentStore,
         engine: EngineClient,
         adapters: AdapterCache,
         quotes: QuotePolicy,
         allow_rag: bool,
     ) -> None:
-        self._prag, self._vault, self._engine = prag, vault, engine
+        self._prag, self._store, self._engine = prag, store, engine
         self._adapters, self._quotes = adapters, quotes
         self._expected = Expected(prag.prompts, prag.base.tokenizer)
         self.allow_rag = allow_rag
@@ -112,7 +112,7 @@ class Answering:
         report = Report(asked.mode, seconds=clock.seconds)
         report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history)
         if asked.mode != "closed_book":
-            retriever = VaultRetriever(self._vault.database, asked.collection)
+            retriever = StoreRetriever(self._store.database, asked.collection)
             report.passages = await asyncio.to_thread(retriever.find, asked.question, asked.top_k)
             if not report.passages:
                 report.mode = "closed_book"
@@ -193,8 +193,8 @@ class Answering:
         clock.lap("answer")
         clock.note("total")
         if pieces:
-            with contextlib.suppress(VaultError):  # a full disk costs the answer its way back as history, nothing more
-                await asyncio.to_thread(self._vault.remember_answer, self._engine.url, "".join(pieces))
+            with contextlib.suppress(StoreError):  # a full disk costs the answer its way back as history, nothing more
+                await asyncio.to_thread(self._store.remember_answer, self._engine.url, "".join(pieces))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from distilledprag.errors import InputError
 from distilledprag.gateway.expected import MOST_PASSAGES
 from distilledprag.gateway.failures import NotFoundError
-from distilledprag.gateway.vault import DEFAULT_COLLECTION
+from distilledprag.gateway.store import DEFAULT_COLLECTION
 
 MODEL = "distilledprag"
 Mode = Literal["parametric", "closed_book", "rag"]

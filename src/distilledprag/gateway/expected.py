@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+from distilledprag.documents import Passage
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.gateway.guard import Masks, Protected, Sources
 from distilledprag.gateway.guard.words import words
-from distilledprag.passages import Passage
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.chat import ChatTemplate
 from distilledprag.prompts.plain_text import PlainTextEncoder

@@ -22,28 +22,28 @@ class GatewayError(DistilledPRAGError):
         self.retry_after = retry_after
 
 
-class VaultError(GatewayError):
-    """The vault's folder or file cannot be used."""
+class StoreError(GatewayError):
+    """The store's folder or file cannot be used."""
 
     status = 500
-    code = "vault"
+    code = "store"
 
 
-class DiskFullError(VaultError):
+class DiskFullError(StoreError):
     """No room for what was to be stored; nothing of it is."""
 
     status = 507
     code = "disk_full"
 
 
-def storage_error(folder: Path, error: OSError) -> VaultError:
-    """What an error of the operating system under the vault `folder` means to the user."""
+def storage_error(folder: Path, error: OSError) -> StoreError:
+    """What an error of the operating system under the store `folder` means to the user."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(
-            f"the disk of the vault {folder} is full; nothing of this was stored, and what was stored before is unharmed. Make "
+            f"the disk of the store {folder} is full; nothing of this was stored, and what was stored before is unharmed. Make "
             "room and try again"
         )
-    return VaultError(f"the vault {folder} cannot be written ({error.strerror}); check its disk and permissions")
+    return StoreError(f"the store {folder} cannot be written ({error.strerror}); check its disk and permissions")
 
 
 class NotFoundError(GatewayError):

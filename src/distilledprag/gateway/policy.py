@@ -13,33 +13,33 @@ from typing import Literal
 from distilledprag.gateway.failures import QuotedDocumentError
 from distilledprag.gateway.guard import longest_quote
 from distilledprag.gateway.guard.words import RUN, is_character, words
-from distilledprag.gateway.vault import Vault, VaultRetriever
+from distilledprag.gateway.store import DocumentStore, StoreRetriever
 
 Policy = Literal["refuse", "warn", "allow"]
 POLICIES: tuple[Policy, ...] = ("refuse", "warn", "allow")
 QUOTED_WORDS = 8  # in a row; questions name things in fewer
 _PART = 50  # words that are looked up at a time
-_LOOKED_AT = 20  # passages of the vault that share most with a text
+_LOOKED_AT = 20  # passages of the store that share most with a text
 
 
 class QuotePolicy:
     """`words`: the shortest run of a document's words, in order, that counts as a quote in the user's own messages."""
 
-    def __init__(self, vault: Vault, engine: str, policy: Policy = "refuse", words: int = QUOTED_WORDS) -> None:
-        self._vault = vault
+    def __init__(self, store: DocumentStore, engine: str, policy: Policy = "refuse", words: int = QUOTED_WORDS) -> None:
+        self._store = store
         self._engine = engine
         self._policy = policy
         self._words = words
 
     def check(self, question: str, history: Sequence[dict[str, str]]) -> list[str]:
-        """Warnings for the user. Raises QuotedDocumentError by policy. The whole vault counts, not one collection."""
+        """Warnings for the user. Raises QuotedDocumentError by policy. The whole store counts, not one collection."""
         if self._policy == "allow":
             return []
         own: list[str] = []
         warnings: list[str] = []
         for number, message in enumerate([*history, {"role": "user", "content": question}], start=1):
             text, role = message["content"], message["role"]
-            if not text.strip() or (role == "assistant" and self._vault.wrote_answer(self._engine, text)):
+            if not text.strip() or (role == "assistant" and self._store.wrote_answer(self._engine, text)):
                 continue
             own.append(text)
             what = "the question" if number > len(history) else f"message {number}"
@@ -52,11 +52,11 @@ class QuotePolicy:
         return warnings
 
     def _judge(self, what: str, text: str, allowed: int, warnings: list[str], more: str = "") -> None:
-        """Refuse, or warn, when `text` shares `allowed` words in a row, or more, with a passage of the vault."""
+        """Refuse, or warn, when `text` shares `allowed` words in a row, or more, with a passage of the store."""
         shared = longest_quote(text, self._similar(text))
         if shared < allowed:
             return
-        said = f"{what} repeats {shared:.0f} words in a row of a document in the vault{more}"
+        said = f"{what} repeats {shared:.0f} words in a row of a document in the store{more}"
         if self._policy == "refuse":
             raise QuotedDocumentError(
                 f"{said}, and would be sent as it is. Ask in your own words; or let the gateway warn only: --quotes warn"
@@ -64,7 +64,7 @@ class QuotePolicy:
         warnings.append(f"{said}; it was sent as it is")
 
     def _similar(self, text: str) -> list[str]:
-        """Texts of the vault that share most words with a part of `text`; parts overlap, so that no quote is cut in two.
+        """Texts of the store that share most words with a part of `text`; parts overlap, so that no quote is cut in two.
 
         Words are the guard's, whatever stands between them; but where no spaces are written the search knows whole clauses only,
         and all passages that share a character are looked at.
@@ -75,11 +75,11 @@ class QuotePolicy:
             part = found[start : start + _PART + 2 * self._words]
             spaced = [word for word in part if not is_character(word)]
             if spaced:
-                for passage, _ in VaultRetriever(self._vault.database).retrieve(" ".join(spaced), _LOOKED_AT):
+                for passage, _ in StoreRetriever(self._store.database).retrieve(" ".join(spaced), _LOOKED_AT):
                     similar.update(dict.fromkeys((passage.text, passage.title)))
             if len(spaced) < len(part):
                 characters = "".join(word for word in part if is_character(word))
-                similar.update(dict.fromkeys(self._vault.texts_with(_triples(characters))))
+                similar.update(dict.fromkeys(self._store.texts_with(_triples(characters))))
         return list(similar)
 
 

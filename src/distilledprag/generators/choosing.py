@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from distilledprag.errors import InputError
-from distilledprag.passages.retrieval import words_of
-from distilledprag.text import sentences
+from distilledprag.text import sentences, words_of
 
 FEWEST = 60  # rows; passages of fewer in all go whole
 

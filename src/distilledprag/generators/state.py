@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after
+from distilledprag.base.llm import BaseLLM
 from distilledprag.base.prepare import MASKS, PreparedRecord
-from distilledprag.base_model import BaseModel
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraPair, LoraWeights
@@ -41,7 +41,7 @@ class PlainPath:
 
     @classmethod
     def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
-        from distilledprag.distillation.lora_training import load_tensors
+        from distilledprag.base.reader import load_tensors
 
         return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
 
@@ -49,7 +49,7 @@ class PlainPath:
 class StateGenerator:
     """Encodes passages for one base. `layer`: after which states are written on the exact path."""
 
-    def __init__(self, base: BaseModel, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
+    def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
         self.base, self.prompts, self.layer, self.plain = base, prompts, layer, plain
         self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._cached = 0

@@ -23,7 +23,7 @@ from distilledprag.engine.web.description import describe_bodies
 from distilledprag.engine.web.observing import Metrics
 from distilledprag.engine.web.shell import Shell, error_response
 from distilledprag.errors import DistilledPRAGError
-from distilledprag.serving.keys import ApiKeys
+from distilledprag.http.keys import ApiKeys
 
 BODIES_AT_ONCE, BODIES_OF_A_KEY = 8, 2  # times the longest adapter: memory for bodies being read and looked at
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilledprag.documents.blocks import clean
+from distilledprag.documents.record import Passage
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.reading import Entry, read_entries, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import WHOLE, BenchmarkQuestion
-from distilledprag.passages.blocks import clean
-from distilledprag.passages.record import Passage
 
 REMEDY = "unpack data_aug from github.com/oneal2000/PRAG again, and name a folder data_aug/<dataset>/<model>"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from distilledprag.documents.blocks import clean
+from distilledprag.documents.record import Passage
 from distilledprag.evaluation.benchmarks.reading import Entry, read_entries, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import BenchmarkQuestion
-from distilledprag.passages.blocks import clean
-from distilledprag.passages.record import Passage
 
 
 def load_multihop(

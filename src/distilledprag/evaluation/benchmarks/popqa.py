@@ -7,12 +7,12 @@ import io
 import json
 from pathlib import Path
 
+from distilledprag.documents.blocks import clean
+from distilledprag.documents.readers.text import decode
+from distilledprag.documents.record import Passage
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.reading import Entry, read_entries, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import WHOLE, BenchmarkQuestion
-from distilledprag.passages.blocks import clean
-from distilledprag.passages.readers.text import decode
-from distilledprag.passages.record import Passage
 
 COLUMNS = ("id", "obj", "s_wiki_title", "question", "possible_answers")
 REMEDY = "get popQA.tsv from github.com/AlexTMallen/adaptive-retrieval again"

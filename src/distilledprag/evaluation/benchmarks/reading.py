@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.record import BenchmarkQuestion
-from distilledprag.passages.readers.text import decode
 
 
 class Entry:

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from distilledprag.documents.record import Passage
 from distilledprag.errors import InputError
-from distilledprag.passages.record import Passage
 
 WHOLE = "total"  # the subtask of a benchmark that has none; PRAG's files use the same word
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.multihop import load_multihop
 from distilledprag.evaluation.benchmarks.reading import Entry
 from distilledprag.evaluation.benchmarks.record import BenchmarkQuestion
-from distilledprag.passages.readers.text import decode
 
 TYPES = ("comparison", "bridge_comparison", "inference", "compositional")
 REMEDY = "get dev.json from github.com/Alab-NII/2wikimultihop again (the test file has no answers)"

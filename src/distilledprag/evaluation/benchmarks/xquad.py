@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from distilledprag.documents.blocks import clean
+from distilledprag.documents.record import Passage
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.reading import Entry, read_json, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import WHOLE, BenchmarkQuestion
-from distilledprag.passages.blocks import clean
-from distilledprag.passages.record import Passage
 
 REMEDY = "get xquad.en.json from github.com/google-deepmind/xquad again (SQuAD 1.1 files work too, SQuAD 2.0 files do not)"
 

@@ -13,7 +13,7 @@ is made from the user's messages and from prompts that were built before any doc
 closed: without a clearance, or when a check raises, nothing is sent. It is there for faults of the program. A generator that was
 made to hide text in its numbers can, in ways that no look at the numbers finds.
 
-Knows nothing of HTTP libraries, adapters' making or the vault.
+Knows nothing of HTTP libraries, adapters' making or the store.
 """
 
 from distilledprag.gateway.guard.clearance import (

@@ -22,7 +22,7 @@ from distilledprag.gateway.failures import AdapterGoneError, AdapterQuotaError, 
 from distilledprag.gateway.guard import BareClearance, Clearance, RemovalClearance
 from distilledprag.gateway.guard.clearance import ADAPTERS, COMPLETIONS, checked_adapter_id
 from distilledprag.gateway.outbound.transport import CLEARANCE, LEDGER, GuardedTransport, SentRequest
-from distilledprag.serving.listening import is_loopback
+from distilledprag.http.listening import is_loopback
 
 KEY_VARIABLE = "DPRAG_ENGINE_API_KEY"
 _NO_ROOM = ("adapter_quota", "adapter_bytes_quota", "adapter_memory_full")  # the engine's codes

@@ -19,15 +19,15 @@ from distilledprag.gateway.answering import Answering
 from distilledprag.gateway.conversation import ChatRequest
 from distilledprag.gateway.outbound import EngineClient
 from distilledprag.gateway.policy import QUOTED_WORDS, Policy, QuotePolicy
-from distilledprag.gateway.vault import Vault
+from distilledprag.gateway.store import DocumentStore
 from distilledprag.gateway.web.access import Names
 from distilledprag.gateway.web.body import SECONDS, Bodies, describe_body
 from distilledprag.gateway.web.chat import chat_routes
 from distilledprag.gateway.web.documents import MAX_UPLOAD, document_routes
 from distilledprag.gateway.web.pages import page_routes
 from distilledprag.gateway.web.shell import Shell, error_response
+from distilledprag.http.keys import ApiKeys
 from distilledprag.pipeline import DistilledPRAG
-from distilledprag.serving.keys import ApiKeys
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Options:
 
 
 def build_application(
-    prag: DistilledPRAG, vault: Vault, engine: EngineClient, keys: ApiKeys, names: Names, options: Options | None = None
+    prag: DistilledPRAG, store: DocumentStore, engine: EngineClient, keys: ApiKeys, names: Names, options: Options | None = None
 ) -> ASGIApp:
-    """The gateway, ready to be served. Closes `engine` when it ends; the vault is its caller's to close."""
+    """The gateway, ready to be served. Closes `engine` when it ends; the store is its caller's to close."""
     options = options or Options()
     adapters = AdapterCache(prag, engine, options.adapter_memory)
-    quotes = QuotePolicy(vault, engine.url, options.quotes, options.quoted_words)
-    answering = Answering(prag, vault, engine, adapters, quotes, options.allow_rag)
+    quotes = QuotePolicy(store, engine.url, options.quotes, options.quoted_words)
+    answering = Answering(prag, store, engine, adapters, quotes, options.allow_rag)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -67,9 +67,9 @@ def build_application(
     app = FastAPI(title="DistilledPRAG gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
     bodies = Bodies(seconds=options.body_seconds)
     app.include_router(chat_routes(answering, count_tokens, bodies, options.accept_any_model))
-    app.include_router(document_routes(vault, adapters.forget, bodies, options.max_upload))
+    app.include_router(document_routes(store, adapters.forget, bodies, options.max_upload))
     settings = {"allow_rag": options.allow_rag, "key_required": keys.required}
-    app.include_router(page_routes(vault.count, engine.healthy, settings))
+    app.include_router(page_routes(store.count, engine.healthy, settings))
 
     describe_body(app, ChatRequest)
 

@@ -1,5 +1,5 @@
 """Request bodies with a limit, a deadline and a bound for all of them together, in memory only: documents never reach a
-temporary folder outside the vault.
+temporary folder outside the store.
 
 Knows nothing of what the bodies hold.
 """

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from distilledprag.errors import InputError
-from distilledprag.gateway.vault import DEFAULT_COLLECTION, PreparedDocument, Vault, prepare_bytes, prepare_text
-from distilledprag.gateway.vault.documents import StoredDocument, checked_collection
+from distilledprag.gateway.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, prepare_bytes, prepare_text
+from distilledprag.gateway.store.documents import StoredDocument, checked_collection
 from distilledprag.gateway.web.body import Bodies, explained
 
 MAX_UPLOAD = 64 * 2**20  # bytes of one request
@@ -28,7 +28,9 @@ class TextDocument(BaseModel):
     collection: str = DEFAULT_COLLECTION
 
 
-def document_routes(vault: Vault, forget: Callable[[str], None], bodies: Bodies, max_upload: int = MAX_UPLOAD) -> APIRouter:
+def document_routes(
+    store: DocumentStore, forget: Callable[[str], None], bodies: Bodies, max_upload: int = MAX_UPLOAD
+) -> APIRouter:
     """`forget`: told the id of each document that is deleted."""
     router = APIRouter()
     body = {"application/json": {"schema": TextDocument.model_json_schema()}, "multipart/form-data": {"schema": _FORM}}
@@ -38,13 +40,13 @@ def document_routes(vault: Vault, forget: Callable[[str], None], bodies: Bodies,
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             async with bodies.form(request, max_upload) as form:
-                documents, collection = await _uploaded(form, vault)
+                documents, collection = await _uploaded(form, store)
         elif kind == "application/json":
             async with bodies.read(request, max_upload) as sent:
-                documents, collection = await _written(sent, vault)
+                documents, collection = await _written(sent, store)
         else:
             raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
-        ids = await asyncio.to_thread(vault.add, documents, collection)
+        ids = await asyncio.to_thread(store.add, documents, collection)
         return {"id": ids[0], "ids": ids, "collection": collection, "passages": sum(len(d.passages) for d in documents)}
 
     @router.get("/v1/documents")
@@ -53,25 +55,25 @@ def document_routes(vault: Vault, forget: Callable[[str], None], bodies: Bodies,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
         offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
     ) -> dict[str, Any]:
-        found = await asyncio.to_thread(lambda: vault.listed(collection, limit=limit, offset=offset))
-        total = await asyncio.to_thread(vault.count, collection)
+        found = await asyncio.to_thread(lambda: store.listed(collection, limit=limit, offset=offset))
+        total = await asyncio.to_thread(store.count, collection)
         return {"object": "list", "data": [_record(document) for document in found], "total": total}
 
     @router.get("/v1/documents/{id}")
     async def document(id: str) -> dict[str, Any]:
-        found = await asyncio.to_thread(vault.document, id)
-        passages = await asyncio.to_thread(vault.passages, id)
+        found = await asyncio.to_thread(store.document, id)
+        passages = await asyncio.to_thread(store.passages, id)
         return _record(found) | {"text": [{"title": passage.title, "text": passage.text} for passage in passages]}
 
     @router.delete("/v1/documents/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        await asyncio.to_thread(vault.delete, [id])
+        await asyncio.to_thread(store.delete, [id])
         forget(id)
         return {"id": id, "deleted": True}
 
     @router.get("/v1/collections")
     async def collections() -> dict[str, Any]:
-        found = await asyncio.to_thread(vault.collections)
+        found = await asyncio.to_thread(store.collections)
         return {"object": "list", "data": [{"name": name, "documents": count} for name, count in found.items()]}
 
     return router
@@ -89,16 +91,16 @@ def _record(document: StoredDocument) -> dict[str, Any]:
     return {"object": "document", "indexed": record.pop("source") is not None, **record}
 
 
-async def _written(sent: bytes, vault: Vault) -> tuple[list[PreparedDocument], str]:
+async def _written(sent: bytes, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
     try:
         document = TextDocument.model_validate_json(sent)
     except ValidationError as error:
         raise InputError(f"the document is not usable JSON: {explained(error)}") from None
     collection = checked_collection(document.collection)
-    return [await asyncio.to_thread(prepare_text, document.name, document.text, vault.reading_folder)], collection
+    return [await asyncio.to_thread(prepare_text, document.name, document.text, store.reading_folder)], collection
 
 
-async def _uploaded(form: FormData, vault: Vault) -> tuple[list[PreparedDocument], str]:
+async def _uploaded(form: FormData, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
     files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
     if not files:
         raise InputError("the upload has no file; send it in the field `file`")
@@ -107,5 +109,5 @@ async def _uploaded(form: FormData, vault: Vault) -> tuple[list[PreparedDocument
     prepared = []
     for file in files:
         data = await file.read()
-        prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, vault.reading_folder))
+        prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, store.reading_folder))
     return prepared, collection

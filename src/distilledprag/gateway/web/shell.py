@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from distilledprag.errors import DistilledPRAGError
 from distilledprag.gateway.failures import GatewayError, KeyRequiredError
 from distilledprag.gateway.web.access import Names
-from distilledprag.serving.keys import ApiKeys
+from distilledprag.http.keys import ApiKeys
 
 log = logging.getLogger("distilledprag.gateway")
 

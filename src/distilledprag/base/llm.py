@@ -1,0 +1,178 @@
+"""The frozen base LLM: loaded with its tokenizer and mask token, checked, never trained.
+
+This module knows nothing about prompts, generators or documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from distilledprag.base.architecture import FAMILIES
+from distilledprag.base.mask import check_mask, install_mask, mask_record
+from distilledprag.errors import CheckpointError
+from distilledprag.files import replace_folder
+from distilledprag.lora.identity import BaseIdentity
+
+__all__ = ["SUPPORTED_TYPES", "BaseLLM", "install_mask", "load_base", "load_unmasked_base", "save_base", "weights_hash"]
+
+SUPPORTED_TYPES = FAMILIES
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+
+@dataclass
+class BaseLLM:
+    """A base LLM ready for use: in evaluation mode, without gradients, with an installed mask token."""
+
+    model: PreTrainedModel
+    tokenizer: Any
+    mask_token_id: int
+    identity: BaseIdentity
+    id: str
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def context_length(self) -> int:
+        """The longest sequence the model can read, in tokens."""
+        return int(self.model.config.max_position_embeddings)
+
+
+def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> BaseLLM:
+    """Load a base from a folder or a hub id. `dtype` None keeps the precision it is stored in.
+
+    Raises CheckpointError for a missing or damaged folder (weights that are not finite included), a model that is no
+    causal LM of a supported architecture, and a base without a mask token or with one that does not match its record.
+    """
+    model, tokenizer = load_unmasked_base(path_or_id, dtype=dtype)
+    record = mask_record(model)
+    if record is None:
+        raise CheckpointError(
+            f"the base model {str(path_or_id)!r} has no mask token yet; make a copy that has one with "
+            f"`dprag install-mask {path_or_id} --out DIR` and use DIR"
+        )
+    check_mask(model, tokenizer, record)
+    name = _name(path_or_id)
+    model.requires_grad_(False).eval().to(device)
+    identity = _identity_of_encoder(path_or_id) or BaseIdentity.of(model, record.id, name)
+    return BaseLLM(model, tokenizer, record.id, identity, name)
+
+
+def _identity_of_encoder(path_or_id: str | Path) -> BaseIdentity | None:
+    """A prepared base and its encoder (fewer layers) share the identity that `prepare-base` wrote beside both."""
+    file = Path(path_or_id).expanduser() / "distilledprag.json"
+    if not file.is_file():
+        return None
+    try:
+        return BaseIdentity.from_dict(json.loads(file.read_text(encoding="utf-8"))["identity"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file} is damaged; prepare the base again with `dprag prepare-base`") from error
+
+
+def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, Any]:
+    """Load model and tokenizer, on the CPU, whether or not a mask is installed. Errors as in `load_base`,
+    less the mask's.
+    """
+    source = _source(path_or_id)
+    config = _read(path_or_id, "config.json", lambda: AutoConfig.from_pretrained(source))
+    architectures = getattr(config, "architectures", None) or []
+    if config.model_type not in SUPPORTED_TYPES or not all(name.endswith("ForCausalLM") for name in architectures):
+        raise CheckpointError(
+            f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); "
+            f"a base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
+        )
+    tokenizer = _read(path_or_id, "tokenizer", lambda: _tokenizer(source))
+    model, report = _read(
+        path_or_id,
+        "weights",
+        lambda: AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", output_loading_info=True),
+    )
+    wrong = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if wrong:
+        raise CheckpointError(
+            f"the weights of {str(path_or_id)!r} lack {len(wrong)} tensors or have them in the wrong shape, "
+            f"{wrong[0]} first; copy the base again"
+        )
+    broken = next((name for name, tensor in model.state_dict().items() if not torch.isfinite(tensor).all()), None)
+    if broken:
+        raise CheckpointError(
+            f"the weights of {str(path_or_id)!r} have values that are not finite, {broken} first; copy the base again"
+        )
+    rows, highest = len(model.get_input_embeddings().weight), max(tokenizer.get_vocab().values())
+    if highest >= rows:
+        raise CheckpointError(
+            f"the tokenizer of {str(path_or_id)!r} writes ids up to {highest}, its embedding table has "
+            f"{rows} rows; the folder mixes files of two bases"
+        )
+    return model, tokenizer
+
+
+def save_base(model: PreTrainedModel, tokenizer: Any, folder: str | Path) -> None:
+    """Write a base so that `load_base` and `AutoModelForCausalLM` read it: all of it, or nothing at all."""
+    with replace_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def weights_hash(model: torch.nn.Module) -> str:
+    """Short hash of all weights as half precision."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _source(path_or_id: str | Path) -> str:
+    """What transformers is given: an existing folder, or a hub id. Raises CheckpointError for a path to
+    nothing.
+    """
+    text = str(path_or_id)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise CheckpointError(f"the folder {text!r} holds no base model: it has no config.json")
+        return str(folder)
+    if folder.exists():
+        raise CheckpointError(f"{text!r} is a file; name the folder that holds the base model")
+    if isinstance(path_or_id, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise CheckpointError(f"there is no base model folder {text!r}; check the path")
+    return text
+
+
+def _tokenizer(source: str) -> Any:
+    """The tokenizer as it was saved. (For Qwen2, AutoTokenizer turns a generic one into its own class.)"""
+    if get_tokenizer_config(source).get("tokenizer_class") in _GENERIC_TOKENIZERS:
+        return PreTrainedTokenizerFast.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source)
+
+
+def _name(path_or_id: str | Path) -> str:
+    """The base's public name: a hub id as it is, of a folder only its last part (paths say where one's files
+    lie).
+    """
+    folder = Path(path_or_id).expanduser()
+    return folder.resolve().name if folder.is_dir() else str(path_or_id)
+
+
+def _read(path_or_id: str | Path, what: str, load: Any) -> Any:
+    """Call `load`; whatever transformers raises on a bad checkpoint becomes a CheckpointError."""
+    try:
+        return load()
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"the {what} of the base model {str(path_or_id)!r} cannot be loaded: {reason}") from error

@@ -1,0 +1,1 @@
+"""The `dprag` command: main.py declares the commands, one file each runs them."""

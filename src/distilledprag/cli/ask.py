@@ -1,0 +1,105 @@
+"""`dprag ask`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+from distilledprag.documents import Passage, load_passages
+from distilledprag.errors import InputError
+from distilledprag.pipeline import Answer, DistilledPRAG
+from distilledprag.retrieval import BM25Retriever, usual_k
+
+
+def load_with_progress(paths: list[Path], console: Console) -> list[Passage]:
+    """Load passages; the status line counts the files read."""
+    with console.status("reading documents") as status:
+        count = 0
+
+        def tell(file: Path) -> None:
+            nonlocal count
+            count += 1
+            status.update(f"reading documents: {count} ({file.name})")
+
+        return load_passages(paths, on_file=tell)
+
+
+def run(
+    question: str,
+    docs: list[Path],
+    top_k: int | None,
+    compare: bool,
+    show_wire: bool,
+    as_json: bool,
+    base: str | None,
+    rows: float | None = None,
+    layer: int | None = None,
+) -> None:
+    if not question.strip():
+        raise InputError("the question is empty; write one")
+    console = Console(stderr=as_json)
+    retriever = BM25Retriever(load_with_progress(docs, console))
+    top_k = usual_k(retriever) if top_k is None else top_k
+    retriever.retrieve(question, top_k)  # fail before the model loads
+    if rows is not None and not rows > 0:
+        raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+    prag = DistilledPRAG.from_pretrained(base, layer=layer, say=Console(stderr=True).print)
+    answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
+    others: dict[str, str] = {}
+    if compare:
+        others["closed_book"] = prag.answer_closed_book(question)
+        others["rag"] = prag.answer_rag(question, [passage.text for passage, _ in answer.passages])
+    if as_json:
+        print(json.dumps(as_record(answer) | others, ensure_ascii=False))
+        return
+    show(Console(), answer, show_wire)
+    for name, text in others.items():
+        Console().print(f"[bold]{name.replace('_', ' ')}:[/bold] {escape(text)}")
+
+
+def as_record(answer: Answer) -> dict[str, Any]:
+    """The answer as the JSON object of `--json`."""
+    return {
+        "answer": answer.text,
+        "passages": [
+            {"source": p.source, "text": p.text, "score": round(score, 4), "title": p.title} for p, score in answer.passages
+        ],
+        "sent": vars(answer.sent),
+        "seconds": {name: round(value, 4) for name, value in answer.seconds.items()},
+        "notes": [],
+    }
+
+
+def show(console: Console, answer: Answer, whole_wire: bool) -> None:
+    """Print the answer, what it rests on, and what left this machine."""
+    for passage, score in answer.passages:
+        console.print(f"[dim]stays here[/dim] {escape(passage.source)} [dim]({score:.2f})[/dim] {escape(passage.text)}")
+    prompt = answer.sent.prompt if whole_wire else shortened(answer.sent.prompt)
+    size = f"{answer.sent.adapter_bytes:,} bytes of adapter, {answer.sent.bytes_total:,} bytes in all"
+    console.print(Panel(escape(prompt), title="sent: masked prompt", subtitle=size))
+    seconds = ", ".join(f"{name} {value:.2f} s" for name, value in answer.seconds.items())
+    console.print(f"[bold green]answer:[/bold green] {escape(answer.text)}  [dim]({seconds})[/dim]")
+
+
+def shortened(prompt: str, mask: str = "<|doc_mask|>") -> str:
+    """The prompt with every run of masks written as its first one and a count."""
+    parts: list[str] = []
+    run_length = 0
+    for piece in [*prompt.replace(mask, f"\0{mask}\0").split("\0"), ""]:
+        if piece == mask:
+            run_length += 1
+            continue
+        if piece == "" and run_length:
+            continue
+        if run_length:
+            parts.append(f"{mask} x {run_length}")
+            run_length = 0
+        parts.append(piece)
+    if run_length:
+        parts.append(f"{mask} x {run_length}")
+    return "".join(parts)

@@ -1,0 +1,57 @@
+"""`dprag encode`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from distilledprag.cli.ask import load_with_progress
+from distilledprag.errors import ConfigError
+from distilledprag.files import replace_folder
+from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.pipeline import DistilledPRAG
+
+PLACE = "{question}"
+
+
+def run(
+    files: list[Path], out: Path, target: str, question: str | None, rows: float | None, as_json: bool, base: str | None
+) -> None:
+    """Raises ConfigError for options that do not go together."""
+    if target not in ("peft", "engine"):
+        raise ConfigError(f"--for must be peft or engine, not {target!r}")
+    if (question is None) != (rows is None):
+        raise ConfigError("--rows needs --question, and the other way round: the question decides which rows are kept")
+    console = Console(stderr=True)
+    passages = [passage.text for passage in load_with_progress(files, console)]
+    prag = DistilledPRAG.from_pretrained(base, say=console.print)
+    if question is not None and rows is not None:
+        passages = chosen_sentences(question, passages, rows, lambda text: len(prag.prompts.document_ids(text)))
+    states = prag.encode_states(passages)
+    compact = states.to_bytes()
+    if target == "peft":
+        weights = prag.encode(passages)
+        weights.save_pretrained(out)
+        size = sum(file.stat().st_size for file in out.iterdir() if file.suffix == ".safetensors")
+        ids = prag.peft_prompt(PLACE, passages)
+    else:
+        with replace_folder(out) as folder:
+            (folder / "states.safetensors").write_bytes(compact)
+        size, ids = len(compact), prag.prompts.build(PLACE, passages).masked_ids
+    record: dict[str, Any] = {
+        "prompt": prag.base.tokenizer.decode(ids, skip_special_tokens=False),
+        "masks": states.count,
+        "tokens": len(ids),
+        "bytes": size,
+        "compact_bytes": len(compact),
+    }
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    Console().print(
+        f"{out}: {states.count} rows from {len(passages)} passages of {len(files)} file(s), {size:,} bytes "
+        f"({len(compact):,} in compact form); --json prints the masked prompt that goes with it"
+    )

@@ -1,0 +1,47 @@
+"""`dprag index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distilledprag.errors import InputError
+from distilledprag.gateway.store import DocumentStore
+from distilledprag.gateway.store.indexing import IndexReport, index_path
+
+
+def run(path: Path, store_folder: Path, collection: str, allow_empty: bool) -> None:
+    console = Console(stderr=True, highlight=False)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; check the path")
+    store = DocumentStore(store_folder)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=console, transient=True) as progress:
+            task = progress.add_task("indexing", total=None)
+
+            def tell(done: int, total: int, _: Path) -> None:
+                progress.update(task, completed=done, total=total)
+
+            report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell)
+        show(console, report)
+        print(f"{store.count(collection)} documents in collection {collection}")
+    finally:
+        store.close()
+    if report.failed:
+        raise InputError(
+            f"{len(report.failed)} files could not be read (named above); mend or remove them and index again. All others are "
+            "in the store"
+        )
+
+
+def show(console: Console, report: IndexReport) -> None:
+    """Say what was done, and which files could not be read."""
+    counts = {"added": report.added, "changed": report.changed, "unchanged": report.unchanged, "deleted": report.deleted}
+    skipped = f"; {report.skipped} files of other types passed over" if report.skipped else ""
+    console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + skipped)
+    for _, reason in report.failed:
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")

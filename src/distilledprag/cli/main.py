@@ -1,0 +1,344 @@
+"""The `dprag` command: thin functions, each importing its module only when it runs.
+
+Exit codes: 0 worked, 1 a user's mistake (message on stderr), 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from distilledprag import __version__
+from distilledprag.errors import DistilledPRAGError, InputError
+
+app = typer.Typer(
+    name="dprag",
+    help="Ask an LLM about documents that it never sees.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Base = Annotated[Optional[str], typer.Option(help="Folder of a prepared base (`dprag prepare-base`). Default: SmolLM2.")]  # noqa: UP045
+Layer = Annotated[Optional[int], typer.Option(min=0, help="Write states after this layer. Default: the base's.")]  # noqa: UP045
+Rows = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
+]
+Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"dprag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    docs: Docs,
+    more_docs: Annotated[Optional[list[Path]], typer.Argument(help="Further files or folders: --docs A B.")] = None,  # noqa: UP045
+    top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all of fewer.")] = None,  # noqa: UP045
+    compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
+    show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
+    rows: Rows = None,
+    as_json: AsJson = False,
+    base: Base = None,
+    layer: Layer = None,
+) -> None:
+    """Answer a question over documents that stay on this machine."""
+    from distilledprag.cli import ask as command
+
+    stray = next((path for path in more_docs or [] if not path.exists()), None)
+    if stray:
+        raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
+    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, rows, layer)
+
+
+@app.command()
+def encode(
+    files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    target: Annotated[
+        str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
+    ] = "peft",
+    question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
+    rows: Rows = None,
+    as_json: AsJson = False,
+    base: Base = None,
+) -> None:
+    """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
+    from distilledprag.cli import encode as command
+
+    command.run(files, out, target, question, rows, as_json, base)
+
+
+@app.command("prepare-base")
+def prepare_base(
+    base: Annotated[Optional[str], typer.Argument(help="A causal LM: folder or hub id. Default: SmolLM2 and its reader.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder for the served base; `<name>-encoder` is made beside it.")] = None,  # noqa: UP045
+    masks: Annotated[int, typer.Option(min=1, max=4096, help="Numbered mask tokens, for plain PEFT adapters.")] = 512,
+    layer: Layer = None,
+    plain_layer: Annotated[Optional[int], typer.Option(min=0, help="The layer that PEFT adapters change.")] = None,  # noqa: UP045
+    reader: Annotated[Optional[Path], typer.Option(help="Folder of a reader that `dprag train` wrote, to merge.")] = None,  # noqa: UP045
+) -> None:
+    """Give any LLM its mask tokens (and a reader), so that it can be served; no training."""
+    from distilledprag.cli import prepare_base as command
+
+    command.run(base, out, masks, layer, plain_layer, reader)
+
+
+@app.command()
+def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (the encoder: ours needs nothing else).")]) -> None:
+    """Print the folder of a part of the default base; it is prepared if it is not there."""
+    from distilledprag.cli import prepare_base as command
+
+    command.show_path(what)
+
+
+@app.command()
+def demo() -> None:
+    """Ten questions over the sample documents: what left the machine, and what came back."""
+    from distilledprag.cli import demo as command
+
+    command.run()
+
+
+@app.command()
+def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, base or run folder.")]) -> None:
+    """Say what a folder holds."""
+    from distilledprag.cli import info as command
+
+    command.run(checkpoint)
+
+
+@app.command("install-mask")
+def install_mask(
+    base: Annotated[str, typer.Argument(help="A causal LM: folder or hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the base with its mask token.")],
+    seed: Annotated[int, typer.Option(help="Seed of the mask token's embedding.")] = 0,
+) -> None:
+    """Give a base LLM its mask token and save it, so that any server can serve it."""
+    from distilledprag.cli import install_mask as command
+
+    command.run(base, out, seed)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
+    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+) -> None:
+    """Train a reader for state adapters, or distil a parameter generator."""
+    from distilledprag.cli import train as command
+
+    command.run(recipe, resume, overrides)
+
+
+@app.command()
+def synthesize(
+    docs: Docs,
+    out: Annotated[Path, typer.Option(help="Pairs for `dprag train`: .jsonl or .parquet.")],
+    model: Annotated[str, typer.Option(help="The endpoint's name of the LLM; without --base-url a local model's folder or id.")],
+    base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint (sees documents).")] = None,  # noqa: UP045
+    api_key_file: Annotated[Optional[Path], typer.Option(help="Default: the variable OPENAI_API_KEY.")] = None,  # noqa: UP045
+    journal: Annotated[Optional[Path], typer.Option(help="Answered requests. Default: beside --out.")] = None,  # noqa: UP045
+    documents: Annotated[Optional[int], typer.Option(min=1, help="A random sample of so many.")] = None,  # noqa: UP045
+    partners: Annotated[int, typer.Option(min=0, help="Other documents that each one is paired with.")] = 1,
+    passage_words: Annotated[int, typer.Option(min=1, help="Longest passage cut from a text file.")] = 100,
+    min_words: Annotated[int, typer.Option(min=1, help="Leave out shorter documents.")] = 10,
+    titles: Annotated[bool, typer.Option("--titles", help="Put each document's title before its text.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the sample and the partners.")] = 0,
+    single_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per document.")] = 2,
+    single_max: Annotated[int, typer.Option(min=1, help="Most pairs kept per document.")] = 5,
+    cross_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per two documents.")] = 5,
+    attempts: Annotated[int, typer.Option(min=1, help="How often to ask while pairs are missing.")] = 2,
+    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM answers with the documents only.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling; below 0: do not send any.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 2048,
+    response_format: Annotated[str, typer.Option(help="text, json_object or json_schema.")] = "text",
+    extra_body: Annotated[Optional[str], typer.Option(help="JSON object of further request fields.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="Tries after the first one.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one try.")] = 600.0,
+    prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
+    completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Stop at so many dollars in all.")] = None,  # noqa: UP045
+) -> None:
+    """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
+    from distilledprag.cli import synthesize as command
+
+    command.run(
+        command.Options(
+            docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, documents=documents,
+            partners=partners, passage_words=passage_words, min_words=min_words, titles=titles, seed=seed, retries=retries,
+            timeout=timeout, response_format=response_format, extra_body=extra_body,
+        ),
+        {
+            "single_min": single_min, "single_max": single_max, "cross_min": cross_min, "attempts": attempts, "verify": verify,
+            "temperature": temperature if temperature >= 0 else None, "max_tokens": max_tokens, "concurrency": concurrency,
+            "prompt_price": prompt_price, "completion_price": completion_price, "budget": budget,
+        },
+    )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --data.")] = None,  # noqa: UP045
+    data: Annotated[Optional[list[Path]], typer.Option(help="JSON lines (.gz) of documents, question, answers.")] = None,  # noqa: UP045
+    n: Annotated[Optional[int], typer.Option(min=1, help="Questions of each file; default: all.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Seed of the draw of questions.")] = 0,
+    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all.")] = None,  # noqa: UP045
+    json_file: Annotated[Path, typer.Option("--json", help="The table; answers are kept beside it.")] = Path("evaluation.json"),
+    rows: Annotated[float, typer.Option(help="Rows of the method state_chosen: a share or a number.")] = 0.4,
+    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+    base: Base = None,
+) -> None:
+    """Measure answers with and without documents, and the controls. Run again to go on after any stop."""
+    from distilledprag.cli import evaluate as command
+
+    if recipe:
+        command.run_recipe(recipe, overrides)
+        return
+    if not data:
+        raise InputError("say what to evaluate: a recipe, or --data FILE")
+    command.run(data, n, seed, methods, json_file, base, rows)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Output folders of `dprag evaluate RECIPE`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report.")],
+) -> None:
+    """Tables and pictures of evaluation runs, in markdown and HTML."""
+    from distilledprag.cli import report as command
+
+    command.run(runs, out)
+
+
+@app.command()
+def index(
+    path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
+    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
+    collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Delete all when PATH holds nothing now.")] = False,
+) -> None:
+    """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
+    from distilledprag.cli import index as command
+
+    command.run(path, store, collection, allow_empty)
+
+
+@app.command()
+def engine(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
+    name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
+    api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
+    metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
+    tls_certificate: Annotated[Optional[Path], typer.Option(help="PEM file; serves HTTPS.")] = None,  # noqa: UP045
+    tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
+    rows: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 32,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    waiting_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
+    memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
+    memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
+    adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
+    lifetime: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
+    request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one answer, waiting included.")] = 120.0,
+    maximum_rank: Annotated[int, typer.Option(min=1, help="Highest rank of an adapter.")] = 256,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
+    from distilledprag.cli import engine as command
+
+    options = command.EngineOptions(
+        host=host, port=port, model=model, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
+        tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
+        waiting_per_key=waiting_per_key, memory_per_key=memory_per_key, adapters_per_key=adapters_per_key, lifetime=lifetime,
+        request_seconds=request_seconds, maximum_rank=maximum_rank, dtype=dtype,
+    )  # fmt: skip
+    command.run(options)
+
+
+@app.command()
+def serve(
+    store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
+    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
+    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    base: Base = None,
+) -> None:
+    """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
+    from distilledprag.cli import serve as command
+
+    command.run(store, port, engine_port, base, allow_rag, browser)
+
+
+@app.command()
+def gateway(
+    engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
+    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
+    allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
+    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
+    engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
+    accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
+    base: Base = None,
+) -> None:
+    """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
+    from distilledprag.cli import gateway as command
+
+    options = command.GatewayOptions(
+        host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
+        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
+        accept_any_model=accept_any_model, base=base,
+    )  # fmt: skip
+    command.run(options)
+
+
+def main() -> None:
+    """Entry point: errors that are the user's become one message on stderr and exit code 1."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except DistilledPRAGError as error:
+        sys.exit(_failed(str(error)))
+    except KeyboardInterrupt:
+        _failed("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        sys.exit(_failed(f"{error.filename or 'input/output'}: {error.strerror or error}"))
+
+
+def _failed(message: str) -> int:
+    from rich.console import Console
+    from rich.markup import escape
+
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"[red]error:[/red] {escape(message)}")
+    return 1

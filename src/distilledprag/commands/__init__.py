@@ -1,1 +1,0 @@
-"""What each `dprag` command does; cli.py declares them."""

@@ -1,0 +1,192 @@
+"""The training loop shared by distillation and DyPRAG's translator.
+
+A `Task` says what is trained and on what; the loop does accumulation, clipping, schedule, checkpoints, resume, logs.
+A batch is a pure function of its number and every random state is in the checkpoint, so a run that was killed and
+resumed writes the same losses as one that was not. The loop knows nothing about documents, prompts or adapters.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from distilledprag.distillation.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
+from distilledprag.distillation.run_folder import RunFolder
+from distilledprag.errors import CheckpointError, ConfigError
+from distilledprag.files import replace_folder
+
+# YAML reads a bare `no` as false.
+Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda value: "no" if value is False else value)]
+
+
+class LoopSettings(BaseModel):
+    """How to train. Learning rates are peaks; `warmup` and `decay` are shares of `steps`."""
+
+    model_config = ConfigDict(extra="forbid")
+    steps: int = Field(gt=0)
+    lr: float = Field(1e-4, gt=0)
+    matrix_lr: float = Field(0.02, gt=0)
+    optimizer: OptimizerName = "adamw"
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: ScheduleName = "polynomial"
+    warmup: float = Field(0.1, ge=0, le=1)
+    decay: float = Field(0.3, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
+    accumulation: int = Field(1, gt=0)
+    precision: Precision = "no"
+    seed: int = 0
+    evaluate_every: int = Field(200, gt=0)
+    checkpoint_every: int = Field(200, gt=0)
+    log_every: int = Field(1, gt=0)
+    tensorboard: bool = True
+
+
+class Task(Protocol):
+    """What the loop trains. `losses` returns scalars of which `loss` is minimised."""
+
+    @property
+    def module(self) -> nn.Module: ...
+    def batch(self, number: int) -> Any: ...
+    def losses(self, batch: Any, module: nn.Module, step: int) -> dict[str, Tensor]: ...
+    def size(self, batch: Any) -> int: ...
+    def evaluate(self, step: int) -> dict[str, float]: ...
+
+
+def _check_precision(precision: str, on_gpu: bool) -> None:
+    """Raises ConfigError where the device cannot compute in `precision`."""
+    if precision == "fp16" and not on_gpu:
+        raise ConfigError("training.precision fp16 needs a GPU; use bf16 or no")
+    if precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
+        raise ConfigError("this GPU does not compute in bf16; set training.precision to fp16 or no")
+
+
+def fit(
+    task: Task,
+    settings: LoopSettings,
+    output: Path,
+    *,
+    resume: bool = False,
+    recipe: dict[str, Any] | None = None,
+    export: Callable[[Path], None] | None = None,
+    cpu: bool = False,
+    quiet: bool = False,
+) -> dict[str, float]:
+    """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation; nothing where no step was left.
+
+    output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
+    what it writes becomes `output/model`. Raises ConfigError if the folder holds another run (one of another recipe, if
+    `resume` is true) and for a precision that the device lacks, CheckpointError if the loss stops being finite or the
+    checkpoint to go on from is damaged.
+    """
+    on_gpu = torch.cuda.is_available() and not cpu
+    _check_precision(settings.precision, on_gpu)
+    AcceleratorState._reset_state()  # else a second run in one process could have no other precision than the first
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
+    set_seed(settings.seed)
+    folder = RunFolder(output)
+    start = folder.begin(resume, recipe or {})
+    optimizer = build_optimizer(
+        task.module,
+        settings.optimizer,
+        lr=settings.lr,
+        matrix_lr=settings.matrix_lr,
+        weight_decay=settings.weight_decay,
+    )
+    schedule = build_schedule(optimizer, settings.schedule, steps=settings.steps, warmup=settings.warmup, decay=settings.decay)
+    module, optimizer = accelerator.prepare(task.module, optimizer)
+    accelerator.register_for_checkpointing(schedule)
+    if start:
+        _load(accelerator, folder.state)
+    writer = _tensorboard(output) if settings.tensorboard else None
+
+    def export_model() -> None:
+        if export:
+            with replace_folder(folder.model) as temporary:
+                export(temporary)
+
+    def checkpoint(step: int) -> None:
+        """The model first: a run killed in between does the steps again, and never ends with the model of older ones."""
+        export_model()
+        with replace_folder(folder.state) as temporary:
+            accelerator.save_state(str(temporary))
+            folder.write_progress(temporary, step)
+
+    if start >= settings.steps:
+        export_model()
+
+    evaluation: dict[str, float] = {}
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, disable=quiet) as progress:
+        bar = progress.add_task("starting", total=settings.steps, completed=start)
+        for step in range(start + 1, settings.steps + 1):
+            began, examples = time.perf_counter(), 0
+            sums: dict[str, float] = {}
+            for part in range(settings.accumulation):
+                batch = task.batch((step - 1) * settings.accumulation + part)
+                with accelerator.autocast():
+                    losses = task.losses(batch, module, step)
+                accelerator.backward(losses["loss"] / settings.accumulation)
+                examples += task.size(batch)
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.accumulation
+            if not math.isfinite(sums["loss"]):
+                raise CheckpointError(
+                    f"the loss became {sums['loss']} at step {step}; resume from the last checkpoint with a lower learning rate"
+                )
+            norm = accelerator.clip_grad_norm_(module.parameters(), settings.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            rate = examples / (time.perf_counter() - began)
+            record: dict[str, Any] = {"step": step, **sums, "gradient_norm": float(norm or 0.0)}
+            record |= {"lr": schedule.get_last_lr()[0], "examples_per_second": rate}
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                evaluation = task.evaluate(step)
+                record |= evaluation
+            if step % settings.log_every == 0 or evaluation.keys() & record.keys():
+                folder.append(record)
+                if writer:
+                    for name, value in record.items():
+                        writer.add_scalar(name, value, step)
+            described = " ".join(f"{name} {value:.3f}" for name, value in sums.items())
+            progress.update(bar, completed=step, description=f"{described}  {rate:.1f} examples/s")
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                checkpoint(step)
+    if writer:
+        writer.close()
+    return evaluation
+
+
+def _load(accelerator: Accelerator, state: Path) -> None:
+    try:
+        accelerator.load_state(str(state))
+    except Exception as error:  # torch, safetensors and pickle raise errors of every kind
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"the checkpoint {state} cannot be loaded ({reason}); restore it from a copy, or delete it to begin the run again"
+        ) from error
+
+
+def _tensorboard(output: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("tensorboard is not installed; install distilledprag[train] or set tensorboard: false") from error
+    return SummaryWriter(str(output / "tensorboard"))

@@ -1,0 +1,58 @@
+"""Records in JSON: one object per line (.jsonl) or a list of objects (.json), each `{text | contents | passage, title?}`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distilledprag.documents.blocks import Block, clean
+from distilledprag.documents.readers.text import decode
+from distilledprag.errors import InputError
+
+TEXT_KEYS = ("text", "contents", "passage")
+
+
+def read_jsonl(file: Path) -> list[Block]:
+    """One record per line; blank lines are passed over. Raises InputError naming the line."""
+    blocks: list[Block] = []
+    # Only "\n" ends a line here: JSON strings may hold the other characters at which str.splitlines() cuts.
+    for number, line in enumerate(decode(file).split("\n"), start=1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                raise InputError(f"{file}, line {number} is not JSON ({reason}); correct or remove the line") from error
+            blocks.append(_block(row, f"{file}, line {number}"))
+    return blocks
+
+
+def read_json(file: Path) -> list[Block]:
+    """A list of records. Raises InputError naming the entry."""
+    try:
+        rows = json.loads(decode(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{file} is not JSON ({error}); correct it, or name it .jsonl if each line is an object") from error
+    if not isinstance(rows, list):
+        raise InputError(f'{file} holds no list; write a list of objects like {{"title": ..., "text": ...}}')
+    return [_block(row, f"{file}, entry {number}") for number, row in enumerate(rows, start=1)]
+
+
+def title_and_text(row: object, place: str) -> tuple[str, str]:
+    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is no record."""
+    if not isinstance(row, dict):
+        raise InputError(f'{place} is not an object; write {{"text": ...}}')
+    text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
+    if text is None:
+        raise InputError(f"{place} has no text; give it one of the keys {', '.join(TEXT_KEYS)} with a string")
+    title = row.get("title")
+    return clean(title) if isinstance(title, str) else "", clean(text)
+
+
+def _block(row: object, place: str) -> Block:
+    title, text = title_and_text(row, place)
+    if not text:
+        raise InputError(f"{place} has an empty text; fill it or remove it")
+    return Block(text, title)

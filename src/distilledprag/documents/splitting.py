@@ -1,0 +1,91 @@
+"""Blocks -> passages of at most so many words, cut at sentence ends where possible. Deterministic.
+
+A paragraph is never joined with another: one record per paragraph stays one passage. Only short list items, which say little
+alone, are joined with their neighbours and the line that leads in to them, and never across a heading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from distilledprag.documents.blocks import Block
+
+SHORT_ITEM = 12  # words; longer items stand for themselves
+
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+")
+_CLAUSE_END = (",", ";", ":", "–", "—")
+_TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
+# Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.
+_NUMBERED = frozenset(
+    "no nos art sec ch fig vol pp p para approx ca tel ext jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text` (one line). Joined by single spaces they are the text again."""
+    found: list[str] = []
+    begin = 0
+    for match in _SENTENCE_END.finditer(text):
+        following = text[match.end() : match.end() + 1]
+        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
+            continue
+        found.append(text[begin : match.end()].strip())
+        begin = match.end()
+    return [*found, rest] if (rest := text[begin:].strip()) else found
+
+
+def _is_abbreviation(sentence: str, following: str) -> bool:
+    """Whether the last word of `sentence`, with its full stop, is an abbreviation, so that the sentence goes on."""
+    if not sentence.endswith("."):
+        return False
+    word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
+    initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
+    return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
+
+
+def split_text(text: str, longest: int) -> list[str]:
+    """`text` in pieces of at most `longest` words (>= 1), each ending with a sentence where possible.
+
+    A sentence longer than that is cut behind a comma or the like in its second half, else after `longest` words.
+    """
+    pieces: list[list[str]] = []
+    for sentence in sentences(text):
+        words = sentence.split()
+        if pieces and len(pieces[-1]) + len(words) <= longest:
+            pieces[-1] += words
+            continue
+        while len(words) > longest:
+            cut = next((n for n in range(longest, longest // 2, -1) if words[n - 1].endswith(_CLAUSE_END)), longest)
+            pieces.append(words[:cut])
+            words = words[cut:]
+        pieces.append(words)
+    return [" ".join(words) for words in pieces]
+
+
+def split_blocks(blocks: Sequence[Block], longest: int) -> list[tuple[str, str]]:
+    """Blocks -> `[(title, text)]` of at most `longest` words each, in reading order."""
+    return [(block.title, piece) for block in _join_short_items(blocks, longest) for piece in split_text(block.text, longest)]
+
+
+def _join_short_items(blocks: Sequence[Block], longest: int) -> Iterator[Block]:
+    """Join neighbouring short items, and a line that ends with a colon to the first item after it."""
+    current: Block | None = None
+    growing = False  # whether `current` ends with a short item, so that the next short one may join it
+    for block in blocks:
+        short = block.kind == "item" and len(block.text.split()) <= SHORT_ITEM
+        if current is not None:
+            joins = (growing and short) or (block.kind == "item" and _leads_in(current))
+            length = len(current.text.split()) + len(block.text.split())
+            if joins and current.title == block.title and length <= longest:
+                glue = " " if current.text.endswith((".", "!", "?", ";", ":", ",")) else "; "
+                current, growing = Block(current.text + glue + block.text, block.title, "item"), short
+                continue
+            yield current
+        current, growing = block, short
+    if current is not None:
+        yield current
+
+
+def _leads_in(block: Block) -> bool:
+    return block.text.endswith(":") and len(block.text.split()) <= 2 * SHORT_ITEM

@@ -1,0 +1,6 @@
+"""The passages that a question needs: BM25 in memory, over a corpus on disk, or by an Elasticsearch server."""
+
+from distilledprag.retrieval.bm25 import BM25Retriever, Retriever, usual_k
+from distilledprag.retrieval.corpus_index import CorpusIndex
+
+__all__ = ["BM25Retriever", "CorpusIndex", "Retriever", "usual_k"]

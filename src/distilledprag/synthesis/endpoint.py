@@ -1,0 +1,168 @@
+"""Any OpenAI-compatible endpoint as a LanguageModel: retries with backoff, and the server's rate limits kept by all requests.
+
+What is retried: broken or timed-out connections, bodies that are cut or no chat completion, 408, 409, 425, 429 and 5xx.
+What ends the run (EndpointError): a wrong key, address or model, an empty account, and a wait longer than `longest_wait`.
+Everything else the server refuses fails that request alone.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from distilledprag.errors import ConfigError, EndpointError
+from distilledprag.synthesis.llm import Reply, Request, RequestFailed
+from distilledprag.synthesis.rate_limits import Gate, pause_after, retry_after
+
+RETRIED = frozenset({408, 409, 425, 429})
+FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds; doubled from try to try, with jitter of one half
+
+
+@dataclass
+class EndpointSettings:
+    """timeout: seconds for one try; retries: tries after the first; longest_wait: seconds a `Retry-After` may ask for;
+    response_format: `text`, `json_object` or `json_schema`, where the server knows it; extra: further fields of the body."""
+
+    base_url: str
+    model: str
+    api_key: str = "none"
+    timeout: float = 600.0
+    retries: int = 8
+    longest_wait: float = 900.0
+    response_format: str = "text"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class _TryAgain(Exception):
+    """A try that may go better next time. wait: seconds the server asks for; everyone: other requests would fare alike."""
+
+    def __init__(self, reason: str, wait: float | None = None, everyone: bool = False) -> None:
+        super().__init__(reason)
+        self.wait, self.everyone = wait, everyone
+
+
+class Endpoint:
+    """Sends requests through the `openai` client. `retried` counts the tries that were repeated, by reason."""
+
+    def __init__(self, settings: EndpointSettings, gate: Gate | None = None, seed: int = 0) -> None:
+        try:
+            import openai
+        except ImportError as error:
+            raise ConfigError("--base-url needs the openai client: pip install 'distilledprag[synthesize]'") from error
+        if not settings.base_url.startswith(("http://", "https://")):
+            raise ConfigError(f"--base-url {settings.base_url!r} is no web address; give one like http://localhost:8000/v1")
+        self.name = settings.model
+        self.settings = settings
+        self.gate = gate or Gate()
+        self.retried: Counter[str] = Counter()
+        self._limit_name = "max_tokens"
+        self._jitter = random.Random(seed)
+        self._openai = openai
+        self._client = openai.AsyncOpenAI(
+            base_url=settings.base_url, api_key=settings.api_key, timeout=settings.timeout, max_retries=0
+        )
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def reply(self, request: Request) -> Reply:
+        """The endpoint's reply, after as many tries as the settings allow. Raises RequestFailed or EndpointError."""
+        for tries in range(self.settings.retries + 1):
+            await self.gate.wait()
+            try:
+                return await self._try(request)
+            except _TryAgain as failure:
+                reason = str(failure)
+                if tries == self.settings.retries:
+                    raise RequestFailed(f"{reason}, {tries + 1} times") from failure
+                self.retried[reason] += 1
+                await self._back_off(failure, tries)
+        raise AssertionError("the last try returns or raises")
+
+    async def _back_off(self, failure: _TryAgain, tries: int) -> None:
+        """Hold this request, or all of them, as long as the server asks or else longer from try to try."""
+        backoff = min(LONGEST_DELAY, FIRST_DELAY * 2**tries) * (0.5 + self._jitter.random() / 2)
+        wait = backoff if failure.wait is None else failure.wait
+        if wait > self.settings.longest_wait:
+            raise EndpointError(f"{failure}: {self.settings.base_url} asks to wait {wait:.0f} seconds; run again after that time")
+        if failure.everyone:
+            self.gate.hold(wait)
+        else:
+            await self.gate.sleep(wait)
+
+    async def _try(self, request: Request) -> Reply:
+        try:
+            raw = await self._client.chat.completions.with_raw_response.create(**self._body(request))
+        except self._openai.APIStatusError as error:
+            self._refused(error.status_code, error.response.headers, error, request)
+        except self._openai.APITimeoutError as error:
+            raise _TryAgain("timed out") from error
+        except self._openai.APIConnectionError as error:
+            raise _TryAgain(f"connection failed ({type(error.__cause__ or error).__name__})") from error
+        reply = _read(raw.content)
+        self.gate.hold(pause_after(raw.headers, (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)))
+        return reply
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.name, "messages": request.messages, self._limit_name: request.max_tokens}
+        if request.temperature is not None:
+            body["temperature"] = request.temperature
+        if request.purpose == "write" and self.settings.response_format != "text":
+            body["response_format"] = RESPONSE_FORMATS[self.settings.response_format]
+        if self.settings.extra:
+            body["extra_body"] = self.settings.extra
+        return body
+
+    def _refused(self, status: int, headers: Mapping[str, str], error: Any, request: Request) -> NoReturn:
+        """Raise what a status that is not 2xx means. error: an `openai.APIStatusError`."""
+        said = " ".join(str(error.message).split())[:300]
+        where = self.settings.base_url
+        if status in (401, 403):
+            raise EndpointError(f"{where} refused the API key (HTTP {status}): {said}; see --api-key-file") from error
+        if status == 402 or error.code == "insufficient_quota":
+            raise EndpointError(f"the account at {where} is used up (HTTP {status}): {said}; fill it and run again") from error
+        if status == 404:
+            raise EndpointError(
+                f"{where} knows no such path or model (HTTP 404): {said}; check --base-url (it often ends in /v1) and "
+                f"--model {self.name}"
+            ) from error
+        if status in RETRIED or status >= 500:
+            wait = retry_after(headers)
+            raise _TryAgain(f"HTTP {status}", wait, everyone=status == 429 or wait is not None) from error
+        if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in said:
+            self._limit_name = "max_completion_tokens"  # newer models of OpenAI know only this name
+            raise _TryAgain("max_tokens renamed", 0.0) from error
+        raise RequestFailed(f"refused (HTTP {status}): {said}") from error
+
+
+def _read(content: bytes) -> Reply:
+    """The first choice of a chat completion, without trust in its form."""
+    try:
+        body = json.loads(content)
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+        usage = body.get("usage") or {}
+        counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
+        return Reply(str(text or ""), prompt, completion, str(choice.get("finish_reason") or ""))
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise _TryAgain("the body was no chat completion") from error
+
+
+_TEXT = {"type": "string"}
+_FIELDS = ["question", "answer", "full_answer"]
+_PAIR = {"type": "object", "properties": dict.fromkeys(_FIELDS, _TEXT), "required": _FIELDS, "additionalProperties": False}
+_SCHEMA = {
+    "type": "object",
+    "properties": {"pairs": {"type": "array", "items": _PAIR}},
+    "required": ["pairs"],
+    "additionalProperties": False,
+}
+RESPONSE_FORMATS: dict[str, dict[str, Any]] = {
+    "json_object": {"type": "json_object"},
+    "json_schema": {"type": "json_schema", "json_schema": {"name": "pairs", "strict": True, "schema": _SCHEMA}},
+}

@@ -1,0 +1,218 @@
+"""Documents for QA synthesis: files and folders, and collections of records as their owners publish them.
+
+Text files (.txt, .md, .html, .pdf, .docx) become one document per passage. A row of .jsonl, .json, .parquet or .tsv (DPR's
+`psgs_w100.tsv`: columns id, text, title) is one document and is never cut. Collections are read as streams, so that a sample
+of 21 million rows needs memory for the sample only. Knows nothing about LLMs.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from distilledprag.documents.loading import load_file
+from distilledprag.documents.readers import READERS
+from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
+from distilledprag.errors import ConfigError, InputError
+
+LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
+BATCH_ROWS = 1024  # Parquet rows decoded at a time
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text to ask about. The title is known to us, but not part of what is asked about or trained on."""
+
+    text: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """documents: distinct, in reading order; read: how many there were before sampling; skipped: why others are missing."""
+
+    documents: list[Document]
+    read: int
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+def read_documents(
+    paths: list[Path],
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    passage_words: int = 100,
+    min_words: int = 10,
+    titles: bool = False,
+    on_file: Callable[[Path], None] | None = None,
+) -> Reading:
+    """The documents of files and folders; with `limit`, a seeded uniform sample of them.
+
+    passage_words: longest passage cut from a text file (DPR's passages have 100 words); min_words: shorter documents are left
+    out; titles: write a document's title before its text, so that it is asked about and trained on.
+
+    Raises InputError (missing, damaged, unsupported or empty file, a row without text) and ConfigError (limit).
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"{limit} documents cannot be sampled; give at least 1")
+    rng = random.Random(f"documents/{seed}")
+    kept: list[tuple[int, Document]] = []
+    texts: set[str] = set()
+    skipped: Counter[str] = Counter()
+    eligible = number = 0
+    for file in _files(paths):
+        for document in _documents(file, passage_words):
+            number += 1
+            if titles and document.title:
+                document = Document(f"{document.title}: {document.text}")
+            if len(document.text.split()) < min_words:
+                skipped[f"fewer than {min_words} words"] += 1
+            elif document.text in texts:
+                skipped["duplicate"] += 1
+            else:
+                eligible += 1
+                _sample(kept, texts, (number, document), eligible, limit, rng)
+        if on_file:
+            on_file(file)
+    if not kept:
+        raise InputError(f"{', '.join(map(str, paths))}: no document has at least {min_words} words; see --min-words")
+    return Reading([document for _, document in sorted(kept, key=lambda pair: pair[0])], number, dict(skipped))
+
+
+def _sample(
+    kept: list[tuple[int, Document]],
+    texts: set[str],
+    new: tuple[int, Document],
+    eligible: int,
+    limit: int | None,
+    rng: random.Random,
+) -> None:
+    """Reservoir sampling: the n-th eligible document takes a random place with probability limit / n."""
+    if limit is None or len(kept) < limit:
+        kept.append(new)
+    elif (place := rng.randrange(eligible)) < limit:
+        texts.remove(kept[place][1].text)
+        kept[place] = new
+    else:
+        return
+    texts.add(new[1].text)
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """The files named and those of known types in the folders named, each once."""
+    if not paths:
+        raise InputError("there are no documents; name files or folders with --docs")
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+            known = [p for p in inside if _kind(p) in READERS or _kind(p) in COLLECTIONS]
+            if not known:
+                kinds = ", ".join(dict.fromkeys([*READERS, *COLLECTIONS]))
+                raise InputError(f"{path} holds no readable documents; put {kinds} files there")
+            files += known
+        elif path.exists():
+            files.append(path)
+        else:
+            raise InputError(f"{path} does not exist; check the path")
+    return list(dict.fromkeys(file.resolve() for file in files))
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith((".", "~$")) for part in path.parts)
+
+
+def _kind(file: Path) -> str:
+    """The suffix, less `.gz`."""
+    return Path(file.name.lower().removesuffix(".gz")).suffix
+
+
+def _documents(file: Path, passage_words: int) -> Iterator[Document]:
+    reader = COLLECTIONS.get(_kind(file))
+    if reader is None:
+        for passage in load_file(file, longest=passage_words):
+            yield Document(passage.text, passage.title)
+        return
+    try:
+        yield from reader(file)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text; save it again as UTF-8") from error
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{file} is a damaged or cut gzip file; copy it again") from error
+
+
+def _open(file: Path) -> IO[str]:
+    if file.name.lower().endswith(".gz"):
+        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
+    return file.open(encoding="utf-8-sig", newline="")
+
+
+def _document(row: Any, place: str) -> Document:
+    """A record `{text | contents | passage, title?}` as a document."""
+    title, text = title_and_text(row, place)
+    return Document(text, title)
+
+
+def _jsonl(file: Path) -> Iterator[Document]:
+    with _open(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{file}, line {number} is not JSON ({error}); correct or remove the line") from error
+                yield _document(row, f"{file}, line {number}")
+
+
+def _json(file: Path) -> Iterator[Document]:
+    for block in read_json(file):
+        yield Document(block.text, block.title)
+
+
+def _tsv(file: Path) -> Iterator[Document]:
+    csv.field_size_limit(LONGEST_FIELD)
+    with _open(file) as lines:
+        rows = csv.reader(lines, delimiter="\t")
+        try:
+            columns = next(rows, [])
+            if not set(columns) & set(TEXT_KEYS):
+                raise InputError(f"{file} must begin with a line of column names, `text` among them, such as: id, text, title")
+            for row in rows:
+                if len(row) != len(columns):
+                    raise InputError(f"{file}, line {rows.line_num} has {len(row)} columns instead of {len(columns)}; correct it")
+                yield _document(dict(zip(columns, row, strict=True)), f"{file}, line {rows.line_num}")
+        except csv.Error as error:
+            raise InputError(f"{file}, line {rows.line_num} is not tab-separated text ({error}); correct it") from error
+
+
+def _parquet(file: Path) -> Iterator[Document]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{file} is Parquet: pip install 'distilledprag[parquet]', or convert it to .jsonl") from error
+    try:
+        table = pyarrow.parquet.ParquetFile(file)
+        columns = [name for name in table.schema_arrow.names if name in (*TEXT_KEYS, "title")]
+        number = 0
+        for batch in table.iter_batches(BATCH_ROWS, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield _document(row, f"{file}, row {number}")
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InputError(f"{file} is not a readable Parquet file ({error}); write or copy it again") from error
+
+
+COLLECTIONS: dict[str, Callable[[Path], Iterator[Document]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".parquet": _parquet,
+    ".tsv": _tsv,
+}

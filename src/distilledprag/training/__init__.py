@@ -1,1 +1,0 @@
-"""Training: the base LM that ships with the package, and the distillation of parameter generators."""

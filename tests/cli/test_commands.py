@@ -1,0 +1,156 @@
+"""The commands as the contract words them: output, exit codes, and one clear message for every mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tiny import tiny_model, tiny_tokenizer
+
+DOCUMENT = "Anna Tovberg lives in Oakport. She earns $46,000 a year.\n\nVelkor Foods is based in Millport.\n"
+
+
+@pytest.fixture
+def models(tiny_prepared_folder):
+    return ["--base", str(tiny_prepared_folder)]
+
+
+@pytest.fixture
+def documents(tmp_path):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "a.txt").write_text(DOCUMENT)
+    return folder
+
+
+def test_ask_prints_one_json_object_as_the_contract_says(dprag, documents, models):
+    code, out, _ = dprag(
+        "ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 2, "--compare", "--json", *models
+    )
+    assert code == 0
+    record = json.loads(out)
+    assert set(record["sent"]) == {"prompt", "masks", "adapter_bytes", "bytes_total"}
+    assert set(record["seconds"]) == {"retrieve", "encode", "answer"}
+    assert [set(p) >= {"source", "text", "score"} for p in record["passages"]] == [True, True]
+    assert isinstance(record["answer"], str) and {"closed_book", "rag"} <= record.keys()
+    assert "Oakport" not in record["sent"]["prompt"]
+
+
+def test_fewer_than_three_passages_are_all_used_where_nobody_says_how_many(dprag, documents, models):
+    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents / "a.txt", "--json", *models)
+    assert code == 0 and len(json.loads(out)["passages"]) == 2
+
+
+def test_several_paths_may_follow_docs(dprag, documents, models):
+    for name in "bcd":
+        (documents / f"{name}.txt").write_text(f"Anna Tovberg met {name.upper()} in Oakport.")
+    files = [documents / f"{name}.txt" for name in "bcd"]
+    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", *files, "--json", *models)
+    assert code == 0 and {passage["source"] for passage in json.loads(out)["passages"]} == set(map(str, files))
+    code, _, err = dprag("ask", "Where", "does", "Anna", "live?", "--docs", documents, *models)
+    assert code == 1 and "quotation marks" in err
+
+
+def test_encode_refuses_more_text_than_the_base_has_masks_for(dprag, models, tmp_path):
+    (tmp_path / "long.txt").write_text("\n\n".join(f"Passage {number} is about wheat." for number in range(500)))
+    code, _, err = dprag("encode", tmp_path / "long.txt", "--out", tmp_path / "adapter", *models)
+    assert code == 1 and "more tokens than the base's 128 masks" in " ".join(err.split()) and not (tmp_path / "adapter").exists()
+
+
+def test_ask_shows_the_wire(dprag, documents, models):
+    code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 1, "--show-wire", *models)
+    assert code == 0 and "answer:" in out and "<|doc_mask|><|doc_mask|>" in out.replace("\n", "").replace(" ", "")
+
+
+def test_encode_writes_a_peft_folder(dprag, documents, models, tmp_path):
+    code, out, _ = dprag("encode", documents / "a.txt", "--out", tmp_path / "adapter", *models)
+    assert code == 0 and "rows from 2 passages" in " ".join(out.split())
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {f.name for f in (tmp_path / "adapter").iterdir()}
+    code, out, _ = dprag("info", tmp_path / "adapter")
+    assert code == 0 and "adapter" in out and "rank" in out
+
+
+def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator_folder):
+    assert "base model" in dprag("info", tiny_base_folder)[1]
+    assert "generator" in dprag("info", tiny_generator_folder)[1]
+
+
+def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
+    from distilledprag.base.llm import load_base
+
+    tokenizer = tiny_tokenizer(context=128)
+    tiny_model(tokenizer).save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    assert dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "masked")[0] == 0
+    masked = load_base(tmp_path / "masked")
+    assert masked.mask_token_id == len(tokenizer)
+
+
+def _mistakes(documents, tmp_path, models, other):
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "binary.txt").write_bytes(b"\0\1")
+    (tmp_path / "broken.pdf").write_bytes(b"%PDF-1.4")
+    (tmp_path / "nothing").mkdir()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("task: distill\noutput: runs/x\nspeed: fast\n")
+    unprepared = ["--base", str(other)]
+    question = "Where does Anna live?"
+    return {
+        "missing file": (["ask", question, "--docs", tmp_path / "none.txt", *models], "does not exist"),
+        "empty file": (["ask", question, "--docs", tmp_path / "empty.txt", *models], "is empty"),
+        "binary file": (["ask", question, "--docs", tmp_path / "binary.txt", *models], "binary"),
+        "unreadable PDF": (["encode", tmp_path / "broken.pdf", "--out", tmp_path / "o", *models], "PDF"),
+        "empty folder": (["ask", question, "--docs", tmp_path / "nothing", *models], "no readable documents"),
+        "empty question": (["ask", " ", "--docs", documents, *models], "question is empty"),
+        "k too large": (["ask", question, "--docs", documents, "--top-k", "9", *models], "only 2 passages"),
+        "unprepared base": (["ask", question, "--docs", documents, "--top-k", "1", *unprepared], "no prepared base"),
+        "no such base": (["ask", question, "--docs", documents, "--top-k", "1", "--base", tmp_path / "none"], "no prepared base"),
+        "unknown key": (["train", recipe], "speed"),
+        "no recipe": (["train", tmp_path / "none.yaml"], "does not exist"),
+        "unknown method": (["evaluate", "--data", recipe, "--methods", "magic", *models], "magic"),
+        "nothing to evaluate": (["evaluate", *models], "--data"),
+        "not a checkpoint": (["info", tmp_path / "nothing"], "holds no adapter"),
+        "no such part": (["path", "heart"], "base, encoder or generator"),
+    }
+
+
+CASES = [
+    "missing file", "empty file", "binary file", "unreadable PDF", "empty folder", "empty question", "k too large",
+    "unprepared base", "no such base", "unknown key", "no recipe", "unknown method", "nothing to evaluate", "not a checkpoint",
+    "no such part",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mistake_gives_one_message_and_exit_code_one(dprag, documents, tmp_path, models, other_base_folder, case):
+    mistakes = _mistakes(documents, tmp_path, models, other_base_folder)
+    assert mistakes.keys() == set(CASES)
+    arguments, message = mistakes[case]
+    code, _, err = dprag(*arguments)
+    assert code == 1 and "error:" in err and "Traceback" not in err
+    assert message in err.replace("\n", " ")
+
+
+def test_damaged_adapters_are_refused(dprag, documents, models, tmp_path):
+    dprag("encode", documents, "--out", tmp_path / "adapter", *models)
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    code, _, err = dprag("info", tmp_path / "adapter")
+    assert code == 1 and "Traceback" not in err
+
+
+def test_wrong_usage_exits_with_two(dprag):
+    assert dprag("ask", "Where?")[0] == 2
+    assert dprag("dance")[0] == 2
+
+
+def test_the_command_starts_without_loading_torch():
+    code = "import sys; import distilledprag.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_failed_encode_leaves_nothing_behind(dprag, tmp_path, models):
+    assert dprag("encode", tmp_path / "none.txt", "--out", tmp_path / "adapter", *models)[0] == 1
+    assert not (tmp_path / "adapter").exists()
