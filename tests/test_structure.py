@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_there_are_modules_to_look_at():
 
 @pytest.mark.parametrize("room, forbidden", [
     ("base", ("documents", "retrieval", "generators", "evaluation", "engine", "gateway")),
-    ("lora", ("documents", "retrieval", "generators", "distillation", "gateway", "pipeline", "prompts", "base", "engine")),
+    ("lora", ("documents", "retrieval", "generators", "distillation", "gateway", "pipeline", "prompts", "engine")),
     ("documents", ("pipeline", "generators", "distillation", "lora", "prompts", "base", "retrieval", "gateway", "engine")),
     ("retrieval", ("pipeline", "generators", "distillation", "lora", "prompts", "base", "gateway", "engine")),
     ("prompts", ("pipeline", "generators", "distillation", "documents", "retrieval")),
@@ -64,6 +65,27 @@ def test_a_room_does_not_import(room, forbidden):
         if f"{name}.".startswith(f"distilledprag.{room}."):
             for imported in imports(file, everywhere=True):
                 assert imported.split(".")[1:2] not in [[other] for other in forbidden], f"{name} imports {imported}"
+
+
+def test_lora_knows_nothing_of_the_base_but_where_models_keep_their_parts():
+    allowed = {"distilledprag.base.architecture"}
+    for name, file in MODULES.items():
+        if f"{name}.".startswith("distilledprag.lora."):
+            of_base = {
+                imported for imported in imports(file, everywhere=True) if f"{imported}.".startswith("distilledprag.base.")
+            }
+            assert of_base - {"distilledprag.base"} <= allowed, f"{name} imports {of_base}"
+    assert imports(MODULES["distilledprag.base.architecture"], everywhere=True) == {"distilledprag.errors"}
+
+
+def test_one_file_says_where_models_keep_their_parts():
+    spelled = re.compile(
+        r"model\.model\b|\.lm_head\b|\bembed_tokens\b|\bself_attn\b|[\"']mlp|\.mlp\b|get_(in|out)put_embeddings|final_logit_softcapping"
+    )
+    for name, file in MODULES.items():
+        if name != "distilledprag.base.architecture":
+            found = spelled.search(file.read_text())
+            assert not found, f"{name} spells {found.group()}; ask base/architecture.py instead" if found else ""
 
 
 def test_nothing_imports_the_command_line():

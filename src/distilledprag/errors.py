@@ -1,5 +1,9 @@
 """Errors a user can cause. Each message says what was wrong and what to do; the command line prints it and exits 1."""
 
+from __future__ import annotations
+
+import enum
+
 
 class DistilledPRAGError(ValueError):
     """Base of every error that is the user's to mend (bad input, bad configuration, bad checkpoint)."""
@@ -23,3 +27,30 @@ class IncompatibleBaseError(CheckpointError):
 
 class EndpointError(DistilledPRAGError):
     """An LLM behind an endpoint, or a local one, cannot answer: wrong key, address or model, empty account, too many failures."""
+
+
+class Rejection(enum.StrEnum):
+    """Why an adapter's bytes are refused: stable codes that a server can answer with."""
+
+    HEADER_TOO_LONG = "header_too_long"  # the safetensors header is longer than the cap (never parsed)
+    MALFORMED = "malformed"  # not a safetensors file, or its parts contradict each other
+    TRUNCATED = "truncated"  # fewer bytes than the header announces
+    RECORD = "record"  # the distilledprag record (alpha, rank, base, generator) is missing or wrong
+    KEYS = "keys"  # a tensor is missing, unknown or not paired
+    SHAPE = "shape"  # a tensor has other dimensions than the module it belongs to
+    DTYPE = "dtype"  # a tensor is not bfloat16, float16 or float32
+    RANK = "rank"  # the rank is zero or above the bound
+    NOT_FINITE = "not_finite"  # a value is NaN or infinite
+    NORM = "norm"  # a value or a module's whole change is larger than the bound
+
+
+class AdapterError(CheckpointError):
+    """An adapter that cannot be used. `code` says why in a form that programs can read."""
+
+    def __init__(self, code: Rejection, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    def __reduce__(self) -> tuple[type[AdapterError], tuple[Rejection, str]]:
+        """Keep `code` when the error crosses a process boundary."""
+        return type(self), (self.code, str(self))

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
-from distilledprag.base.llm import install_mask, load_base, load_unmasked_base, save_base
+from distilledprag.base.llm import load_base, load_unmasked_base, save_base
+from distilledprag.base.sampled_mask import install_mask
 from distilledprag.errors import CheckpointError
 
 MASK = "<|doc_mask|>"
@@ -84,7 +85,7 @@ def test_bases_of_other_weights_or_seeds_have_other_identities(saved, tmp_path, 
 def test_a_base_without_a_mask_says_how_to_install_one(tmp_path, make_model, make_tokenizer):
     tokenizer = make_tokenizer(MASK)  # reserved, but never installed
     save_base(make_model(len(tokenizer)), tokenizer, tmp_path / "bare")
-    with pytest.raises(CheckpointError, match=r"`dprag install-mask .*bare --out DIR`"):
+    with pytest.raises(CheckpointError, match=r"`dprag prepare-base .*bare --out DIR`"):
         load_base(tmp_path / "bare")
     model, tokenizer = load_unmasked_base(tmp_path / "bare")
     assert install_mask(model, tokenizer) == 1

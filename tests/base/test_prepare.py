@@ -30,10 +30,10 @@ from distilledprag.base.architecture import hidden_after
 from distilledprag.base.default import original_base
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
-from distilledprag.decoding import written_states
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.injection import inject
+from distilledprag.lora.injection import inject, written_states
+from distilledprag.lora.states import StateAdapter
 from distilledprag.pipeline import DistilledPRAG
 
 FAMILIES = {
@@ -79,7 +79,7 @@ def plain_and_masked(prag):
 def test_states_at_the_masks_are_those_of_the_passage_encoded_alone(prag):
     masked = plain_and_masked(prag)[1]
     adapter = prag.encode_states(PASSAGES)
-    with written_states(prag.base, masked, [adapter]):
+    with written_states(prag.base.model, [adapter], masked == prag.base.mask_token_id):
         after = hidden_after(prag.base.model, [2], input_ids=masked)[2][0]
     torch.testing.assert_close(after[masked[0] == prag.base.mask_token_id], adapter.rows, atol=1e-5, rtol=1e-4)
     alone = prag.prompts.context(PASSAGES[:1])
@@ -99,7 +99,7 @@ def test_logits_are_those_of_a_run_whose_states_are_overwritten_directly(prag):
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     with torch.no_grad():
-        with written_states(prag.base, masked, [prag.encode_states(PASSAGES)]):
+        with written_states(prag.base.model, [prag.encode_states(PASSAGES)], masked == prag.base.mask_token_id):
             ours = prag.base.model(input_ids=masked).logits
         handle = layer.register_forward_hook(overwrite)
         direct = prag.base.model(input_ids=masked).logits
@@ -156,9 +156,33 @@ def test_more_tokens_than_numbered_masks_is_refused_for_peft_only(prag):
 
 
 def test_mask_count_and_rows_must_agree(prag):
+    is_mask = plain_and_masked(prag)[1] == prag.base.mask_token_id
+    for adapters, reason in (([prag.encode_states(PASSAGES[:1])], "prompt 1 has .* masks, its adapter"), ([], "one per prompt")):
+        with pytest.raises(InputError, match=reason), written_states(prag.base.model, adapters, is_mask):
+            pass
+
+
+def test_a_state_adapter_of_another_model_is_refused(prag):
+    for rows, layer in ((torch.zeros(2, 32), 9), (torch.zeros(2, 16), 1)):
+        adapter = StateAdapter(rows, layer, prag.base.identity)
+        with (
+            pytest.raises(InputError, match="layers 0 to 3 of width 32"),
+            written_states(prag.base.model, [adapter], torch.tensor([[True, True]])),
+        ):
+            pass
+
+
+def test_prompts_of_one_batch_may_have_states_of_different_layers_or_none(prag):
     masked = plain_and_masked(prag)[1]
-    with pytest.raises(InputError, match="masks"), written_states(prag.base, masked, [prag.encode_states(PASSAGES[:1])]):
-        pass
+    adapters = [prag.encode_states(PASSAGES), None, DistilledPRAG(prag.base, layer=1).encode_states(PASSAGES)]
+    three = masked.repeat(3, 1)
+    with torch.no_grad():
+        with written_states(prag.base.model, adapters, three == prag.base.mask_token_id):
+            together = prag.base.model(input_ids=three).logits
+        for row, adapter in enumerate(adapters):
+            with written_states(prag.base.model, [adapter], masked == prag.base.mask_token_id):
+                alone = prag.base.model(input_ids=masked).logits
+            torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=1e-3)
 
 
 def test_an_unprepared_folder_is_refused_with_what_to_do(prepared):

@@ -77,15 +77,17 @@ def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator
     assert "generator" in dprag("info", tiny_generator_folder)[1]
 
 
-def test_install_mask_makes_a_base_that_loads(dprag, tmp_path):
+def test_prepare_base_makes_a_base_that_loads_and_prints_both_folders(dprag, tmp_path):
     from distilledprag.base.llm import load_base
+    from distilledprag.base.prepare import prepared_record
 
     tokenizer = tiny_tokenizer(context=128)
     tiny_model(tokenizer).save_pretrained(tmp_path / "plain")
     tokenizer.save_pretrained(tmp_path / "plain")
-    assert dprag("install-mask", tmp_path / "plain", "--out", tmp_path / "masked")[0] == 0
-    masked = load_base(tmp_path / "masked")
-    assert masked.mask_token_id == len(tokenizer)
+    code, out, _ = dprag("prepare-base", tmp_path / "plain", "--out", tmp_path / "served", "--masks", 8, "--layer", 1)
+    assert code == 0 and out.split() == [str(tmp_path / "served"), str(tmp_path / "served-encoder")]
+    assert load_base(tmp_path / "served").mask_token_id == len(tokenizer)
+    assert prepared_record(tmp_path / "served").measured is None
 
 
 def _mistakes(documents, tmp_path, models, other):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
-from distilledprag.base.prepare import add_mask_tokens, prepare_base
+from distilledprag.base.numbered_masks import add_mask_tokens
+from distilledprag.base.prepare import prepare_base
 from distilledprag.base.reader import load_tensors
 from distilledprag.distillation.examples import NOT_FOUND, Context, ContextMixer, load_contexts
 from distilledprag.distillation.joint import JointSettings, train_reader

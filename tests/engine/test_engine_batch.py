@@ -219,7 +219,7 @@ def test_a_mask_that_an_answer_would_write_gets_no_state(tiny_base):
 
 def test_states_whose_rows_are_not_the_prompts_masks_are_refused_before_anything_runs(tiny_base):
     batch = DecodingBatch(tiny_base.model, tiny_base.mask_token_id)
-    with pytest.raises(ValueError, match="4 rows came with a prompt of 3 masks"):
+    with pytest.raises(ValueError, match="3 masks, its adapter 4 rows"):
         batch.join([masked_prompt(tiny_base, 4, "mmm", 5)], [states_of(tiny_base, 4, 1)])
     assert len(batch) == 0
 

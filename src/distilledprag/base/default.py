@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from distilledprag.base.prepare import encoder_folder, prepare_base
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
 
@@ -76,13 +77,11 @@ def original_base(say: Say = _quiet) -> Path:
 
 def default_base(say: Say = _quiet) -> Path:
     """Folder of the served default base: reader merged, mask tokens in place. Prepared if it is not there or outdated."""
-    from distilledprag.base.prepare import encoder_folder, prepare_base
-
     folder = cache_folder() / f"smollm2-135m-reader-{shipped_hash()}"
     if not all((part / "config.json").exists() for part in (folder, encoder_folder(folder))):
         source = original_base(say)
         say("merging the reader and adding the mask tokens")
-        prepare_base(source, folder, weights=WEIGHTS)
+        prepare_base(source, folder, weights=WEIGHTS, progress=say)
         say(f"the base is ready: {folder}")
     return folder
 

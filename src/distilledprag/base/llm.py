@@ -21,15 +21,12 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from distilledprag.base.architecture import FAMILIES
-from distilledprag.base.mask import check_mask, install_mask, mask_record
+from distilledprag.base.architecture import FAMILIES, embedding_table
+from distilledprag.base.sampled_mask import check_mask, mask_record
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
 
-__all__ = ["SUPPORTED_TYPES", "BaseLLM", "install_mask", "load_base", "load_unmasked_base", "save_base", "weights_hash"]
-
-SUPPORTED_TYPES = FAMILIES
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -64,7 +61,7 @@ def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dty
     if record is None:
         raise CheckpointError(
             f"the base model {str(path_or_id)!r} has no mask token yet; make a copy that has one with "
-            f"`dprag install-mask {path_or_id} --out DIR` and use DIR"
+            f"`dprag prepare-base {path_or_id} --out DIR` and use DIR"
         )
     check_mask(model, tokenizer, record)
     name = _name(path_or_id)
@@ -91,10 +88,10 @@ def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = No
     source = _source(path_or_id)
     config = _read(path_or_id, "config.json", lambda: AutoConfig.from_pretrained(source))
     architectures = getattr(config, "architectures", None) or []
-    if config.model_type not in SUPPORTED_TYPES or not all(name.endswith("ForCausalLM") for name in architectures):
+    if config.model_type not in FAMILIES or not all(name.endswith("ForCausalLM") for name in architectures):
         raise CheckpointError(
             f"{str(path_or_id)!r} is a {config.model_type} model ({', '.join(architectures) or 'unnamed'}); "
-            f"a base must be a causal language model of one of these types: {', '.join(SUPPORTED_TYPES)}"
+            f"a base must be a causal language model of one of these types: {', '.join(FAMILIES)}"
         )
     tokenizer = _read(path_or_id, "tokenizer", lambda: _tokenizer(source))
     model, report = _read(
@@ -113,7 +110,7 @@ def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = No
         raise CheckpointError(
             f"the weights of {str(path_or_id)!r} have values that are not finite, {broken} first; copy the base again"
         )
-    rows, highest = len(model.get_input_embeddings().weight), max(tokenizer.get_vocab().values())
+    rows, highest = len(embedding_table(model)), max(tokenizer.get_vocab().values())
     if highest >= rows:
         raise CheckpointError(
             f"the tokenizer of {str(path_or_id)!r} writes ids up to {highest}, its embedding table has "

@@ -19,14 +19,13 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 from torch.nn import functional
 
+from distilledprag.base.architecture import MLP_TARGETS, Target, module_key
 from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines.augmented import AugmentedDocument
 from distilledprag.errors import InputError
-from distilledprag.generators.interface import MLP_MODULES, Module
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.lora.peft_format import AdapterRecord, tensor_names
-from distilledprag.lora.targets import module_key
 from distilledprag.lora.weights import LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
 
@@ -40,7 +39,7 @@ class PragSettings(Settings):
     model_config = ConfigDict(extra="forbid")
     rank: int = Field(2, gt=0)
     alpha: float = Field(32.0, gt=0)
-    target_modules: tuple[Module, ...] = MLP_MODULES
+    target_modules: tuple[Target, ...] = MLP_TARGETS
     lr: float = Field(3e-4, gt=0)
     epochs: int = Field(1, gt=0)
     batch: int = Field(1, gt=0)

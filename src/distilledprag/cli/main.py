@@ -125,18 +125,6 @@ def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, ba
     command.run(checkpoint)
 
 
-@app.command("install-mask")
-def install_mask(
-    base: Annotated[str, typer.Argument(help="A causal LM: folder or hub id.")],
-    out: Annotated[Path, typer.Option(help="Folder for the base with its mask token.")],
-    seed: Annotated[int, typer.Option(help="Seed of the mask token's embedding.")] = 0,
-) -> None:
-    """Give a base LLM its mask token and save it, so that any server can serve it."""
-    from distilledprag.cli import install_mask as command
-
-    command.run(base, out, seed)
-
-
 @app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],

@@ -24,7 +24,9 @@ def run(base: str | None, out: Path | None, masks: int, layer: int | None, plain
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} is not empty; choose a new folder")
         with console.status(f"preparing {base}"):
-            record = prepare_base(base, out, weights=reader, count=masks, layer=layer, plain_layer=plain_layer)
+            record = prepare_base(
+                base, out, weights=reader, count=masks, layer=layer, plain_layer=plain_layer, progress=console.print
+            )
         console.print(f"states are written after layer {record.layer}, PEFT adapters change layer {record.plain_layer}")
         folder = out
     print(folder.resolve())

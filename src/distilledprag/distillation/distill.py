@@ -16,6 +16,7 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from distilledprag.base.architecture import all_hidden_states, logits_of
 from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
@@ -175,17 +176,11 @@ class DistillTask:
         """
         tokens = batch.tokens.without_documents() if without_documents else batch.tokens
         attention = tokens.attention.to(self.base.model.dtype)
-        return self.base.model.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=tokens.positions,
-            use_cache=False,
-            output_hidden_states=True,
-        ).hidden_states
+        return all_hidden_states(self.base.model, input_ids=ids, attention_mask=attention, position_ids=tokens.positions)
 
     def _outputs(self, batch: Batch, states: tuple[Tensor, ...]) -> Outputs:
         compared = compared_positions(batch.tokens, self.recipe.losses.cosine_positions)
-        logits = self.base.model.lm_head(states[-1][batch.tokens.is_supervised])
+        logits = logits_of(self.base.model, states[-1][batch.tokens.is_supervised])
         return Outputs([layer[compared] for layer in states[1:]], logits)
 
     @torch.no_grad()

@@ -26,16 +26,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distilledprag.base import masks
+from distilledprag.base import numbered_masks
 from distilledprag.base.architecture import (
     changed_layer_output,
     decoder_layers,
     down_projection,
+    embedding_table,
     hidden_after,
     hidden_states,
     logits_of,
 )
-from distilledprag.base.prepare import add_mask_tokens
+from distilledprag.base.numbered_masks import add_mask_tokens
 from distilledprag.base.reader import load_tensors, save_tensors
 from distilledprag.distillation.examples import Context, ContextMixer, data_hash, load_contexts
 from distilledprag.distillation.lora_training import attach, factors, load_factors
@@ -251,7 +252,7 @@ class JointTraining:
         """C over the tokens of masked prompts that are no masks, answers counted tenfold."""
         rows = batch.student.to(self.device)
         with torch.no_grad():
-            x = masks.projection_inputs(self.model, self.settings.plain_layer, **self._inputs(rows)).float()
+            x = numbered_masks.projection_inputs(self.model, self.settings.plain_layer, **self._inputs(rows)).float()
         weight = (rows.owners >= 0).float() * (rows.ids != self.tokens.mask_id) * (1 + 9 * (rows.labels != IGNORED).float())
         weight = weight * (rows.positions > 0)
         return (x * weight[..., None]).flatten(0, 1).T @ x.flatten(0, 1) / weight.sum()
@@ -266,7 +267,7 @@ class JointTraining:
         """Weights, optimiser and counters; each file whole or not at all."""
         save_tensors(self.folder / READER, factors(self.lora))
         if self.a is not None:
-            table = self.model.get_input_embeddings().weight
+            table = embedding_table(self.model)
             save_tensors(self.folder / MASKS, {"embeddings": table[self.tokens.numbered], "a": self.a}, torch.float16)
         card = {"settings": asdict(self.settings), "data": [path.name for path in self.data], "data_hash": data_hash(self.data)}
         card |= {
@@ -280,7 +281,7 @@ class JointTraining:
         state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "seen": self.seen, "elapsed": self.elapsed}
         state |= {"lora": factors(self.lora)}
         if self.a is not None:
-            state |= {"a": self.a.detach(), "embeddings": self.model.get_input_embeddings().weight[self.tokens.numbered].clone()}
+            state |= {"a": self.a.detach(), "embeddings": embedding_table(self.model)[self.tokens.numbered].clone()}
         temporary = self.folder / f".{STATE}"
         torch.save(state, temporary)
         os.replace(temporary, self.folder / STATE)

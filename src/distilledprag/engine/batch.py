@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distilledprag.base.architecture import backbone, logits_of, mlp
 from distilledprag.engine.cache import roomy_cache
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.injection import backbone_of, inject_parts, written_states
+from distilledprag.lora.injection import inject_parts, written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 
@@ -34,8 +35,8 @@ class DecodingBatch:
     """Rows of one causal language model, its only user. Not safe to share between threads. mask_id: where states are written."""
 
     def __init__(self, model: Any, mask_id: int) -> None:
-        self._model, self._head, self._mask_id = model, model.get_output_embeddings(), mask_id
-        self._backbone: Any = backbone_of(model)
+        self._model, self._mask_id = model, mask_id
+        self._backbone: Any = backbone(model)
         self._adapters: list[LoraWeights | StateAdapter | None] = []
         self._lengths: list[int] = []  # tokens of each row in the cache
         self._cache: Any = None
@@ -49,27 +50,29 @@ class DecodingBatch:
     def join(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> Tensor:
         """Append rows that have read these prompts; returns their next tokens' logits (new rows, V), float32.
 
-        A prompt has as many masks as its state adapter has rows, else ValueError.
+        A prompt has as many masks as its state adapter has rows, else InputError.
         """
-        writes = self._writes(prompts, adapters)
         self._withdraw()
+        states = [adapter if isinstance(adapter, StateAdapter) else None for adapter in adapters]
         cache = roomy_cache()
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
+        is_mask = torch.zeros_like(ids, dtype=torch.bool)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(list(prompt))
+            is_mask[row, : len(prompt)] = ids[row, : len(prompt)] == self._mask_id
         ids = ids.to(self._model.device)
         ends = torch.tensor(lengths, device=ids.device) - 1
         with contextlib.ExitStack() as injection:
             injection.enter_context(_injected(self._model, adapters))
-            with self._last_mlp_reads(ends), written_states(self._model, writes):
+            with self._last_mlp_reads(ends), written_states(self._model, states, is_mask):
                 hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
             if not self._lengths:  # these rows alone take the next step
                 self._injection, self._injected = injection.pop_all(), True
         last = hidden[torch.arange(len(prompts), device=ids.device), ends]
         self._append(cache, lengths)
         self._adapters += adapters
-        return self._head(last).float()
+        return logits_of(self._model, last)
 
     @torch.inference_mode()
     def step(self, tokens: Sequence[int]) -> Tensor:
@@ -91,7 +94,7 @@ class DecodingBatch:
             use_cache=True,
         ).last_hidden_state  # (B, 1, width)
         self._lengths = [length + 1 for length in self._lengths]
-        return self._head(hidden[:, -1]).float()
+        return logits_of(self._model, hidden[:, -1])
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drop all other rows, and the columns that no kept row uses."""
@@ -135,21 +138,6 @@ class DecodingBatch:
         self._cache = cache
         self._lengths += lengths
 
-    def _writes(self, prompts: Sequence[Sequence[int]], adapters: Adapters) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        """What `written_states` is given: layer -> (rows (n,), positions (n,), states (n, D)) of all state adapters."""
-        parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {}
-        for row, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
-            if isinstance(adapter, StateAdapter):
-                positions = torch.tensor([place for place, id in enumerate(prompt) if id == self._mask_id], dtype=torch.long)
-                if len(positions) != adapter.count:
-                    raise ValueError(f"a state adapter of {adapter.count} rows came with a prompt of {len(positions)} masks")
-                parts.setdefault(adapter.layer, []).append((torch.full_like(positions, row), positions, adapter.rows))
-        device = self._model.device
-        return {
-            layer: (torch.cat(rows).to(device), torch.cat(positions).to(device), torch.cat(states).to(device))
-            for layer, (rows, positions, states) in ((layer, zip(*own, strict=True)) for layer, own in parts.items())
-        }
-
     @contextlib.contextmanager
     def _last_mlp_reads(self, ends: Tensor) -> Iterator[None]:
         """The last layer's MLP is computed at each prompt's end (new,) only: nothing else reads what it writes. The decoder adds
@@ -159,7 +147,7 @@ class DecodingBatch:
             hidden = inputs[0]  # (new, T, width)
             return (hidden[torch.arange(len(ends), device=hidden.device), ends.to(hidden.device)].unsqueeze(1), *inputs[1:])
 
-        hook = self._backbone.layers[-1].mlp.register_forward_pre_hook(at_ends)
+        hook = mlp(self._model, -1).register_forward_pre_hook(at_ends)
         try:
             yield
         finally:

@@ -18,7 +18,7 @@ from distilledprag.engine.failures import RequestError, StoppingError
 from distilledprag.engine.job import Event, Job, Sampling
 from distilledprag.engine.queue import FairQueue
 from distilledprag.engine.text import TextSide
-from distilledprag.lora.rejection import AdapterError, Rejection
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.states import StateAdapter, is_state_adapter
 from distilledprag.lora.validation import AdapterSpec, check_adapter
 

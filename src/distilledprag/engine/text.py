@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distilledprag.base.architecture import embedding_table
 from distilledprag.base.llm import BaseLLM
-from distilledprag.base.mask import MASK_TOKEN, mask_record
+from distilledprag.base.sampled_mask import MASK_TOKEN, mask_record
 from distilledprag.engine.failures import RequestError
 from distilledprag.errors import CheckpointError, DistilledPRAGError
 from distilledprag.prompts.chat import ChatTemplate
@@ -31,8 +32,7 @@ class TextSide:
         self._mask = MASK_TOKEN if record is None else record.token
         self._template = ChatTemplate(base.tokenizer)
         self._encoder = PlainTextEncoder(base.tokenizer, base.mask_token_id, self._template.source)
-        embeddings: Any = base.model.get_input_embeddings()
-        self._vocabulary = int(embeddings.weight.shape[0])
+        self._vocabulary = embedding_table(base.model).shape[0]
         self._context_length = base.context_length
         self._longest_piece = max(map(len, base.tokenizer.get_vocab()))  # characters; a byte's stands for less than one
         end_of_text = base.model.generation_config.eos_token_id  # type: ignore[union-attr]

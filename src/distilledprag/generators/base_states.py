@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
+from distilledprag.base.architecture import all_hidden_states
 from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import InputError
 from distilledprag.generators.interface import DocumentStates
@@ -38,5 +39,5 @@ def base_document_states(base: BaseLLM, prompts: PromptBuilder, passages: Sequen
         ids[row, : len(context)] = torch.tensor(context.open_ids)
         mask[row, : len(context)] = torch.tensor(context.is_document)
     # Right padding needs no attention mask: a causal model's states never depend on what comes after them.
-    outputs = base.model.model(input_ids=ids.to(base.device), use_cache=False, output_hidden_states=True)
-    return DocumentStates(torch.stack(outputs.hidden_states), mask.to(base.device))
+    states = all_hidden_states(base.model, input_ids=ids.to(base.device))
+    return DocumentStates(torch.stack(states), mask.to(base.device))

@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from distilledprag.base.architecture import hidden_states
 from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators.interface import DocumentStates, GeneratorSettings, ParameterGenerator, module_shapes
@@ -80,7 +81,7 @@ class DypragTranslator(ParameterGenerator):
             raise InputError("a document has no text to encode; leave it out")
         last = len(context) - 1 - context.is_document[::-1].index(True)
         ids = torch.tensor([context.open_ids[: last + 1]], device=base.device)
-        return base.model.model(input_ids=ids, use_cache=False).last_hidden_state[0, -1].float()
+        return hidden_states(base.model, input_ids=ids)[0, -1].float()
 
     def forward(self, documents: DocumentStates) -> LoraBatch:
         """The averaged LoRA of each prompt. Raises InputError when a row has no document."""

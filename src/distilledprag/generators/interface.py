@@ -10,22 +10,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from distilledprag.base.architecture import MLP_TARGETS, Target, backbone, decoder_layers, module_key
 from distilledprag.base.llm import BaseLLM
 from distilledprag.generators.checkpoint import GeneratorCheckpoint
 from distilledprag.generators.mask_kind import MaskKind
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
-
-Module = Literal["gate_proj", "up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "o_proj"]
-MLP_MODULES: tuple[Module, ...] = ("gate_proj", "up_proj", "down_proj")
-ATTENTION_MODULES: tuple[Module, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
 class GeneratorSettings(Settings):
@@ -35,7 +32,7 @@ class GeneratorSettings(Settings):
     architecture: str
     rank: int = Field(2, gt=0)
     alpha: float = Field(2.0, gt=0)
-    target_modules: tuple[Module, ...] = MLP_MODULES
+    target_modules: tuple[Target, ...] = MLP_TARGETS
     mask: MaskKind = "statistics"
 
 
@@ -53,11 +50,11 @@ class ModuleShape:
 def module_shapes(model: Any, target_modules: Sequence[str]) -> list[ModuleShape]:
     """The base's target modules, layer by layer, in the order of `target_modules`."""
     shapes = []
-    for number, layer in enumerate(model.model.layers):
+    for number in range(len(decoder_layers(model))):
         for module in target_modules:
-            path = f"{'mlp' if module in MLP_MODULES else 'self_attn'}.{module}"
-            linear = layer.get_submodule(path)
-            shapes.append(ModuleShape(f"layers.{number}.{path}", number, module, linear.in_features, linear.out_features))
+            key = module_key(number, module)
+            linear = backbone(model).get_submodule(key)
+            shapes.append(ModuleShape(key, number, module, linear.in_features, linear.out_features))
     return shapes
 
 

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from distilledprag.base.architecture import embedding_table
 from distilledprag.base.llm import BaseLLM
 
 MaskKind = Literal["statistics", "random", "trainable", "none"]
@@ -27,7 +28,7 @@ MaskKind = Literal["statistics", "random", "trainable", "none"]
 
 def add_mask_row(generator: nn.Module, base: BaseLLM, kind: MaskKind, seed: int = 0) -> None:
     """Give the generator its own `mask_row` (D,) where its kind of mask needs one. The global random state is not used."""
-    installed = cast(nn.Embedding, base.model.get_input_embeddings()).weight[base.mask_token_id].detach().float().clone()
+    installed = embedding_table(base.model)[base.mask_token_id].detach().float().clone()
     if kind == "trainable":
         generator.register_parameter("mask_row", nn.Parameter(installed))
     elif kind == "random":

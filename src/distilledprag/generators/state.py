@@ -19,9 +19,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distilledprag.base.architecture import adds_mlp_output, hidden_after
+from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
 from distilledprag.base.llm import BaseLLM
 from distilledprag.base.prepare import MASKS, PreparedRecord
+from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraPair, LoraWeights
@@ -41,8 +42,6 @@ class PlainPath:
 
     @classmethod
     def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
-        from distilledprag.base.reader import load_tensors
-
         return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
 
 
@@ -136,4 +135,4 @@ class StateGenerator:
         b = (wanted - hidden[places].float()).T.contiguous().cpu()
         count = b.shape[1]
         pair = LoraPair(plain.a[:count].contiguous(), b)
-        return LoraWeights({f"layers.{plain.layer}.mlp.down_proj": pair}, float(count), self.base.identity, "state")
+        return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, "state")

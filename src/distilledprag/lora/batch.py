@@ -12,17 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distilledprag.base.architecture import reading_order
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.identity import BaseIdentity
-from distilledprag.lora.rejection import AdapterError, Rejection
-from distilledprag.lora.targets import reading_order, require_module_key
-from distilledprag.lora.weights import LoraPair, LoraWeights
+from distilledprag.lora.weights import LoraPair, LoraWeights, require_module_key
 
 
 @dataclass
 class LoraBatch:
     """B adapters, differentiable.
 
-    modules: module key ("layers.0.mlp.gate_proj") -> (A (B, r, d_in), B (B, d_out, r)); r may differ by
+    modules: module key (`architecture.module_key`) -> (A (B, r, d_in), B (B, d_out, r)); r may differ by
         module.
     scaling: alpha / r, one number for the whole batch; row b changes outputs by scaling * B[b] A[b] x.
     Raises `AdapterError` (a `CheckpointError`) when the tensors do not fit together.

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from distilledprag.lora.rejection import AdapterError, Rejection
+from distilledprag.errors import AdapterError, Rejection
 
 HEADER_LIMIT = 256 * 1024  # bytes; a rank-2 MLP adapter of a 1B model has 12 KB, of 80 layers with attention 150 KB
 _PREFIX = 8

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distilledprag.base.architecture import embedding_table
 from distilledprag.errors import CheckpointError, IncompatibleBaseError
 
 # What decides the shape and the meaning of an adapter. Everything else in a configuration (paths, dtype,
@@ -83,7 +84,7 @@ class BaseIdentity:
         mask_token_id: row of the input embedding table, (vocabulary, D).
         Raises `CheckpointError` when the table has no such row.
         """
-        table = model.get_input_embeddings().weight  # type: ignore[operator]
+        table = embedding_table(model)
         if not 0 <= mask_token_id < table.shape[0]:
             raise CheckpointError(
                 f"The base model {id!r} has {table.shape[0]} embedding rows, so there is no mask token "

@@ -1,11 +1,12 @@
-"""Applying a batch of adapters during a forward pass, one adapter per row, without touching a weight.
+"""Running a model with adapters, one per row and without touching a weight; and merging one adapter into the weights.
 
-    hidden states x (N, T, d_in) --> frozen linear W ----------------------> (+) --> output (N, T, d_out)
-                              \\--> A^T (N, d_in, r) --> scaling --> B^T (N, r, d_out) --/
+    LoRA     hidden states x (N, T, d_in) --> frozen linear W ----------------------> (+) --> output (N, T, d_out)
+                                       \\--> A^T (N, d_in, r) --> scaling --> B^T (N, r, d_out) --/
 
-N = model rows (batch, times beams), T = tokens, B = adapters, r = rank, d_in / d_out = sizes of the linear
-module. Always two thin products; the dense (d_out, d_in) matrix B A is never formed.
-This module knows nothing about documents, generators or tokens.
+    states   output of layer L (N, T, D), at the k-th mask token of a prompt: row k of its state adapter (n, D)
+
+N = model rows (batch, times beams), T = tokens, B = adapters, r = rank, d_in / d_out = sizes of the linear module, D = hidden
+size. Injection always computes two thin products; only merging forms the dense (d_out, d_in) matrix B A, one module at a time.
 """
 
 from __future__ import annotations
@@ -13,37 +14,25 @@ from __future__ import annotations
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from distilledprag.errors import IncompatibleBaseError
+from distilledprag.base.architecture import backbone, changed_layer_output, decoder_layers
+from distilledprag.errors import IncompatibleBaseError, InputError
 from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraWeights
 
 _changed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-def backbone_of(model: nn.Module) -> nn.Module:
-    """The decoder below the language-model head: the module that has `layers`.
-
-    Raises `IncompatibleBaseError` for a model of another build.
-    """
-    for candidate in (model, getattr(model, "model", None)):
-        if isinstance(getattr(candidate, "layers", None), nn.ModuleList):
-            return candidate  # type: ignore[return-value]
-    raise IncompatibleBaseError(
-        f"{type(model).__name__} has no `model.layers`. Adapters work on Llama, Mistral and Qwen causal "
-        "language models of `transformers`; pass the model itself, not a wrapper around it."
-    )
-
-
 def target_linear(model: nn.Module, key: str, d_in: int, d_out: int) -> nn.Linear:
     """The linear module that `key` names; `IncompatibleBaseError` when it is missing or sized otherwise."""
     try:
-        module = backbone_of(model).get_submodule(key)
+        module = backbone(model).get_submodule(key)
     except AttributeError as error:
         raise IncompatibleBaseError(
             f"The adapter changes {key!r}, which {type(model).__name__} does not have. Load the base "
@@ -65,26 +54,26 @@ def target_linear(model: nn.Module, key: str, d_in: int, d_out: int) -> nn.Linea
 @contextlib.contextmanager
 def reserve(model: nn.Module) -> Iterator[None]:
     """Hold a model for one injection or merge; a second one meanwhile is refused with `RuntimeError`."""
-    backbone = backbone_of(model)
+    decoder = backbone(model)
     with _lock:
-        if backbone in _changed:
+        if decoder in _changed:
             raise RuntimeError(
                 "This model already has adapters applied. Leave the surrounding `inject` or `merged` "
                 "block first, or put all rows' adapters into one `LoraBatch`."
             )
-        _changed.add(backbone)
+        _changed.add(decoder)
     try:
         yield
     finally:
         with _lock:
-            _changed.discard(backbone)
+            _changed.discard(decoder)
 
 
 @contextlib.contextmanager
 def inject(model: nn.Module, batch: LoraBatch, row_index: Tensor | None = None) -> Iterator[None]:
     """While the block runs, model row n computes with adapter row_index[n]; afterwards nothing has changed.
 
-    model: a Llama, Mistral, Qwen2 or Qwen3 causal language model (or its decoder), frozen or not, any dtype.
+    model: a causal language model (or its decoder) of a family in `architecture`, frozen or not, any dtype.
     batch: the adapters; moved to the model's device and dtype. Gradients flow to its tensors.
     row_index: (N,) integers, -1 for "no adapter"; rows may share an adapter. With `generate` and k beams or k
         returned sequences: `torch.arange(B).repeat_interleave(k)`. Without it, row n takes adapter n, and a
@@ -114,25 +103,46 @@ def inject_parts(model: nn.Module, parts: Sequence[tuple[LoraBatch, Tensor | Non
 
 
 @contextlib.contextmanager
-def written_states(model: nn.Module, writes: Mapping[int, tuple[Tensor, Tensor, Tensor]]) -> Iterator[None]:
-    """While the block runs, without gradients, layers hand on states that are given here.
+def written_states(model: nn.Module, adapters: Sequence[StateAdapter | None], is_mask: Tensor) -> Iterator[None]:
+    """While the block runs, without gradients, a pass over N prompts of T tokens has the adapters' rows at their mask tokens.
 
-    writes: layer -> (rows (n,), positions (n,), states (n, D)), for output[rows, positions] = states in its output (N, T, D).
+    adapters: one per prompt, each with a layer of its own; None leaves a prompt as it is.
+    is_mask: (N, T) bool, where the prompts have mask tokens. Passes of another size (an answer's tokens) are left alone.
+    Raises InputError unless every adapter has as many rows as its prompt has masks, and a layer and width of the model's.
     """
+    layers, width = len(decoder_layers(model)), int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    if len(adapters) != len(is_mask):
+        raise InputError(f"{len(is_mask)} prompts came with {len(adapters)} state adapters; send one per prompt")
+    for number, (adapter, masks) in enumerate(zip(adapters, is_mask.sum(1).tolist(), strict=True), start=1):
+        if adapter is None:
+            continue
+        if masks != adapter.count:
+            raise InputError(f"prompt {number} has {masks} masks, its adapter {adapter.count} rows; send those made together")
+        if not 0 <= adapter.layer < layers or adapter.rows.shape[1] != width:
+            raise InputError(
+                f"the state adapter of prompt {number} is for layer {adapter.layer} of a model of width "
+                f"{adapter.rows.shape[1]}; this one has layers 0 to {layers - 1} of width {width}"
+            )
     with contextlib.ExitStack() as hooks:
-        for layer, write in writes.items():
-            handle = backbone_of(model).layers[layer].register_forward_hook(_writing_hook(*write))  # type: ignore[index, union-attr]
-            hooks.callback(handle.remove)
+        for layer in sorted({adapter.layer for adapter in adapters if adapter is not None}):
+            own = [number for number, adapter in enumerate(adapters) if adapter is not None and adapter.layer == layer]
+            rows, positions = is_mask[own].nonzero(as_tuple=True)
+            states = torch.cat([adapters[number].rows for number in own])  # type: ignore[union-attr]
+            place = torch.tensor(own, device=rows.device)[rows], positions
+            hooks.enter_context(changed_layer_output(model, layer, _writing(is_mask.shape, place, states)))
         yield
 
 
-def _writing_hook(rows: Tensor, positions: Tensor, states: Tensor) -> Callable[[nn.Module, Any, Any], None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        hidden = output[0] if isinstance(output, tuple) else output  # (N, T, D), fresh from a sum: changed in its place
-        place = rows.to(hidden.device), positions.to(hidden.device)
-        hidden.index_put_(place, states.to(hidden.device, hidden.dtype))
+def _writing(shape: torch.Size, place: tuple[Tensor, Tensor], states: Tensor) -> Callable[[Tensor], Tensor]:
+    """Hidden states (N, T, D) -> the same with `states` (n, D) at `place`, the rows (n,) and positions (n,)."""
 
-    return hook
+    def write(hidden: Tensor) -> Tensor:
+        if hidden.shape[:2] != shape:
+            return hidden
+        # Fresh from a sum, so it can be changed in its place.
+        return hidden.index_put_([index.to(hidden.device) for index in place], states.to(hidden.device, hidden.dtype))
+
+    return write
 
 
 def _checked_rows(row_index: Tensor, batch: LoraBatch) -> Tensor:
@@ -232,3 +242,55 @@ def _add_lora(
         return add(-1, written.to(output.device), low, alpha=scaling).view(output.shape)
     multiply = flat_output.baddbmm_ if in_place else flat_output.baddbmm
     return multiply(low, b.transpose(1, 2), alpha=scaling).view(output.shape)
+
+
+def merge_into(model: nn.Module, weights: LoraWeights) -> None:
+    """Add alpha / r * B A to every targeted weight, for good.
+
+    Computed in float32 (float64 for a float64 model) and rounded once to the weight's dtype.
+    Raises `IncompatibleBaseError` when the adapter does not fit, before any weight changes, and
+    `RuntimeError` inside an `inject` or `merged` block of this model.
+    """
+    with reserve(model):
+        _add_product(_merge_targets(model, weights), weights)
+
+
+@contextlib.contextmanager
+def merged(model: nn.Module, weights: LoraWeights) -> Iterator[None]:
+    """While the block runs, the model is the merged one; afterwards every weight is bit-identical to before.
+
+    Raises as `merge_into` does. Keeps a copy of the targeted weights meanwhile.
+    """
+    with reserve(model):
+        linears = _merge_targets(model, weights)
+        originals = {key: linear.weight.detach().clone() for key, linear in linears.items()}
+        try:
+            _add_product(linears, weights)
+            yield
+        finally:
+            with torch.no_grad():
+                for key, linear in linears.items():
+                    linear.weight.copy_(originals[key])
+
+
+def _merge_targets(model: nn.Module, weights: LoraWeights) -> dict[str, nn.Linear]:
+    """The linear modules that the adapter changes, all checked first."""
+    linears = {
+        key: target_linear(model, key, d_in=pair.a.shape[1], d_out=pair.b.shape[0]) for key, pair in weights.modules.items()
+    }
+    for key, linear in linears.items():
+        if not linear.weight.is_floating_point():
+            raise IncompatibleBaseError(
+                f"{key!r} is quantized ({linear.weight.dtype}); an adapter cannot be merged into it. Load "
+                "the base model unquantized, or use `inject`."
+            )
+    return linears
+
+
+@torch.no_grad()
+def _add_product(linears: dict[str, nn.Linear], weights: LoraWeights) -> None:
+    for key, pair in weights.modules.items():
+        weight = linears[key].weight
+        exact = torch.promote_types(weight.dtype, torch.float32)
+        a, b = (factor.to(device=weight.device, dtype=exact) for factor in (pair.a, pair.b))
+        weight.copy_(weight.to(exact) + weights.scaling * (b @ a))

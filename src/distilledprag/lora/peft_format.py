@@ -18,18 +18,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilledprag.errors import CheckpointError
+from distilledprag.base.architecture import BACKBONE_PATH, is_module_key, module_key, reading_order, split_module_key
+from distilledprag.errors import AdapterError, CheckpointError, Rejection
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import LONGEST_TEXT, BaseIdentity, is_plain_text
-from distilledprag.lora.rejection import AdapterError, Rejection
-from distilledprag.lora.targets import is_module_key, reading_order, split_module_key
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "distilledprag.json"
 METADATA_KEY = "distilledprag"
 
-_PREFIX = "base_model.model.model."
+_PREFIX = f"base_model.model.{BACKBONE_PATH}."
 _FORMAT = 1
 _RECORD_FIELDS = {"format", "alpha", "rank", "base", "generator"}
 _LARGEST_ALPHA = 1e6  # far above any use; keeps NaN, infinity and integers too long for a float out
@@ -94,7 +93,7 @@ class AdapterRecord:
 
 
 def tensor_names(module: str) -> tuple[str, str]:
-    """ "layers.0.mlp.gate_proj" -> the two names under which PEFT stores its A and its B."""
+    """The two names under which PEFT stores the A and the B of a module key."""
     return f"{_PREFIX}{module}.lora_A.weight", f"{_PREFIX}{module}.lora_B.weight"
 
 
@@ -112,7 +111,7 @@ def modules_of(names: Iterable[str]) -> list[str]:
             raise AdapterError(
                 Rejection.KEYS,
                 f"The adapter has an unexpected tensor {name[:120]!r}; expected names like "
-                f"{tensor_names('layers.0.mlp.gate_proj')[0]!r}. Export it as a plain LoRA on the "
+                f"{tensor_names(module_key(0, 'gate_proj'))[0]!r}. Export it as a plain LoRA on the "
                 "attention and MLP projections.",
             )
         modules.add(module)

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.container import load_tensors, read_header
 from distilledprag.lora.identity import BaseIdentity
-from distilledprag.lora.rejection import AdapterError, Rejection
 
 STATES_KEY = "distilledprag_states"
 _HEADER_LIMIT = 16 * 1024

@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distilledprag.base.architecture import MLP_TARGETS, module_shapes, split_module_key
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.container import HEADER_LIMIT, Header, load_tensors, read_header
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.lora.peft_format import METADATA_KEY, AdapterRecord, modules_of, tensor_names
-from distilledprag.lora.rejection import AdapterError, Rejection
-from distilledprag.lora.targets import MLP_TARGETS, module_shapes, split_module_key
 from distilledprag.lora.weights import LoraWeights
 
 _BYTES = {"BF16": 2, "F16": 2, "F32": 4}

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from distilledprag.base.architecture import is_module_key, module_key, reading_order
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.container import HEADER_LIMIT, load_tensors, read_header
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.lora.peft_format import (
@@ -25,10 +27,17 @@ from distilledprag.lora.peft_format import (
     tensor_names,
     write_folder,
 )
-from distilledprag.lora.rejection import AdapterError, Rejection
-from distilledprag.lora.targets import reading_order, require_module_key
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+
+
+def require_module_key(key: str) -> None:
+    """Raise `AdapterError` (KEYS) unless a LoRA may sit on the module `key`, in some model."""
+    if not is_module_key(key):
+        raise AdapterError(
+            Rejection.KEYS,
+            f"{key[:120]!r} is not a module a LoRA may sit on; expected names like {module_key(0, 'gate_proj')!r}.",
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +70,7 @@ class LoraPair:
 
 @dataclass(frozen=True, eq=False)
 class LoraWeights:
-    """An adapter: `modules` maps a module key ("layers.0.mlp.gate_proj") to its pair; one rank for all.
+    """An adapter: `modules` maps a module key (`architecture.module_key`) to its pair; one rank for all.
 
     alpha: the LoRA's strength; outputs change by alpha / rank * B A x, exactly as in PEFT.
     base: the only base model it works on. generator: what made it (a name or checkpoint hash; may be empty).

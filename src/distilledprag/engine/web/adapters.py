@@ -18,8 +18,7 @@ from distilledprag.engine.service import Engine
 from distilledprag.engine.web.bodies import BodyReader
 from distilledprag.engine.web.description import bytes_body
 from distilledprag.engine.web.observing import Metrics
-from distilledprag.errors import IncompatibleBaseError
-from distilledprag.lora.rejection import AdapterError
+from distilledprag.errors import AdapterError, IncompatibleBaseError
 
 CHECKING = 2  # adapters checked at once
 

@@ -17,9 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from distilledprag.engine.failures import ForbiddenError, InternalError, KeyRefusedError, RequestError, TooLargeError
 from distilledprag.engine.web.observing import Metrics
-from distilledprag.errors import IncompatibleBaseError
+from distilledprag.errors import AdapterError, IncompatibleBaseError, Rejection
 from distilledprag.http.keys import ApiKeys
-from distilledprag.lora.rejection import AdapterError, Rejection
 
 log = logging.getLogger(__name__)
 

@@ -14,12 +14,13 @@ This module knows nothing about prompts or adapters.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from distilledprag.base.architecture import embedding_table, untied_head
 from distilledprag.errors import CheckpointError
 from distilledprag.lora.identity import mask_row_hash
 
@@ -52,13 +53,13 @@ def install_mask(model: PreTrainedModel, tokenizer: Any, *, seed: int = 0, token
     if record is not None:
         return _installed(model, tokenizer, record, seed, token)
     index = _reserve(tokenizer, token)
-    reused = index < _table(model).shape[0]
-    row = sample_row(_table(model), seed, skip=index if reused else None)
+    reused = index < embedding_table(model).shape[0]
+    row = sample_row(embedding_table(model), seed, skip=index if reused else None)
     if not reused:
         _grow(model, index + 1)
     with torch.no_grad():
-        table = _table(model)
-        head = _untied_head(model)
+        table = embedding_table(model)
+        head = untied_head(model)
         if head is not None:
             # The mean row's logit is the mean logit, so the mask is never the likeliest next token.
             head[index] = _moments(head, skip=index)[0].to(head)
@@ -94,7 +95,7 @@ def check_mask(model: PreTrainedModel, tokenizer: Any, record: MaskRecord) -> No
     """Raise CheckpointError unless the tokenizer and the embedding table hold the mask that `record`
     describes.
     """
-    table = _table(model)
+    table = embedding_table(model)
     if tokenizer.get_vocab().get(record.token) != record.id or not 0 <= record.id < table.shape[0]:
         raise CheckpointError(
             f"the base's config says its mask token {record.token!r} has id {record.id}, its tokenizer or "
@@ -129,27 +130,14 @@ def _reserve(tokenizer: Any, token: str) -> int:
 
 def _grow(model: PreTrainedModel, rows: int) -> None:
     """Give the embedding table (and head) `rows` rows; new ones hold the mean of the old ones."""
-    old = _table(model).shape[0]
-    device = _table(model).device
+    old = embedding_table(model).shape[0]
+    device = embedding_table(model).device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model.resize_token_embeddings(rows, mean_resizing=False)
     with torch.no_grad():
-        for table in (_table(model), _untied_head(model)):
+        for table in (embedding_table(model), untied_head(model)):
             if table is not None:
                 table[old:] = _moments(table[:old])[0].to(table)
-
-
-def _table(model: PreTrainedModel) -> Tensor:
-    """The embedding table (V, D)."""
-    return cast(nn.Embedding, model.get_input_embeddings()).weight
-
-
-def _untied_head(model: PreTrainedModel) -> Tensor | None:
-    """The output head's table (V, D) where it is not the embedding table itself."""
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.weight.data_ptr() == _table(model).data_ptr():
-        return None
-    return head.weight
 
 
 def _moments(table: Tensor, skip: int | None = None) -> tuple[Tensor, Tensor]:
