@@ -80,7 +80,7 @@ def test_lora_knows_nothing_of_the_base_but_where_models_keep_their_parts():
 
 def test_one_file_says_where_models_keep_their_parts():
     spelled = re.compile(
-        r"model\.model\b|\.lm_head\b|\bembed_tokens\b|\bself_attn\b|[\"']mlp|\.mlp\b|get_(in|out)put_embeddings|final_logit_softcapping"
+        r"(?<!base_)model\.model\b|\.lm_head\b|\bembed_tokens\b|\bself_attn\b|[\"']mlp|\.mlp\b|get_output_embeddings|final_logit_softcapping"
     )
     for name, file in MODULES.items():
         if name != "distilledprag.base.architecture":

@@ -57,7 +57,7 @@ def test_what_is_measured_is_what_the_model_does_with_written_states(base):
     table = choose_layer(base, questions=[item], candidates=[layer])
     prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
     built = prompts.build(item.question, [item.passage])
-    answer = greedy_ids(base, [built.open_ids], None, prompts.end_of_turn_id, 16)[0]
+    answer = greedy_ids(base, [built.open_ids], None, prompts.end_of_turn_id, 12)[0]
     context = prompts.context([item.passage])
     states = hidden_after(base.model, [layer], input_ids=torch.tensor([context.open_ids]))[layer][0]
     masked = torch.tensor([[*built.masked_ids, *answer]])

@@ -33,11 +33,10 @@ from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import Prompt, PromptBuilder
 
-LEAST_KEPT, LEAST_F1 = 0.8, 0.9  # of a layer that is deep enough to be taken: `kept`, and F1 as a share of plain RAG's
-HOPELESS = 0.4  # `kept` of a layer below which deeper ones are not tried
+LEAST_KEPT, LEAST_F1 = 0.95, 0.9  # of a layer that may be taken: `kept`, and F1 as a share of plain RAG's
 SHARES = (0.1, 0.17, 0.24, 0.3, 0.37, 0.44, 0.5, 0.57)  # of the layers: the candidates
-_ANSWER_TOKENS = 16
-_BATCH = 12  # questions in one pass
+_ANSWER_TOKENS = 12
+_BATCH = 24  # questions in one pass
 
 Progress = Callable[[str], None]
 
@@ -97,8 +96,8 @@ def choose_layer(
     that keeps the LLM's own RAG by both `kept` and F1; the one with the highest `kept` where none does.
 
     Every second question gets the passage of the question before it as well, so that passages encoded apart are measured too.
-    Candidates are tried from the shallowest on; greedy answers, which take longest, are written for the deepest ones only, until
-    one is good enough.
+    Candidates are tried from the shallowest on, until two in a row keep too little. Greedy answers, which take longest, are
+    written for the deepest of those that keep enough, then for shallower ones, until one is good enough.
     """
     questions = built_in_questions() if questions is None else questions
     layers = candidate_layers(len(decoder_layers(base.model))) if candidates is None else sorted(candidates)
@@ -122,7 +121,7 @@ def choose_layer(
         agreement = round(float((student.argmax(-1) == tokens).float().mean()), 4)
         measured.append(LayerMeasurement(layer, kept, agreement))
         progress(f"layer {layer}: kept {kept:.2f}, agreement {agreement:.2f}")
-        if kept < HOPELESS:
+        if len(measured) > 1 and all(one.kept < LEAST_KEPT for one in measured[-2:]):
             break
     rag_f1 = _mean_f1(base, answers, questions)
     chosen = max(measured, key=lambda one: one.kept).layer

@@ -119,7 +119,7 @@ def _source(tokenizer: Any) -> str:
     if not getattr(tokenizer, "chat_template", None):
         return ""
     try:
-        return tokenizer.get_chat_template()
+        return str(tokenizer.get_chat_template())
     except ValueError as error:
         raise CheckpointError(f"the tokenizer has several chat templates and none is the default: {error}") from error
 

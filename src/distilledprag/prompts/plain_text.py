@@ -105,7 +105,7 @@ class PlainTextEncoder:
         native = self._native.encode("a")[0]
         if special is None or native == self._bare.encode("a")[0]:
             return False
-        return tokenizer.encode(special + "a", add_special_tokens=False)[1:] == native
+        return bool(tokenizer.encode(special + "a", add_special_tokens=False)[1:] == native)
 
 
 def check_text(text: str, what: str = "the text") -> None:
