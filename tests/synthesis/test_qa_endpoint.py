@@ -10,9 +10,8 @@ import pytest
 from qa_server import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, Answer, LlmServer
 
 from distilledprag.errors import ConfigError, EndpointError
-from distilledprag.synthesis.endpoint import Endpoint, EndpointSettings
+from distilledprag.synthesis.endpoint import Endpoint, EndpointSettings, Gate, duration, pause_after, retry_after
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
-from distilledprag.synthesis.rate_limits import Gate, duration, pause_after, retry_after
 
 REQUEST = Request("write", [{"role": "user", "content": "hello"}], 0.7, 50)
 GOOD = Reply("hello yourself", PROMPT_TOKENS, COMPLETION_TOKENS, "stop")

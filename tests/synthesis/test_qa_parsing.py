@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilledprag.synthesis.parsing import QuestionAnswer, parse_pairs
+from distilledprag.synthesis.pairs import QuestionAnswer, parse_pairs
 
 A = {"question": "Where is Velkor based?", "answer": "Millport", "full_answer": "Velkor is based in Millport."}
 B = {"question": "Who runs Velkor, and since when?", "answer": "Ann {CEO}, since 1990", "full_answer": "Ann runs it."}

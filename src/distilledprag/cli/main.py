@@ -154,10 +154,10 @@ def synthesize(
     docs: Docs,
     out: Annotated[Path, typer.Option(help="Pairs for `dprag train`: .jsonl or .parquet.")],
     model: Annotated[str, typer.Option(help="The endpoint's name of the LLM; without --base-url a local model's folder or id.")],
-    base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint (sees documents).")] = None,  # noqa: UP045
+    base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint; it sees the documents.")] = None,  # noqa: UP045
     api_key_file: Annotated[Optional[Path], typer.Option(help="Default: the variable OPENAI_API_KEY.")] = None,  # noqa: UP045
     journal: Annotated[Optional[Path], typer.Option(help="Answered requests. Default: beside --out.")] = None,  # noqa: UP045
-    documents: Annotated[Optional[int], typer.Option(min=1, help="A random sample of so many.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of so many documents.")] = None,  # noqa: UP045
     partners: Annotated[int, typer.Option(min=0, help="Other documents that each one is paired with.")] = 1,
     passage_words: Annotated[int, typer.Option(min=1, help="Longest passage cut from a text file.")] = 100,
     min_words: Annotated[int, typer.Option(min=1, help="Leave out shorter documents.")] = 10,
@@ -167,24 +167,24 @@ def synthesize(
     single_max: Annotated[int, typer.Option(min=1, help="Most pairs kept per document.")] = 5,
     cross_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per two documents.")] = 5,
     attempts: Annotated[int, typer.Option(min=1, help="How often to ask while pairs are missing.")] = 2,
-    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM answers with the documents only.")] = False,
-    temperature: Annotated[float, typer.Option(help="Sampling; below 0: do not send any.")] = 0.7,
+    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM can only answer with the documents.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of the sampling; below 0: send none.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 2048,
     response_format: Annotated[str, typer.Option(help="text, json_object or json_schema.")] = "text",
     extra_body: Annotated[Optional[str], typer.Option(help="JSON object of further request fields.")] = None,  # noqa: UP045
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Tries after the first one.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="Of a request that fails in passing.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one try.")] = 600.0,
     prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
     completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    budget: Annotated[Optional[float], typer.Option(help="Stop at so many dollars in all.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Stop at this many dollars in all.")] = None,  # noqa: UP045
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
 
     command.run(
         command.Options(
-            docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, documents=documents,
+            docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, limit=limit,
             partners=partners, passage_words=passage_words, min_words=min_words, titles=titles, seed=seed, retries=retries,
             timeout=timeout, response_format=response_format, extra_body=extra_body,
         ),

@@ -1,6 +1,6 @@
 """A Hugging Face causal LM in this process as a LanguageModel. For much text, a server with `--base-url` is faster.
 
-Waiting requests are generated together, left-padded. Knows nothing about documents or questions.
+Waiting requests with the same sampling are generated together, left-padded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 
 
 class LocalModel:
-    """Answers up to `batch` requests at a time, on the first GPU or else the CPU.
+    """Answers up to `batch` requests at a time, on the first GPU or, without one, the CPU.
 
     Raises CheckpointError if `path_or_id` is no causal LM that transformers can load.
     """
@@ -54,7 +54,7 @@ class LocalModel:
         return future.result()
 
     async def _generate(self) -> None:
-        """Answer the request that waits longest, and with it those of the same sampling."""
+        """Answer the request that has waited longest together with others of the same sampling."""
         first = self._waiting[0][0]
         chosen = [pair for pair in self._waiting if _sampling(pair[0]) == _sampling(first)][: self.batch]
         self._waiting = [pair for pair in self._waiting if not any(pair is taken for taken in chosen)]
@@ -106,7 +106,7 @@ class LocalModel:
         return results
 
     def _prompt_ids(self, request: Request) -> list[int]:
-        """The chat as the model's template writes it; for a model without one, its messages and an empty line each."""
+        """The chat in the model's template; for a model without one, the messages with an empty line after each."""
         if self.tokenizer.chat_template:
             return list(
                 self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=True)["input_ids"]
