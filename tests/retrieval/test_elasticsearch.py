@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import EndpointError, InputError
 from distilledprag.retrieval.bm25 import BM25Retriever
 from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever

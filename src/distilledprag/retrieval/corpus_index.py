@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import InputError
 from distilledprag.retrieval.bm25 import best_places
 from distilledprag.retrieval.corpus_building import (

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilledprag.documents.blocks import clean
+from distilledprag.documents.passages import clean
 from distilledprag.documents.readers.json_records import title_and_text
 from distilledprag.errors import InputError
 

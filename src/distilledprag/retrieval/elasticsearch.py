@@ -12,7 +12,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import EndpointError, InputError
 
 

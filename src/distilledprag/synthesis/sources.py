@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from distilledprag.documents.loading import load_file
-from distilledprag.documents.readers import READERS
+from distilledprag.documents.loading import READERS, load_file
 from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distilledprag.documents.blocks import Block, clean
+from distilledprag.documents.passages import Block, clean
 from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError
 
@@ -13,7 +13,7 @@ TEXT_KEYS = ("text", "contents", "passage")
 
 
 def read_jsonl(file: Path) -> list[Block]:
-    """One record per line; blank lines are passed over. Raises InputError naming the line."""
+    """One record per line; blank lines are skipped. Raises InputError naming the line."""
     blocks: list[Block] = []
     # Only "\n" ends a line here: JSON strings may hold the other characters at which str.splitlines() cuts.
     for number, line in enumerate(decode(file).split("\n"), start=1):

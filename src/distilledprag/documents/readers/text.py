@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilledprag.documents.blocks import Block, Outline
+from distilledprag.documents.passages import Block, Outline
 from distilledprag.errors import InputError
 
 # UTF-32's little-endian mark begins with UTF-16's, so it comes first.

@@ -7,8 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilledprag.documents.blocks import clean
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage, clean
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.reading import Entry, read_entries, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import WHOLE, BenchmarkQuestion

@@ -7,9 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from distilledprag.documents.blocks import clean
+from distilledprag.documents.passages import Passage, clean
 from distilledprag.documents.readers.text import decode
-from distilledprag.documents.record import Passage
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmarks.reading import Entry, read_entries, with_unique_ids
 from distilledprag.evaluation.benchmarks.record import WHOLE, BenchmarkQuestion

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import InputError
 
 WHOLE = "total"  # the subtask of a benchmark that has none; PRAG's files use the same word
