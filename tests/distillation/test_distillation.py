@@ -15,6 +15,7 @@ from distilledprag.cli.train import read_recipe
 from distilledprag.distillation.distill import DistillRecipe, DistillTask, compared_positions, train_generator
 from distilledprag.errors import ConfigError
 from distilledprag.generators import build_generator
+from distilledprag.generators.paper import PaperGenerator
 
 
 def recipe(base: Path, output: Path, **training) -> dict:
@@ -106,6 +107,17 @@ def test_losses_fall_on_a_batch_seen_again_and_again(tiny_base, tmp_path):
         optimizer.zero_grad()
         seen.append(loss.item())
     assert seen[-1] < 0.9 * seen[0]
+
+
+def test_a_generator_is_initialised_once_with_the_first_batch_and_not_on_resume(tiny_base_folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(PaperGenerator, "initialise", lambda generator, documents: seen.append(documents.mask.shape[0]))
+    values = recipe(tiny_base_folder, tmp_path / "run", steps=2)
+    train_generator(DistillRecipe(**values), quiet=True)
+    assert seen == [3]  # contexts of a batch
+    values["training"]["steps"] = 3
+    train_generator(DistillRecipe(**values), resume=True, quiet=True)
+    assert seen == [3]
 
 
 def test_pairs_from_a_file_train_too(tiny_base_folder, tmp_path):

@@ -10,7 +10,7 @@ from tiny import PAPER, random_generator
 from distilledprag.distillation.distill import DistillRecipe, DistillTask
 from distilledprag.evaluation.methods import METHODS, Item, Setting, mask_row
 from distilledprag.generators import build_generator, load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
+from distilledprag.generators.interface import mask_embedded_as
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder

@@ -16,15 +16,21 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
+from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.distillation.pair_data import PairData, PairDataSettings
 from distilledprag.distillation.question_packing import PackedBatch, TrainingRow, collate, exact_rows
 from distilledprag.distillation.teacher_cache import CacheSettings, TeacherCache, batch_of, records_of
-from distilledprag.generators.interface import DocumentStates, ParameterGenerator
-from distilledprag.generators.mask_kind import mask_embedded_as, mask_row_of
-from distilledprag.generators.registry import build_generator
+from distilledprag.generators.interface import (
+    DocumentStates,
+    ParameterGenerator,
+    build_generator,
+    load_generator,
+    mask_embedded_as,
+    mask_row_of,
+)
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
@@ -216,15 +222,16 @@ def _others(adapters: LoraBatch) -> LoraBatch:
 
 def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
     """Distil a generator as `recipe` says; the result is `recipe.output/model`. Returns the last evaluation."""
-    from distilledprag.base.default import default_base
-    from distilledprag.generators.checkpoint import load_generator
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
     torch.manual_seed(recipe.training.seed)
     generator = load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
     generator.to(device)
     task = DistillTask(base, generator, recipe)
+
+    def initialise() -> None:
+        if not recipe.start_from:
+            generator.initialise(task.read(task.batch(0))[1])
 
     def export(folder: Path) -> None:
         generator.save_pretrained(folder)
@@ -236,5 +243,6 @@ def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool 
         resume=resume,
         recipe=recipe.model_dump(mode="json"),
         export=export,
+        initialise=initialise,
         quiet=quiet,
     )

@@ -79,13 +79,14 @@ def fit(
     resume: bool = False,
     recipe: dict[str, Any] | None = None,
     export: Callable[[Path], None] | None = None,
+    initialise: Callable[[], None] | None = None,
     cpu: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation; nothing where no step was left.
 
     output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
-    what it writes becomes `output/model`. Raises ConfigError if the folder holds another run (one of another recipe, if
+    what it writes becomes `output/model`. initialise: called before the first step of a run that begins. Raises ConfigError if the folder holds another run (one of another recipe, if
     `resume` is true) and for a precision that the device lacks, CheckpointError if the loss stops being finite or the
     checkpoint to go on from is damaged.
     """
@@ -96,6 +97,8 @@ def fit(
     set_seed(settings.seed)
     folder = RunFolder(output)
     start = folder.begin(resume, recipe or {})
+    if not start and initialise:
+        initialise()
     optimizer = build_optimizer(
         task.module,
         settings.optimizer,

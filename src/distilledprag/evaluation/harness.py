@@ -28,7 +28,7 @@ from distilledprag.documents import load_passages
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, require_architecture
 from distilledprag.generators import load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
+from distilledprag.generators.interface import mask_embedded_as
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval import BM25Retriever

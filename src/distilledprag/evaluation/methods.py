@@ -20,7 +20,7 @@ from distilledprag.baselines.store import PragAdapters
 from distilledprag.baselines.training import styled_prompt
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.mask_kind import mask_row_of
+from distilledprag.generators.interface import mask_row_of
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.prompts import PromptBuilder
 

@@ -35,7 +35,7 @@ from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.records import Record, Records
 from distilledprag.evaluation.summary import recall_of, summarise
 from distilledprag.generators import generator_identity, load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
+from distilledprag.generators.interface import mask_embedded_as
 from distilledprag.prompts import PromptBuilder
 
 Report = Callable[[int, int], None]

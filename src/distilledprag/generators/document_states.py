@@ -1,8 +1,10 @@
-"""A frozen text encoder from Hugging Face: passages in, states of their tokens out.
+"""Document states: what a learned generator reads of the passages, from a frozen encoder.
 
-B = prompts, S = tokens (padded), E = encoder dimension.
-Any text model does: an encoder (BERT), the encoder of an encoder-decoder (LongT5), a decoder (GPT-2). It is no submodule of
-a generator, so that no optimizer trains it and no checkpoint holds it. This module knows nothing about base LLMs and LoRA.
+    B = prompts   S = document tokens (padded)   N = state layers   D = state dimension
+
+Two encoders, both frozen. `base_document_states` takes the hidden states of the base LLM over the prompt's context: they are the
+states that the teacher's forward pass computes anyway. `TextEncoder` is any text model from Hugging Face: an encoder (BERT), the
+encoder of an encoder-decoder (the paper's LongT5), a decoder (GPT-2).
 """
 
 from __future__ import annotations
@@ -11,14 +13,18 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from distilledprag.base.architecture import backbone
+from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import CheckpointError, InputError
-from distilledprag.generators.interface import DocumentStates
 from distilledprag.lora.identity import mask_row_hash
+from distilledprag.prompts import PromptBuilder
 
 # What decides the meaning of an encoder's states; other fields of a configuration change when a model is saved again.
 _CONFIG_FIELDS = (
@@ -37,8 +43,54 @@ _CONFIG_FIELDS = (
 )
 
 
+@dataclass
+class DocumentStates:
+    """`states`: (N, B, S, D) frozen encoder states of the passages' tokens; `mask`: (B, S) bool, False on padding."""
+
+    states: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> DocumentStates:
+        return DocumentStates(self.states.to(device), self.mask.to(device))
+
+    def require_text(self) -> None:
+        """Raises InputError when one of the prompts has no document token."""
+        if not bool(self.mask.any(dim=1).all()):
+            raise InputError("a prompt has no document to make an adapter from; pass at least one passage with text")
+
+
+@torch.no_grad()
+def base_document_states(base: BaseLLM, prompts: PromptBuilder, passages: Sequence[Sequence[str]]) -> DocumentStates:
+    """Hidden states (layers + 1, B, S, D) of the base over each prompt's context; the mask is True on document tokens only.
+
+    The states of a token depend on what stands before it only, so they are those of the teacher's forward pass.
+    Raises InputError for a prompt whose passages have no token at all, or more than the base reads.
+    """
+    contexts = [prompts.context(texts) for texts in passages]
+    for number, context in enumerate(contexts, start=1):
+        if not any(context.is_document):
+            raise InputError(f"prompt {number} of {len(contexts)} has no document text to encode; pass at least one passage")
+    longest = max(len(context) for context in contexts)
+    if longest > base.context_length:
+        raise InputError(
+            f"the passages make a prompt of {longest} tokens, {longest - base.context_length} more than the "
+            f"{base.context_length} the model reads; use fewer or shorter passages"
+        )
+    ids = torch.zeros(len(contexts), longest, dtype=torch.long)
+    mask = torch.zeros(len(contexts), longest, dtype=torch.bool)
+    for row, context in enumerate(contexts):
+        ids[row, : len(context)] = torch.tensor(context.open_ids)
+        mask[row, : len(context)] = torch.tensor(context.is_document)
+    # Right padding needs no attention mask: a causal model's states never depend on what comes after them.
+    outputs = backbone(base.model)(input_ids=ids.to(base.device), use_cache=False, output_hidden_states=True)
+    return DocumentStates(torch.stack(outputs.hidden_states), mask.to(base.device))
+
+
 class TextEncoder:
-    """`width`: E. `limit`: most tokens of a text that are read. See `load`."""
+    """A frozen text model. `width`: D. `limit`: most tokens of a text that are read. See `load`.
+
+    It is no submodule of a generator, so that no optimizer trains it and no checkpoint holds it.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, longest: int) -> None:
         """longest: wanted limit; a model with a table of positions may allow fewer."""
@@ -93,7 +145,7 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], device: torch.device | str) -> DocumentStates:
-        """States (1, B, S, E) of the last layer and their mask; always in the model's own precision, also in training.
+        """States (1, B, S, D) of the last layer and their mask; always in the model's own precision, also in training.
 
         Raises InputError for a text of spaces only; warns when a text is longer than `limit` tokens.
         """
