@@ -5,6 +5,7 @@ RUN useradd --create-home dprag && install -d -o dprag -m 700 /vault
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
+COPY examples examples
 RUN pip install --no-cache-dir -c constraints.txt torch && pip install --no-cache-dir -c constraints.txt '.[gateway]'
 USER dprag
 VOLUME /vault

@@ -20,7 +20,8 @@ from distilledprag.evaluation.metrics import best_token_scores, exact_match, squ
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval import BM25Retriever
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+_PACKAGED = Path(__file__).parents[1] / "examples"  # the wheel brings the sample documents; a checkout has them beside src
+EXAMPLES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "examples"
 WANTED_RAG = 9
 
 

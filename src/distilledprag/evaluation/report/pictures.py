@@ -1,4 +1,4 @@
-"""The report's pictures (matplotlib, extra `plot`). Knows summaries only."""
+"""The report's pictures (matplotlib, extra `evaluate`). Knows summaries only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _figure(width: float) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError("the report's pictures need matplotlib; install distilledprag[plot]") from error
+        raise ConfigError("the report's pictures need matplotlib; install distilledprag[evaluate]") from error
     figure = Figure(figsize=(width, 4), layout="constrained")
     return figure, figure.subplots()
 
