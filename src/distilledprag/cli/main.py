@@ -248,30 +248,31 @@ def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
-    name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
+    served_model_name: Annotated[str, typer.Option(help="The model's public name. Default: the base's own.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
     tls_certificate: Annotated[Optional[Path], typer.Option(help="PEM file; serves HTTPS.")] = None,  # noqa: UP045
     tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
-    rows: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 32,
-    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    waiting_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
-    memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
-    memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    max_queue_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
+    adapter_memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
-    lifetime: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
-    request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one answer, waiting included.")] = 120.0,
-    maximum_rank: Annotated[int, typer.Option(min=1, help="Highest rank of an adapter.")] = 256,
+    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
+    request_timeout: Annotated[float, typer.Option(min=0.1, help="Longest seconds for an answer, waiting included.")] = 120.0,
+    max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
     from distilledprag.cli import engine as command
 
     options = command.EngineOptions(
-        host=host, port=port, model=model, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
-        tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
-        waiting_per_key=waiting_per_key, memory_per_key=memory_per_key, adapters_per_key=adapters_per_key, lifetime=lifetime,
-        request_seconds=request_seconds, maximum_rank=maximum_rank, dtype=dtype,
+        host=host, port=port, model=model, served_model_name=served_model_name, api_key_file=api_key_file,
+        metrics_key_file=metrics_key_file, tls_certificate=tls_certificate, tls_key=tls_key, max_num_seqs=max_num_seqs,
+        max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
+        adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
+        request_timeout=request_timeout, max_lora_rank=max_lora_rank, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 
@@ -281,14 +282,15 @@ def serve(
     store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
     engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
-    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
+    rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     base: Base = None,
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
 
-    command.run(store, port, engine_port, base, allow_rag, browser)
+    command.run(store, port, engine_port, base, rows, allow_plaintext, browser)
 
 
 @app.command()
@@ -299,7 +301,8 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
-    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
+    rows: Rows = None,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
@@ -311,7 +314,7 @@ def gateway(
 
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
-        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
+        allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
         accept_any_model=accept_any_model, base=base,
     )  # fmt: skip
     command.run(options)
