@@ -30,9 +30,8 @@ from distilledprag.evaluation.recipe import (
     FileRetriever,
     PragPart,
 )
-from distilledprag.retrieval.bm25 import BM25Retriever, Retriever
+from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever, Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
-from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Corpora of one passage per line: DPR's `psgs_w100.tsv` (Karpukhin et al. 2020) and JSONL. Read as a stream or by byte offset.
+"""Corpora of one passage per line: DPR's `psgs_w100.tsv` (Karpukhin et al. 2020) and JSONL.
 
-Knows nothing about retrieval.
+They are read as a stream, or one passage at its byte offset, so that a corpus of any size needs no memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class CorpusLine:
 
 
 class Corpus:
-    """A corpus file. Raises InputError for a missing, packed or empty file and for one of another type."""
+    """A corpus file. Raises InputError for a missing, compressed or empty file and for one of another type."""
 
     def __init__(self, file: str | Path) -> None:
         self.file = Path(file).absolute()
@@ -39,7 +39,7 @@ class Corpus:
             raise InputError(f"{file} {'is a folder' if self.file.is_dir() else 'does not exist'}; name a .tsv or .jsonl file")
         kind = self.file.suffix.lower()
         if kind == ".gz":
-            raise InputError(f"{file} is packed; unpack it with gunzip, since passages are read from their place in the file")
+            raise InputError(f"{file} is compressed; unpack it with gunzip, since passages are read from their place in the file")
         if kind not in (".tsv", ".jsonl"):
             raise InputError(
                 f"{file} is no corpus; give {' '.join(TSV_HEADER)} in columns (.tsv) or one object per line (.jsonl)"
@@ -52,7 +52,7 @@ class Corpus:
             self._check_header()
 
     def fingerprint(self) -> str:
-        """A checksum of the file's size and of 1 MiB spread over it: tells another file, in no time even for 13 GB."""
+        """A checksum of the file's size and of 1 MiB spread over it: recognises another file, at once even for 13 GB."""
         digest = hashlib.blake2b(str(self.size).encode(), digest_size=16)
         with self.file.open("rb") as file:
             for sample in range(_SAMPLES):
@@ -61,9 +61,9 @@ class Corpus:
         return digest.hexdigest()
 
     def lines(self, offset: int = 0, number: int = 1) -> Iterator[CorpusLine]:
-        """The passages from the line that begins at byte `offset` and is line `number`; blank lines are passed over.
+        """The passages from the line that begins at byte `offset` and is line `number`; blank lines are skipped.
 
-        Raises InputError naming the line that is no passage.
+        Raises InputError naming the line that is not a passage.
         """
         with self.file.open("rb") as file:
             file.seek(offset)
