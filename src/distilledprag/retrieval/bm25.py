@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilledprag.documents.passages import Passage
-from distilledprag.errors import EndpointError, InputError
+from distilledprag.errors import ConfigError, EndpointError, InputError
 from distilledprag.text import words_of
 
 USUAL_TOP_K = 3
@@ -32,6 +32,15 @@ def check_request(question: str, k: int, passages: int | None = None) -> None:
         raise InputError(f"top-k is {k}; it must be at least 1")
     if passages is not None and k > passages:
         raise InputError(f"top-k is {k} but there are only {passages} passages; use at most {passages}")
+
+
+def load_bm25s() -> Any:
+    """The library `bm25s`, imported when it is needed. Raises ConfigError when it is not installed."""
+    try:
+        import bm25s
+    except ImportError as error:
+        raise ConfigError("searching passages needs bm25s: pip install 'distilledprag[retrieval]'") from error
+    return bm25s
 
 
 def best_places(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
@@ -63,10 +72,9 @@ class BM25Retriever:
     """
 
     def __init__(self, passages: Sequence[Passage]) -> None:
-        import bm25s
-
         if not passages:
             raise InputError("there are no passages to search; give at least one document")
+        bm25s = load_bm25s()
         self.passages = list(passages)
         vocabulary: dict[str, int] = {}
         ids = []

@@ -38,7 +38,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import InputError
 from distilledprag.files import replace_folder, write_atomically
-from distilledprag.retrieval.bm25 import K1, B, best_places, check_request
+from distilledprag.retrieval.bm25 import K1, B, best_places, check_request, load_bm25s
 from distilledprag.retrieval.corpus import Corpus, CorpusLine
 from distilledprag.text import words_of
 
@@ -92,8 +92,7 @@ class CorpusIndex:
 
         Raises InputError when there is no finished index, or when the corpus file is missing or another one.
         """
-        import bm25s
-
+        bm25s = load_bm25s()
         self.folder = Path(folder)
         if not (self.folder / MANIFEST).is_file():
             raise InputError(f"{folder} holds no finished index; build it (that goes on where it was stopped)")
@@ -316,8 +315,7 @@ def sum_frequencies(folder: Path, shards: int, progress: Progress) -> None:
 
 def _score(folder: Path, shards: list[Shard], progress: Progress) -> None:
     """The bm25s index of each shard, whose postings are deleted once it is written."""
-    import bm25s
-
+    bm25s = load_bm25s()
     total = sum(shard.passages for shard in shards)
     mean_length = sum(shard.words for shard in shards) / total
     for number in progress.track(range(len(shards)), description="scoring"):
