@@ -8,14 +8,14 @@ from pairs import write_pairs
 from tiny import PAPER, random_generator
 
 from distilledprag.distillation.distill import DistillRecipe, DistillTask
-from distilledprag.evaluation.methods import METHODS, Item, Setting, mask_row
+from distilledprag.evaluation.methods import METHODS, Question, Setting, mask_row
 from distilledprag.generators import build_generator, load_generator
 from distilledprag.generators.interface import mask_embedded_as
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 
-ITEM = Item("Where does Anna Tovberg live?", "Oakport", ("Anna Tovberg lives in Oakport.", "Bram lives in Dunburg."), ("x.",))
+ITEM = Question("Where does Anna Tovberg live?", passages=("Anna Tovberg lives in Oakport.", "Bram lives in Dunburg."))
 
 
 def task(base, folder, settings):
@@ -73,9 +73,9 @@ def test_without_a_mask_the_student_computes_what_the_prompt_without_document_to
 
 def test_evaluation_uses_the_mask_that_the_generator_was_trained_with(tiny_base):
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
-    none = Setting(tiny_base, prompts, {"distilled_paper": random_generator(tiny_base, {**PAPER, "mask": "none"})})
-    assert tiny_base.mask_token_id not in METHODS["distilled_paper"](none, [ITEM])[0][0]
-    own = Setting(tiny_base, prompts, {"distilled_paper": random_generator(tiny_base, {**PAPER, "mask": "trainable"})})
-    assert mask_row(own, "distilled_paper") is own.generators["distilled_paper"].mask_row
+    none = Setting(tiny_base, prompts, {"paper": random_generator(tiny_base, {**PAPER, "mask": "none"})})
+    assert tiny_base.mask_token_id not in METHODS["paper"](none, [ITEM]).prompts[0]
+    own = Setting(tiny_base, prompts, {"paper": random_generator(tiny_base, {**PAPER, "mask": "trainable"})})
+    assert mask_row(own, "paper") is own.generators["paper"].mask_row
     assert mask_row(own, "rag") is None
-    assert mask_row(own, "shuffled_paper") is mask_row(own, "distilled_paper")
+    assert mask_row(own, "shuffled_paper") is mask_row(own, "paper")

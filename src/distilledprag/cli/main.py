@@ -30,6 +30,10 @@ Rows = Annotated[
     typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
 ]
 Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="A recipe's key=value, such as training.minutes=5; may be given several times."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -141,7 +145,7 @@ def install_mask(
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
 ) -> None:
     """Train a reader for state adapters, or distil a parameter generator."""
     from distilledprag.cli import train as command
@@ -199,24 +203,34 @@ def synthesize(
 @app.command()
 def evaluate(
     recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --data.")] = None,  # noqa: UP045
-    data: Annotated[Optional[list[Path]], typer.Option(help="JSON lines (.gz) of documents, question, answers.")] = None,  # noqa: UP045
-    n: Annotated[Optional[int], typer.Option(min=1, help="Questions of each file; default: all.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(help="Seed of the draw of questions.")] = 0,
-    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all.")] = None,  # noqa: UP045
-    json_file: Annotated[Path, typer.Option("--json", help="The table; answers are kept beside it.")] = Path("evaluation.json"),
-    rows: Annotated[float, typer.Option(help="Rows of the method state_chosen: a share or a number.")] = 0.4,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+    data: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="JSON lines of documents, question, answers, type (may be gzipped); may be given several times."),
+    ] = None,
+    n: Annotated[Optional[int], typer.Option(min=1, help="With --data: questions drawn from each file. Default: all.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="With --data: seed of the draw.")] = 0,
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --data: comma-separated. Default: closed_book, rag, the state methods and shuffled."),
+    ] = None,
+    json_file: Annotated[
+        Path, typer.Option("--json", help="With --data: where the table goes; answers are kept beside it.")
+    ] = Path("evaluation.json"),
+    rows: Annotated[
+        float, typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 or a number of rows.")
+    ] = 0.4,
+    overrides: Overrides = None,
     base: Base = None,
 ) -> None:
-    """Measure answers with and without documents, and the controls. Run again to go on after any stop."""
+    """Measure how well each method answers, with a shuffled control. Run the same command again to go on after any stop."""
     from distilledprag.cli import evaluate as command
 
     if recipe:
-        command.run_recipe(recipe, overrides)
-        return
-    if not data:
+        command.run(recipe, overrides)
+    elif data:
+        command.run_files(data, n, seed, methods, json_file, base, rows, overrides)
+    else:
         raise InputError("say what to evaluate: a recipe, or --data FILE")
-    command.run(data, n, seed, methods, json_file, base, rows)
 
 
 @app.command()
@@ -225,9 +239,9 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
 ) -> None:
     """Tables and pictures of evaluation runs, in markdown and HTML."""
-    from distilledprag.cli import report as command
+    from distilledprag.cli import evaluate as command
 
-    command.run(runs, out)
+    command.report(runs, out)
 
 
 @app.command()

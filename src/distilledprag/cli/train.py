@@ -27,6 +27,14 @@ def read_recipe(file: Path, kind: type[Recipe], overrides: list[str] | None = No
         raise ConfigError(f"{file} is not YAML in UTF-8: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} must hold keys and values, such as `output: runs/mine`")
+    return checked_recipe(values, kind, str(file), overrides)
+
+
+def checked_recipe(values: dict[str, Any], kind: type[Recipe], origin: str, overrides: list[str] | None = None) -> Recipe:
+    """A recipe made of `values`, checked. origin: where they are from, for the message. overrides: as in `read_recipe`.
+
+    Raises ConfigError naming every unknown or wrong key.
+    """
     for override in overrides or []:
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
@@ -42,7 +50,7 @@ def read_recipe(file: Path, kind: type[Recipe], overrides: list[str] | None = No
         return kind.model_validate(values)
     except ValidationError as error:
         problems = "\n".join(f"  {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{file} has {error.error_count()} problem(s):\n{problems}") from error
+        raise ConfigError(f"{origin}: {error.error_count()} problem(s):\n{problems}") from error
 
 
 def _report(what: str, output: Path, scores: dict[str, Any]) -> None:
