@@ -15,6 +15,8 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 # Rooms that cannot be imported without one of these extras. All other modules come with the core.
 ROOMS = {
+    "distilledprag.documents.readers.html": {"documents"},
+    "distilledprag.documents.readers.word": {"documents"},
     "distilledprag.http": {"engine", "gateway"},
     "distilledprag.engine": {"engine"},
     "distilledprag.gateway": {"gateway"},
@@ -64,6 +66,6 @@ def modules(extra: str | None) -> list[str]:
         parts = file.relative_to(ROOT / "src").with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         wanted = [extras for room, extras in ROOMS.items() if f"{name}.".startswith(f"{room}.")]
-        if name != "distilledprag.__main__" and all(extra and extras & granted(extra) for extras in wanted):
+        if name != "distilledprag.__main__" and all(extras & (granted(extra) if extra else set()) for extras in wanted):
             names.append(name)
     return names

@@ -91,15 +91,7 @@ def test_the_wheel_holds_the_package_and_no_comparison_weights(wheel):
     assert wheel.stat().st_size < 18e6
 
 
-readers_import_eagerly = pytest.mark.xfail(reason="documents/readers import the extra `documents` when they are imported")
-
-
-@pytest.mark.parametrize("extra", [
-    pytest.param(None, marks=readers_import_eagerly),
-    pytest.param("engine", marks=readers_import_eagerly),
-    "gateway",
-    pytest.param("all", marks=pytest.mark.slow),
-])  # fmt: skip
+@pytest.mark.parametrize("extra", ["engine", "gateway", *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "all"))])
 def test_declared_dependencies_are_enough_for_every_module_of_an_extra(extra, wheel, tmp_path):
     linked(tmp_path, wheel, extra).check(extra)
 
