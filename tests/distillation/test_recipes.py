@@ -1,4 +1,4 @@
-"""Every recipe of a generator parses, and builds at a tiny random size."""
+"""Every recipe of a generator builds at a tiny random size."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from distilledprag.cli.train import read_recipe, task_of
-from distilledprag.distillation.distill import DistillRecipe
+from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.generators import build_generator
+from distilledprag.recipes import read_recipe, recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-FILES = [file for file in sorted(RECIPES.glob("*.yaml")) if task_of(file) == "distill"]
+FILES = [file for file in sorted(RECIPES.glob("*.yaml")) if recipe_values(file)["task"] == "distill"]
 SMALL = {"encoder": "base", "heads": 4, "projector_hidden": 16, "feed_forward": 16}
 
 

@@ -1,25 +1,30 @@
 """A training run on disk: its log, its newest checkpoint, its model, and the recipe that it follows.
 
-Knows nothing about what is trained and how.
+Both training loops write it (`loop.fit` and `reader_training.ReaderTraining`), so a run of either kind survives a kill in the
+same way: the log never holds steps that the checkpoint does not, and a run is only resumed with the recipe it began with.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distilledprag.errors import CheckpointError, ConfigError
-from distilledprag.files import restore_folder, write_atomically
+from distilledprag.files import replace_folder, restore_folder, write_atomically
 
 # What a resumed run may do differently; everything else would join two different runs in one curve.
 MAY_CHANGE = frozenset(
     {
         "output",
         "training.steps",
+        "training.minutes",
         "training.evaluate_every",
         "training.checkpoint_every",
+        "training.checkpoint_minutes",
         "training.log_every",
         "training.tensorboard",
     }
@@ -78,12 +83,18 @@ class RunFolder:
         return step
 
     def append(self, record: dict[str, Any]) -> None:
-        with self.log.open("a") as file:
+        """Add a line to the log; when this returns it is on the disk."""
+        with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
-    def write_progress(self, state: Path, step: int) -> None:
-        """Say in a checkpoint's folder `state` which step it is of."""
-        (state / "progress.json").write_text(json.dumps({"step": step}))
+    @contextlib.contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """An empty folder to write a checkpoint into; when the block ends well it becomes `state/`, the checkpoint of `step`."""
+        with replace_folder(self.state) as temporary:
+            yield temporary
+            (temporary / "progress.json").write_text(json.dumps({"step": step}))
 
     def _progress(self) -> int:
         """The step of the newest checkpoint; 0 without one."""
