@@ -12,6 +12,7 @@ from distilledprag.baselines.prag_adapters import PragRecipe
 from distilledprag.distillation.recipes import DistillRecipe, ReaderRecipe
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.recipe import EvaluationRecipe
+from distilledprag.generators import build_generator
 from distilledprag.recipes import read_recipe, recipe_values
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -94,3 +95,16 @@ def test_paper_recipe_is_the_papers_training():
     assert (recipe.data.batch_size, recipe.data.questions_per_context) == (4, 1)
     assert training.steps == -(-289_079 // 4)  # one epoch
     assert (losses.cosine_weight, losses.kl_weight, losses.temperature, losses.cosine_positions) == (0.5, 0.1, 2.0, "all")
+
+
+GENERATORS = [file for file in sorted(RECIPES.glob("*.yaml")) if recipe_values(file)["task"] == "distill"]
+SMALL = {"encoder": "base", "heads": 4, "projector_hidden": 16, "feed_forward": 16}
+
+
+@pytest.mark.parametrize("file", GENERATORS, ids=lambda file: file.stem)
+def test_a_generator_recipe_adapts_every_layer_of_its_base(file, tiny_base):
+    recipe = read_recipe(file, DistillRecipe)
+    generator = build_generator({**recipe.generator, **SMALL}, tiny_base)
+    adapters = generator(generator.encode(tiny_base, [["Anna Tovberg lives in Oakport."]]))
+    assert adapters.scaling == recipe.generator["alpha"] / recipe.generator["rank"]
+    assert {int(key.split(".")[1]) for key in adapters.modules} == {0, 1, 2}

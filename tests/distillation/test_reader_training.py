@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from tiny import tiny_model, tiny_tokenizer
 
 from distilledprag.base.prepare import add_mask_tokens, prepare_base
 from distilledprag.base.reader import load_tensors
+from distilledprag.distillation import reader_training
 from distilledprag.distillation.contexts import NOT_FOUND, Context, ContextMixer, load_contexts
 from distilledprag.distillation.reader_batches import ContextBatches, ContextTokenizer, pack_contexts
 from distilledprag.distillation.reader_training import ReaderSettings, train_reader
@@ -119,7 +122,7 @@ def test_a_question_sees_its_context_and_itself_only(prompts):
 
 def test_a_context_that_fits_in_no_batch_is_passed_over(prompts):
     builder, _ = prompts
-    long = Context(("Anna lives in Oakport. " * 8,) * 4, (("Where?", "Oakport"),), "x")
+    long = Context(("Anna lives in Oakport. " * 100,), (("Where?", "Oakport"),), "x")
     short = Context(("Anna lives in Oakport.",), (("Where?", "Oakport"),), "x")
     tokenize = ContextTokenizer(builder, longest=4000, most_masks=2000, left_out=0.0)
     items = [tokenize(context, random.Random(0)) for context in (long, short)]
@@ -181,13 +184,14 @@ def test_a_whole_run_saves_what_prepare_base_merges(data, base, tmp_path):
     assert answer.sent.masks > 0
 
 
-def test_a_run_bounded_by_time_goes_on_for_the_time_that_is_left(data, base, tmp_path):
-    settings = replace(TINY_RUN, steps=None, minutes=1 / 60, states_from=0.0, plain_from=0.01, checkpoint_minutes=3.0)
+def test_a_run_bounded_by_time_goes_on_for_the_time_that_is_left(data, base, tmp_path, monkeypatch):
+    ticks = itertools.count()
+    monkeypatch.setattr(reader_training, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))  # a second a step
+    settings = replace(TINY_RUN, steps=None, minutes=5 / 60, checkpoint_minutes=3.0)
     training = train_reader(base, [data], tmp_path / "run", settings)
-    assert training.elapsed >= 1 and training.a is not None
-    longer = replace(settings, minutes=(training.elapsed + 0.5) / 60)
-    again = train_reader(base, [data], tmp_path / "run", longer, resume=True)
-    assert again.step > training.step and again.elapsed >= training.elapsed + 0.5
+    assert (training.step, training.elapsed) == (5, 5) and training.a is not None
+    again = train_reader(base, [data], tmp_path / "run", replace(settings, minutes=7 / 60), resume=True)
+    assert (again.step, again.elapsed) == (7, 7)
 
 
 def test_a_run_is_not_mixed_with_another(data, base, tmp_path):
@@ -218,10 +222,10 @@ from distilledprag.distillation.reader_training import ReaderSettings, ReaderTra
 base, data, run, settings, killed_at = json.loads(sys.argv[1])
 save = ReaderTraining.save
 
-def killed(training):
+def killed(training, run):
     if training.step == killed_at:
         os.kill(os.getpid(), signal.SIGKILL)
-    save(training)
+    save(training, run)
 
 ReaderTraining.save = killed
 train_reader(base, [Path(data)], Path(run), ReaderSettings(**settings))

@@ -11,7 +11,7 @@ pass, each as if it were alone (AdamW works entry by entry). `prag_adapters.py` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from distilledprag.base.llm import BaseLLM
 from distilledprag.distillation.packing import IGNORED
-from distilledprag.distillation.pair_data import Pair, read_pairs
+from distilledprag.distillation.pair_data import read_pairs
 from distilledprag.errors import InputError
 from distilledprag.generators.interface import MLP_MODULES, Module
 from distilledprag.lora.batch import LoraBatch
@@ -48,15 +48,10 @@ class AugmentedDocument:
 def documents_of_pairs(files: Sequence[Path]) -> dict[str, AugmentedDocument]:
     """The documents of `dprag synthesize` files by their text, each with its single-document questions.
 
-    Raises InputError as `read_pairs` does.
+    PRAG makes an adapter of one document, so cross-document pairs are left out. Raises InputError as `read_pairs` does.
     """
-    return single_document_pairs(pair for file in files for pair in read_pairs(file))
-
-
-def single_document_pairs(pairs: Iterable[Pair]) -> dict[str, AugmentedDocument]:
-    """Single-document pairs by document; PRAG makes an adapter of one document, so cross-document pairs are left out."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for pair in pairs:
+    for pair in (pair for file in files for pair in read_pairs(file)):
         if len(pair.documents) == 1:
             found.setdefault(pair.documents[0], []).append((pair.question, pair.answer))
     return {text: AugmentedDocument(text, "", tuple(questions)) for text, questions in found.items()}

@@ -98,10 +98,21 @@ def fit(
     AcceleratorState._reset_state()  # else a second run in one process could have no other precision than the first
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
     set_seed(settings.seed)
-    folder = RunFolder(output)
-    start = folder.begin(resume, recipe or {})
-    if not start and initialise:
-        initialise()
+    with RunFolder(output, recipe or {}, resume) as folder:
+        if not folder.step and initialise:
+            initialise()
+        return _train(task, settings, folder, accelerator, export, quiet)
+
+
+def _train(
+    task: Task,
+    settings: LoopSettings,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    export: Callable[[Path], None] | None,
+    quiet: bool,
+) -> dict[str, float]:
+    start = folder.step
     optimizer = build_optimizer(
         task.module,
         settings.optimizer,
@@ -121,7 +132,7 @@ def fit(
     accelerator.register_for_checkpointing(schedule)
     if start:
         _load(accelerator, folder.state)
-    writer = _tensorboard(output) if settings.tensorboard else None
+    writer = _tensorboard(folder.path) if settings.tensorboard else None
 
     def export_model() -> None:
         if export:

@@ -137,7 +137,6 @@ class ReaderTraining:
         self.elapsed = 0.0
         lora = [parameter for module in self.lora.values() for parameter in (module.a, module.b)]
         self.optimizer = torch.optim.AdamW(lora, lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
-        self.run_folder = RunFolder(folder)
 
     @property
     def share(self) -> float:
@@ -150,8 +149,12 @@ class ReaderTraining:
 
         Raises ConfigError when the folder holds a run and `resume` is false, or one with other settings or data.
         """
-        if self.run_folder.begin(resume, self._identity()):
-            self._resume()
+        with RunFolder(self.folder, self._identity(), resume) as folder:
+            if folder.step:
+                self._resume(folder)
+            self._train(folder)
+
+    def _train(self, folder: RunFolder) -> None:
         batches = self.batches.draw()
         last, saved = time.perf_counter(), self.elapsed
         while self.share < 1:
@@ -163,18 +166,20 @@ class ReaderTraining:
             now = time.perf_counter()
             self.elapsed, seconds, last = self.elapsed + now - last, now - last, now
             if self.step % 10 == 0 or self.step == 1:
-                self._log(losses, seconds, batch.contexts)
+                record = self._record(losses, seconds, batch.contexts)
+                folder.append(record)
+                print(json.dumps(record), flush=True)
             if self.elapsed - saved > self.settings.checkpoint_minutes * 60:
                 saved = self.elapsed
-                self.save()
-        self.save()
+                self.save(folder)
+        self.save(folder)
 
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the run that began."""
         mask_row = mask_row_hash(self.model.get_input_embeddings().weight[self.tokens.mask_id])
         return {"base": mask_row, "data": data_hash(self.data), "training": asdict(self.settings)}
 
-    def _log(self, losses: dict[str, Tensor], seconds: float, contexts: int) -> None:
+    def _record(self, losses: dict[str, Tensor], seconds: float, contexts: int) -> dict[str, float]:
         """Each path's terms, and their sums over the paths. (This stage has no cosine term.)"""
         parts = {name: float(value) for name, value in losses.items()}
         generation = sum(value for name, value in parts.items() if name.startswith("loss_"))
@@ -184,8 +189,7 @@ class ReaderTraining:
         record: dict[str, float] = {"step": self.step, "minutes": round(self.elapsed / 60, 3), "contexts": self.contexts_seen}
         record |= {name: round(value, 4) for name, value in (sums | parts).items()}
         record |= {"step_seconds": round(seconds, 3), "examples_per_second": round(contexts / seconds, 2)}
-        self.run_folder.append(record)
-        print(json.dumps(record), flush=True)
+        return record
 
     def _train_step(self, batch: ContextBatch, share: float) -> dict[str, Tensor]:
         settings = self.settings
@@ -301,7 +305,7 @@ class ReaderTraining:
     def _numbered_embeddings(self) -> Tensor:
         return self.model.get_input_embeddings().weight[self.tokens.numbered].clone()
 
-    def save(self) -> None:
+    def save(self, run: RunFolder) -> None:
         """What `prepare-base` merges, each file whole or not at all, and then the checkpoint."""
         save_tensors(self.folder / READER, factors(self.lora))
         if self.a is not None:
@@ -328,12 +332,12 @@ class ReaderTraining:
         }
         if self.a is not None:
             state |= {"a": self.a.detach(), "embeddings": self._numbered_embeddings()}
-        with self.run_folder.checkpoint(self.step) as folder:
+        with run.checkpoint(self.step) as folder:
             torch.save(state, folder / STATE)
 
-    def _resume(self) -> None:
-        """Go on from the folder's checkpoint. Raises CheckpointError when it cannot be loaded."""
-        path = self.run_folder.state / STATE
+    def _resume(self, run: RunFolder) -> None:
+        """Go on from the run's checkpoint. Raises CheckpointError when it cannot be loaded."""
+        path = run.state / STATE
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             load_factors(self.lora, state["lora"])
