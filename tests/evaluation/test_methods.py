@@ -46,7 +46,7 @@ def setting(tiny_base):
         "paper": random_generator(tiny_base, PAPER),
         "dyprag": random_generator(tiny_base, {"architecture": "dyprag", "alpha": 4}),
     }
-    prag = PragAdapters(tiny_base, prompts, PragSettings(lr=1e-2), "hash")
+    prag = PragAdapters(tiny_base, prompts, PragSettings(learning_rate=1e-2), "hash")
     a = torch.randn(128, tiny_base.model.config.intermediate_size, generator=torch.Generator().manual_seed(0))
     first_words = range(20, 148)  # any tokens can stand for numbered masks here
     return Setting(tiny_base, prompts, generators, prag, StateGenerator(tiny_base, prompts, 1, PlainPath(1, first_words, a)))

@@ -14,13 +14,13 @@ import pytest
 import yaml
 from tiny import PAPER, random_generator
 
-from distilledprag.cli.train import read_recipe
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import token_f1
 from distilledprag.evaluation.questions import load_questions, with_others
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation, batches, evaluate
 from distilledprag.journal import read_journal
+from distilledprag.recipes import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "evaluation"
 PEOPLE = [("Anna Tovberg", "Oakport"), ("Bram Keller", "Dunburg"), ("Carla Rossi", "Millport"), ("Dov Peretz", "Ashford")]

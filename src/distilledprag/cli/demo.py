@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from distilledprag.cli.ask import load_with_progress, shortened
-from distilledprag.distillation.examples import passage_text
+from distilledprag.distillation.contexts import passage_text
 from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.evaluation.metrics import best_token_scores, exact_match, squad_scores
 from distilledprag.pipeline import DistilledPRAG

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def run(options: EngineOptions) -> None:
         from distilledprag.base.default import default_base
         from distilledprag.base.llm import load_base
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = chosen_device()
         # The default base is stored in half precision, which processors compute slowly.
         usual = torch.float32 if options.model is None and device == "cpu" else None
         dtype = usual if options.dtype == "auto" else dtypes[options.dtype]

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from distilledprag.cli.train import checked_recipe, read_recipe
 from distilledprag.errors import InputError
 from distilledprag.evaluation.recipe import EvaluationRecipe, rows_recipe
 from distilledprag.evaluation.report import write_report
 from distilledprag.evaluation.runner import Evaluation, evaluate, file_hash, machine
 from distilledprag.evaluation.summary import table_rows
 from distilledprag.files import write_atomically
+from distilledprag.recipes import checked_recipe, read_recipe
 
 
 def run(file: Path, overrides: list[str] | None = None) -> None:

@@ -43,9 +43,9 @@ def describe(folder: Path) -> tuple[str, dict[str, object]]:
         shape = {key: values.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
         return "base model", {**shape, "mask token": base.mask_token_id, **base.identity.to_dict(), "bytes": size}
     if (folder / "log.jsonl").exists():
-        from distilledprag.distillation.run_folder import read_log
+        from distilledprag.journal import read_journal
 
-        records = read_log(folder / "log.jsonl")
+        records = list(read_journal(folder / "log.jsonl"))
         return "training run", {"steps logged": len(records), **(records[-1] if records else {}), "bytes": size}
     raise CheckpointError(f"{folder} holds no adapter, generator, base model or run; check the path")
 

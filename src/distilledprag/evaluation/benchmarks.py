@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilledprag.distillation.examples import passage_text, read_rows
+from distilledprag.distillation.contexts import passage_text, read_rows
 from distilledprag.documents.passages import Passage, clean
 from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError

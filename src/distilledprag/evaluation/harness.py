@@ -26,6 +26,7 @@ from distilledprag.base.default import default_base
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts, written_states
+from distilledprag.device import chosen_device
 from distilledprag.documents import load_passages
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, Prepared, Question, Setting, mask_row, require_architecture
@@ -62,8 +63,8 @@ class DistilledPRAGHarness(LM):
             served = ", ".join(name for name, known in METHODS.items() if not known.shuffled)
             raise ConfigError(f"method={method!r} is not one of {served}")
         self.method, self.documents_field, self.top_k, self.longest = method, documents_field, int(top_k), int(max_gen_toks)
-        cuda = torch.cuda.is_available()  # the harness asks for it unless told otherwise
-        chosen = device if device and (cuda or not device.startswith("cuda")) else "cuda" if cuda else "cpu"
+        automatic = chosen_device()  # the harness asks for a GPU unless told otherwise
+        chosen = device if device and (automatic == "cuda" or not device.startswith("cuda")) else automatic
         folder = base or default_base()
         loaded = load_base(folder, device=chosen)
         if loaded.device.type == "cpu":

@@ -20,10 +20,9 @@ from functools import partial
 import torch
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.baselines.augmented import AugmentedDocument
-from distilledprag.baselines.recipes import PromptStyle
-from distilledprag.baselines.store import PragAdapters
-from distilledprag.baselines.training import styled_prompt
+from distilledprag.baselines import AugmentedDocument
+from distilledprag.baselines.prag import PromptVariant, prompt_ids
+from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
 from distilledprag.generators.choosing import chosen_sentences
@@ -85,7 +84,7 @@ class Setting:
     generators: dict[str, ParameterGenerator] = field(default_factory=dict)
     prag: PragAdapters | None = None
     states: StateGenerator | None = None
-    prompt_variant: dict[str, PromptStyle] = field(default_factory=dict)
+    prompt_variant: dict[str, PromptVariant] = field(default_factory=dict)
     chosen_rows: float = CHOSEN_ROWS
 
 
@@ -178,11 +177,11 @@ def _trained(
     *,
     name: str,
     method: str,
-    variant: PromptStyle = "masked",
+    variant: PromptVariant = "masked",
     shuffled: bool = False,
 ) -> Prepared:
     chosen = setting.prompt_variant.get(method, setting.prompt_variant.get(name, variant) if shuffled else variant)
-    prompts = [styled_prompt(setting.prompts, one.text, one.passages, chosen) for one in questions]
+    prompts = [prompt_ids(setting.prompts, one.text, one.passages, chosen) for one in questions]
     if name in setting.generators and setting.generators[name].settings.mask == "none":
         prompts = [[token for token in prompt if token != setting.prompts.mask_token_id] for prompt in prompts]
     adapters = adapters_of(setting, name, questions, shuffled)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
+from distilledprag.baselines import AugmentedDocument, documents_of_pairs
 from distilledprag.distillation.pair_data import read_pairs
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.benchmark_files import BenchmarkQuestion, first_per_subtask

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from distilledprag.baselines.prag import PragSettings
-from distilledprag.baselines.recipes import PromptStyle
+from distilledprag.baselines.prag import PragSettings, PromptVariant
 from distilledprag.evaluation.methods import CHOSEN_ROWS, METHODS, STATE_METHODS
 
 ROWS_MAX_NEW_TOKENS, ROWS_BATCH_SIZE = 24, 16
@@ -100,7 +99,7 @@ class EvaluationRecipe(Part):
     chosen_rows: float = Field(CHOSEN_ROWS, gt=0)
     checkpoints: dict[str, str] = {}
     prag: PragPart = PragPart()
-    prompt_variant: dict[str, PromptStyle] = {}
+    prompt_variant: dict[str, PromptVariant] = {}
     max_new_tokens: int = Field(32, gt=0)
     first_line: bool = False
     metric: Literal["hotpotqa", "squad"] = "hotpotqa"
@@ -113,7 +112,7 @@ class EvaluationRecipe(Part):
 
     @field_validator("prompt_variant")
     @classmethod
-    def deviating(cls, variants: dict[str, PromptStyle]) -> dict[str, PromptStyle]:
+    def deviating(cls, variants: dict[str, PromptVariant]) -> dict[str, PromptVariant]:
         for name in _known(variants):
             if METHODS[name].needs in (None, "states"):
                 raise ValueError(f"{name} has one prompt only; take it out of prompt_variant")

@@ -28,6 +28,7 @@ from distilledprag.base.llm import BaseLLM, load_base, weights_hash
 from distilledprag.base.prepare import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
 from distilledprag.decoding import greedy_ids
+from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
     GENERATED,
@@ -68,7 +69,7 @@ class Evaluation:
         dtype = None if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
         base = load_base(
             folder if folder.exists() else recipe.base or folder,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device=chosen_device(),
             dtype=dtype,
         )
         prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - recipe.max_new_tokens)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distilledprag.device import chosen_device
 from distilledprag.errors import CheckpointError, EndpointError
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 
@@ -32,7 +33,7 @@ class LocalModel:
                 f"--model {path_or_id} cannot be loaded as a local model: {reason}; give a folder or hub id, or --base-url for "
                 f"a model behind an endpoint"
             ) from error
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval().to(chosen_device())
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.name = f"local:{path_or_id}"

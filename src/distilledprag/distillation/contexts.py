@@ -1,9 +1,9 @@
-"""Training contexts: passages, and the questions that they answer, with the changes that make a reader robust.
+"""Training contexts of the reader: passages, and the questions that they answer, varied so that the reader becomes robust.
 
     rows {"documents": [{"title", "text"}], "question", "answers", "type", "source"}  ->  Context
 
-Rows with the same passages become one context with several questions. What is drawn anew at every visit: distractor
-passages of other contexts, their order, short cuts of long passages, swapped answers (a number, date or name replaced
+Rows with the same passages become one context with several questions. What changes from visit to visit: distractor passages
+of other contexts, the passages' order, short cuts of long passages, swapped answers (a number, date or name replaced
 everywhere in the passage, so that memory cannot answer) and questions that nothing in the passages answers.
 """
 
@@ -82,50 +82,63 @@ def data_hash(paths: Sequence[Path]) -> str:
 
 
 class ContextMixer:
-    """Draws training contexts for ever. `weights`: how often a source's contexts are seen for each time the others' are."""
+    """Training contexts by number of the visit, without end: every pass over the contexts has an order of its own.
 
-    def __init__(self, contexts: Sequence[Context], seed: int, weights: dict[str, float], *, questions: int = 6) -> None:
-        self._random = random.Random(seed)
+    weights: how often a source's contexts are seen for each time the others' are (1 for sources not named).
+    """
+
+    def __init__(
+        self, contexts: Sequence[Context], seed: int, weights: dict[str, float], *, questions_per_context: int = 6
+    ) -> None:
+        self.seed = seed
         self._contexts = list(contexts)
-        self._weights, self._questions = weights, questions
+        self._weights, self._questions = weights, questions_per_context
         self._single = [context for context in contexts if not context.joint]
         self._names = sorted({a for c in contexts for _, a in c.questions if _NAME.fullmatch(a)})
+        self._epoch, self._begin, self._order = 0, 0, self._ordered(0)
 
-    def __iter__(self) -> Iterator[Context]:
-        draw = self._random
-        while True:
-            order = []
-            for context in self._contexts:
-                weight = self._weights.get(context.source, 1.0)
-                order += [context] * (int(weight) + (draw.random() < weight % 1))
-            draw.shuffle(order)
-            for context in order:
-                yield self._varied(context)
+    def visit(self, number: int) -> Context:
+        """The context of visit `number` (from 0); a pure function of it, of the seed and of the contexts."""
+        if number < self._begin:
+            self._epoch, self._begin, self._order = 0, 0, self._ordered(0)
+        while number >= self._begin + len(self._order):
+            self._epoch, self._begin = self._epoch + 1, self._begin + len(self._order)
+            self._order = self._ordered(self._epoch)
+        context = self._contexts[self._order[number - self._begin]]
+        return self._varied(context, random.Random(f"visit/{self.seed}/{number}"))
 
-    def _varied(self, context: Context) -> Context:
-        draw = self._random
+    def _ordered(self, epoch: int) -> list[int]:
+        draw = random.Random(f"epoch/{self.seed}/{epoch}")
+        order = []
+        for index, context in enumerate(self._contexts):
+            weight = self._weights.get(context.source, 1.0)
+            order += [index] * (int(weight) + (draw.random() < weight % 1))
+        draw.shuffle(order)
+        return order
+
+    def _varied(self, context: Context, draw: random.Random) -> Context:
         pairs = list(context.questions)
         draw.shuffle(pairs)
         context = replace(context, questions=tuple(pairs[: self._questions]))
         if draw.random() < 0.25:
-            context = self._swapped(context)
+            context = self._swapped(context, draw)
         if not context.joint and draw.random() < 0.3:
-            context = self._shortened(context)
+            context = self._shortened(context, draw)
         passages, questions = list(context.passages), list(context.questions)
         room = 4 - len(passages)
-        if room > 0 and draw.random() < 0.45:
-            passages += self._distractors(context, draw.randint(1, min(2, room) if context.joint else min(3, room)))
+        if room > 0 and self._single and draw.random() < 0.45:
+            passages += self._distractors(context, draw.randint(1, min(2, room) if context.joint else min(3, room)), draw)
             draw.shuffle(passages)
-        if draw.random() < 0.12:
+        if self._single and draw.random() < 0.12:
             other = draw.choice(self._single)
             question, answer = draw.choice(other.questions)
             if other is not context and not any(answer.lower() in passage.lower() for passage in passages):
                 questions.append((question, NOT_FOUND))
         return replace(context, passages=tuple(passages), questions=tuple(questions))
 
-    def _distractors(self, context: Context, count: int) -> list[str]:
+    def _distractors(self, context: Context, count: int, draw: random.Random) -> list[str]:
         """Passages of other contexts, drawn at random, that hold none of this context's answers."""
-        draw, found = self._random, []
+        found: list[str] = []
         answers = [answer.lower() for _, answer in context.questions]
         for _ in range(count * 4):
             other = draw.choice(self._single)
@@ -136,25 +149,25 @@ class ContextMixer:
                 break
         return found
 
-    def _shortened(self, context: Context) -> Context:
+    def _shortened(self, context: Context, draw: random.Random) -> Context:
         """A few sentences around one answer; the questions that these still answer word for word."""
         parts = sentences(context.passages[0])
         holding = [i for i, part in enumerate(parts) if any(a.lower() in part.lower() for _, a in context.questions)]
         if len(parts) < 3 or not holding:
             return context
-        centre, width = self._random.choice(holding), self._random.choice((1, 1, 2, 3))
-        first = max(0, centre - self._random.randint(0, width - 1))
+        centre, width = draw.choice(holding), draw.choice((1, 1, 2, 3))
+        first = max(0, centre - draw.randint(0, width - 1))
         text = " ".join(parts[first : first + width])
         kept = tuple((q, a) for q, a in context.questions if a.lower() in text.lower())
         return replace(context, passages=(text,), questions=kept) if kept else context
 
-    def _swapped(self, context: Context) -> Context:
+    def _swapped(self, context: Context, draw: random.Random) -> Context:
         """One answer replaced by another of its kind, in the passages and in every answer."""
-        candidates = [a for _, a in context.questions if len(a) > 1 and sum(p.count(a) for p in context.passages)]
+        candidates = [a for _, a in context.questions if len(a) > 1 and any(a in p for p in context.passages)]
         if not candidates:
             return context
-        old = self._random.choice(candidates)
-        new = self._another(old)
+        old = draw.choice(candidates)
+        new = self._another(old, draw)
         if new is None:
             return context
         pattern = re.compile(rf"(?<!\w){re.escape(old)}(?!\w)")
@@ -162,8 +175,8 @@ class ContextMixer:
         questions = tuple((q, pattern.sub(lambda _: new, a)) for q, a in context.questions if not pattern.search(q))
         return replace(context, passages=passages, questions=questions) if questions else context
 
-    def _another(self, old: str) -> str | None:
-        draw = self._random
+    def _another(self, old: str, draw: random.Random) -> str | None:
+        """Another date, number or name (a code in a fifth of the cases); None where `old` is of no such kind."""
         if _DATE.fullmatch(old):
             text = re.sub(rf"({'|'.join(_MONTHS)})", lambda _: draw.choice(_MONTHS), old)
             text = re.sub(r"\b\d{4}\b", lambda _: str(draw.randint(1500, 2030)), text)

@@ -1,32 +1,65 @@
-"""`dprag train` of the baselines: PRAG's adapters, and DyPRAG's translator on the pairs (document, PRAG's adapter).
+"""DyPRAG's training (Tan et al. 2025, arXiv 2503.23895): a translator learns to imitate PRAG's adapters.
 
-B = rows, T = tokens, N = supervised positions, V = vocabulary. This module knows nothing about evaluation.
+    B = rows, one document and question each   T = tokens   N = supervised positions   V = vocabulary
+
+    L = L_lm + mse_weight L_mse + kl_weight L_kl: the answer's cross-entropy with the translator's adapter, the distance of its
+    entries from PRAG's, and the KL divergence of its answers from those with PRAG's adapter
+
+The translator itself is `generators/dyprag.py`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import BaseModel as Settings
+from pydantic import ConfigDict, Field
 from rich.progress import track
 from torch import Tensor, nn
-from torch.nn import functional
 
-from distilledprag.base.llm import BaseLLM, load_base, weights_hash
-from distilledprag.baselines.augmented import AugmentedDocument
-from distilledprag.baselines.prag import IGNORED
-from distilledprag.baselines.recipes import DypragRecipe, PragRecipe, PromptStyle
-from distilledprag.baselines.store import PragAdapters
-from distilledprag.distillation.loop import fit
-from distilledprag.distillation.losses import kl_loss
+from distilledprag.base.llm import BaseLLM
+from distilledprag.baselines.prag import AugmentedDocument, PragSettings, PromptVariant, prompt_ids
+from distilledprag.baselines.prag_adapters import PairDocuments, PragAdapters, open_adapters
+from distilledprag.distillation.loop import LoopSettings, fit
+from distilledprag.distillation.losses import generation_loss, kl_loss
+from distilledprag.distillation.packing import IGNORED
 from distilledprag.errors import ConfigError
-from distilledprag.generators.dyprag import DypragTranslator
+from distilledprag.generators.dyprag import DypragSettings, DypragTranslator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
-from distilledprag.prompts import PromptBuilder
+from distilledprag.recipes import Dtype
+
+
+class DypragLosses(Settings):
+    """L = L_lm + mse_weight L_mse + kl_weight L_kl; the defaults are the paper's."""
+
+    model_config = ConfigDict(extra="forbid")
+    mse_weight: float = Field(100.0, ge=0)
+    kl_weight: float = Field(0.01, ge=0)
+
+
+class DypragRecipe(Settings):
+    """Train the translator on document-parameter pairs. `prag`: how the pairs' adapters are made (kept in
+    `output`/adapters, or in `adapters`); `prompt_variant`: what the answering model reads (the paper: question_only)."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: Literal["dyprag"] = "dyprag"
+    output: Path
+    base: str | None = None
+    dtype: Dtype = "float32"
+    adapters: Path | None = None
+    prag: PragSettings = PragSettings()
+    translator: DypragSettings = DypragSettings()
+    data: PairDocuments
+    batch_size: int = Field(1, gt=0)
+    prompt_variant: PromptVariant = "masked"
+    losses: DypragLosses = DypragLosses()
+    validation_share: float = Field(0.05, ge=0, lt=1)
+    training: LoopSettings
 
 
 @dataclass
@@ -37,14 +70,6 @@ class DypragBatch:
     targets: Tensor
     attention: Tensor
     documents: list[AugmentedDocument]
-
-
-def styled_prompt(prompts: PromptBuilder, question: str, documents: Sequence[str], style: PromptStyle) -> list[int]:
-    """The prompt's ids: masked documents, no documents at all, or documents in plaintext."""
-    if style == "question_only":
-        return prompts.closed_book(question)
-    prompt = prompts.build(question, documents)
-    return prompt.masked_ids if style == "masked" else prompt.open_ids
 
 
 class DypragTask:
@@ -64,7 +89,7 @@ class DypragTask:
     def batch(self, number: int) -> DypragBatch:
         """A pure function of `number`: documents in a seeded order, new every epoch, each with one of its questions."""
         chosen = []
-        for index in range(number * self.recipe.rows, (number + 1) * self.recipe.rows):
+        for index in range(number * self.recipe.batch_size, (number + 1) * self.recipe.batch_size):
             epoch, place = divmod(index, len(self.documents))
             order = list(range(len(self.documents)))
             random.Random(f"epoch/{self.recipe.training.seed}/{epoch}").shuffle(order)
@@ -76,7 +101,7 @@ class DypragTask:
     def collate(self, chosen: list[tuple[AugmentedDocument, tuple[str, str]]]) -> DypragBatch:
         rows = []
         for document, (question, answer) in chosen:
-            prompt = styled_prompt(self.prompts, question, [document.text], self.recipe.prompt)
+            prompt = prompt_ids(self.prompts, question, [document.text], self.recipe.prompt_variant)
             rows.append((prompt, self.prompts.answer_ids(answer)))
         longest = max(len(prompt) + len(answer) for prompt, answer in rows)
 
@@ -95,18 +120,18 @@ class DypragTask:
         return len(batch.documents)
 
     def losses(self, batch: DypragBatch, module: nn.Module, step: int) -> dict[str, Tensor]:
-        """`loss` and its parts `loss_gen`, `loss_mse`, `loss_kl` (unweighted)."""
+        """`loss` and its parts `loss_generation`, `loss_mse`, `loss_kl` (unweighted)."""
         wanted = LoraBatch.stack([self.adapters.adapter(document) for document in batch.documents]).to(device=self.base.device)
         made = module(self.module.encode(self.base, [[document.text] for document in batch.documents]))
         logits = self._logits(batch, made)
         with torch.no_grad():
             teacher = self._logits(batch, wanted)
         targets = batch.targets[:, 1:]
-        parts = {"loss_gen": functional.cross_entropy(logits.float(), targets[targets != IGNORED])}
+        parts = {"loss_generation": generation_loss(logits, targets[targets != IGNORED])}
         parts["loss_mse"] = parameter_distance(made, wanted)
         parts["loss_kl"] = kl_loss(logits, teacher, temperature=1.0)
         weights = self.recipe.losses
-        total = parts["loss_gen"] + weights.mse_weight * parts["loss_mse"] + weights.kl_weight * parts["loss_kl"]
+        total = parts["loss_generation"] + weights.mse_weight * parts["loss_mse"] + weights.kl_weight * parts["loss_kl"]
         return {"loss": total, **parts}
 
     def _logits(self, batch: DypragBatch, adapters: LoraBatch) -> Tensor:
@@ -140,26 +165,10 @@ def parameter_distance(made: LoraBatch, wanted: LoraBatch) -> Tensor:
     return total / count
 
 
-def _loaded(recipe: PragRecipe | DypragRecipe, folder: Path) -> tuple[BaseLLM, PragAdapters]:
-    from distilledprag.base.default import default_base
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
-    prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
-    return base, PragAdapters(base, prompts, recipe.prag, weights_hash(base.model), folder)
-
-
-def train_prag(recipe: PragRecipe, *, quiet: bool = False) -> dict[str, float]:
-    """Make the adapters of all of the recipe's documents; those that are there already are kept, so a run can be repeated."""
-    _, adapters = _loaded(recipe, recipe.output / "adapters")
-    documents = recipe.data.load()
-    made = adapters.prepare(track(documents, "adapters", disable=quiet))
-    return {"documents": float(len(documents)), "made": float(made)}
-
-
 def train_dyprag(recipe: DypragRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
     """Train the translator; the result is `recipe.output/model`. Returns the last evaluation."""
-    base, adapters = _loaded(recipe, recipe.adapters or recipe.output / "adapters")
+    adapters = open_adapters(recipe.base, recipe.dtype, recipe.prag, recipe.adapters or recipe.output / "adapters")
+    base = adapters.base
     torch.manual_seed(recipe.training.seed)
     translator = DypragTranslator(recipe.translator, base).to(base.device)
     task = DypragTask(base, translator, recipe, adapters)

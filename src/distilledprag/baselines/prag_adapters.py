@@ -1,27 +1,74 @@
-"""PRAG's adapters of documents: made once, kept on disk, found by what they depend on.
+"""PRAG's adapters of documents: made once, kept on disk, found by what they depend on; and `dprag train` of them.
 
-Knows nothing about how they are trained. An adapter's file is written whole, so a killed run loses at
-most the documents that were being fine-tuned side by side.
+An adapter's file is written whole, so a killed run loses at most the documents that were being fine-tuned side by side.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from pathlib import Path
+from typing import Literal
 
-from distilledprag.base.llm import BaseLLM
-from distilledprag.baselines.augmented import AugmentedDocument
-from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
+import torch
+from pydantic import BaseModel as Settings
+from pydantic import ConfigDict, Field
+from rich.progress import track
+
+from distilledprag.base.default import default_base
+from distilledprag.base.llm import BaseLLM, load_base, weights_hash
+from distilledprag.baselines.prag import (
+    AugmentedDocument,
+    PragSettings,
+    concatenated,
+    documents_of_pairs,
+    train_adapter,
+    train_adapters,
+)
+from distilledprag.device import chosen_device
+from distilledprag.errors import InputError
 from distilledprag.files import write_atomically
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
+from distilledprag.recipes import Dtype
 
 KEPT = 256  # adapters held in memory when there is no folder
 TOGETHER = 16  # documents fine-tuned side by side
+
+
+class PairDocuments(Settings):
+    """The documents of `dprag synthesize` files; `num_documents`: a random sample of so many (None: all)."""
+
+    model_config = ConfigDict(extra="forbid")
+    source: Literal["pairs"] = "pairs"
+    files: list[Path] = Field(min_length=1)
+    num_documents: int | None = Field(None, gt=0)
+    seed: int = 0
+
+    def load(self) -> list[AugmentedDocument]:
+        """Raises InputError for files without single-document pairs."""
+        found = list(documents_of_pairs(self.files).values())
+        if not found:
+            raise InputError(f"{', '.join(map(str, self.files))}: no single-document pairs, which PRAG and DyPRAG train on")
+        if self.num_documents is not None and self.num_documents < len(found):
+            found = random.Random(self.seed).sample(found, self.num_documents)
+        return found
+
+
+class PragRecipe(Settings):
+    """Fine-tune one adapter per document and keep them in `output`/adapters."""
+
+    model_config = ConfigDict(extra="forbid")
+    task: Literal["prag"] = "prag"
+    output: Path
+    base: str | None = None
+    dtype: Dtype = "float32"
+    prag: PragSettings = PragSettings()
+    data: PairDocuments
 
 
 class PragAdapters:
@@ -105,3 +152,18 @@ class PragAdapters:
             self._memory[key] = adapter
             if len(self._memory) > KEPT:
                 self._memory.popitem(last=False)
+
+
+def open_adapters(base: str | None, dtype: Dtype, settings: PragSettings, folder: Path) -> PragAdapters:
+    """The adapters in `folder`, for a base (folder or hub id; None: the default one) that is loaded here."""
+    loaded = load_base(base or default_base(), device=chosen_device(), dtype=getattr(torch, dtype))
+    prompts = PromptBuilder(loaded.tokenizer, loaded.mask_token_id)
+    return PragAdapters(loaded, prompts, settings, weights_hash(loaded.model), folder)
+
+
+def train_prag(recipe: PragRecipe, *, quiet: bool = False) -> dict[str, float]:
+    """Make the adapters of all of the recipe's documents; those that are there already are kept, so a run can be repeated."""
+    adapters = open_adapters(recipe.base, recipe.dtype, recipe.prag, recipe.output / "adapters")
+    documents = recipe.data.load()
+    made = adapters.prepare(track(documents, "adapters", disable=quiet))
+    return {"documents": float(len(documents)), "made": float(made)}
