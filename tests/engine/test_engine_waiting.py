@@ -14,6 +14,7 @@ from distilledprag.engine import application
 from distilledprag.engine.tokenization import Tokenization
 from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor
 from distilledprag.http.errors import BusyError, RequestError
+from distilledprag.prompts.plain_text import PlainTextEncoder
 
 
 class Sent:
@@ -136,8 +137,12 @@ def test_work_of_one_key_is_done_one_after_the_other_and_errors_reach_the_caller
 
 def test_a_prompt_that_cannot_fit_is_refused_before_it_is_made_tokens(tiny_base, monkeypatch):
     side = Tokenization(tiny_base)
-    monkeypatch.setattr(side, "_tokenizer", None)
-    monkeypatch.setattr(side, "_encoder", None)
+
+    def never(*_arguments, **_options):
+        raise AssertionError("it was made tokens")
+
+    monkeypatch.setattr(type(tiny_base.tokenizer), "encode", never)
+    monkeypatch.setattr(PlainTextEncoder, "text", never)
     longest = max(map(len, tiny_base.tokenizer.get_vocab()))
     text = "a" * (longest * tiny_base.context_length + 1)
     for make in (lambda: side.completion_prompt(text), lambda: side.chat_prompt([{"role": "user", "content": text}])):

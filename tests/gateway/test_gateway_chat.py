@@ -222,6 +222,18 @@ def test_deleting_a_document_deletes_what_was_made_from_it_at_the_engine(stage):
     assert len(deletions) == 1 and len(gateway.engine.adapters) == (1 if after["passages"] else 0)
 
 
+@pytest.mark.parametrize("rows", [None, 0.4])
+def test_deleting_a_document_makes_the_generator_forget_its_states_and_no_others(stage, monkeypatch, rows):
+    gateway = stage(Options(rows=rows))
+    ids, forgotten = gateway.add(LONG), []
+    gateway.ask("In which town does Anna Tovberg live?", max_tokens=2)
+    real = gateway.prag.states.forget
+    monkeypatch.setattr(gateway.prag.states, "forget", lambda texts: (forgotten.extend(texts), real(texts)))
+    assert gateway.client.delete(f"/v1/documents/{ids[1]}").status_code == 200
+    assert len(forgotten) == 1 and (forgotten[0] == LONG["people.txt"]) == (rows is None)
+    assert all(sentence.rstrip(".") in LONG["people.txt"] for sentence in forgotten[0].split(". "))
+
+
 def test_the_adapters_in_memory_are_bounded(stage):
     gateway = stage(Options(adapter_memory=1))
     gateway.add()

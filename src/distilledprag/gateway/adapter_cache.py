@@ -26,6 +26,7 @@ from distilledprag.pipeline import DistilledPRAG
 CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
 _MARGIN = 30.0  # seconds before its end at which an adapter is uploaded again
 _MOST_REMOVED = 64  # adapters at the engine, to make room for one
+_MOST_TEXTS = 20_000  # encoded texts whose documents are remembered, so that `forget` finds them
 _NO_DOCUMENT = "."
 
 
@@ -63,6 +64,7 @@ class AdapterCache:
         base = prag.base.identity
         self._generator_identity = f"{prag.generator_identity} {base.config_hash} {base.mask_row_hash}"
         self._no_document: StateAdapter | None = None
+        self._encoded: OrderedDict[str, set[str]] = OrderedDict()  # text -> ids of the documents that it is from
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +76,13 @@ class AdapterCache:
 
         documents: the id of the document that each passage is from, so that `forget` finds it.
         """
+        for text, document in zip(passages, documents, strict=True):
+            if not text:  # of which no row was chosen
+                continue
+            self._encoded.setdefault(text, set()).add(document)
+            self._encoded.move_to_end(text)
+        while len(self._encoded) > _MOST_TEXTS:
+            self._encoded.popitem(last=False)
         key = hashlib.sha256(repr([self._generator_identity, *passages]).encode("utf-8", "surrogatepass")).hexdigest()
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -121,9 +130,14 @@ class AdapterCache:
             adapter.upload_id = None
 
     async def forget(self, document: str) -> None:
-        """Drop, here and at the engine, what was made from a document."""
+        """Drop, here and at the engine, what was made from a document: adapters, and the generator's states of its texts."""
         for adapter in [adapter for adapter in self._kept.values() if document in adapter.documents]:
             self._drop(adapter)
+        texts = [text for text, documents in self._encoded.items() if document in documents]
+        async with self._generator:
+            await asyncio.to_thread(self._prag.states.forget, texts)
+        for text in texts:
+            self._encoded.pop(text, None)
 
     async def close(self) -> None:
         """Drop everything; waits until the engine was told."""

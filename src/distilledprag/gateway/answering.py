@@ -145,9 +145,9 @@ class Answering:
                 chosen_sentences, asked.question, report.texts, self._rows, lambda text: len(self.prompts.document_ids(text))
             )
         clock.lap("retrieve")
-        length = await self._build(asked, report)
+        prompts = await self._build(asked, report)
         async with contextlib.AsyncExitStack() as stack:
-            completion = await self._open(stack, asked, report, length, clock)
+            completion = await self._open(stack, asked, report, prompts, clock)
             yield Reply(report, completion, self._read(completion, asked, clock))
 
     async def _build(self, asked: Asked, report: Report) -> Prompts:
