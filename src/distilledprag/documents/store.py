@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, InputError, StoreError, UnknownDocumentError
 from distilledprag.text import words_of
 
