@@ -90,9 +90,9 @@ def test_a_journal_of_another_run_starts_anew_by_choice(file):
 
 @pytest.mark.parametrize("other_run", ["refuse", "restart"])
 @pytest.mark.parametrize("content", [b"some notes\n", b'{"key": "a"}\n', b"\xff\xfe\n"])
-def test_a_file_that_is_no_journal_is_never_written_to(tmp_path, content, other_run):
+def test_a_file_that_is_not_a_journal_is_never_written_to(tmp_path, content, other_run):
     (tmp_path / "j.jsonl").write_bytes(content)
-    with pytest.raises(InputError, match="no journal"), Journal(tmp_path / "j.jsonl", RUN, other_run):
+    with pytest.raises(InputError, match="not a journal"), Journal(tmp_path / "j.jsonl", RUN, other_run):
         pass
     assert (tmp_path / "j.jsonl").read_bytes() == content
 

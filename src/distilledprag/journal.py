@@ -37,7 +37,7 @@ class Journal:
     other_run: what to do with a file of another identity: `refuse` it, or `restart` with an empty one.
 
     A last line without a line end (its writer was killed) is dropped. Raises ConfigError for a file of another run and while
-    another process has the file open, InputError for a damaged line and for a file that is no journal.
+    another process has the file open, InputError for a damaged line and for a file that is not a journal.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Journal:
             file.truncate(self._end)
         if self._end and self.identity is not None and (found := _identity(self.path)) != self.identity:
             if found is None:
-                raise InputError(f"{self.path} is no journal (its first line names no run); choose another file")
+                raise InputError(f"{self.path} is not a journal (its first line names no run); choose another file")
             if self.other_run == "refuse":
                 raise ConfigError(f"{self.path} belongs to a run with other settings or data; choose another output")
             file.truncate(0)
@@ -129,8 +129,8 @@ class Journal:
 def read_journal(path: str | Path) -> Iterator[Record]:
     """The records of a journal in the order of writing, with or without an identity line, changing nothing.
 
-    A last line without its end is passed over: its writer was killed, or is writing it now. Raises InputError for any other
-    line that is no record.
+    A last line without a line end is skipped: its writer was killed, or is writing it now. Raises InputError for any other
+    line that is not a record.
     """
     path = Path(path)
     for _, record in _lines(path, has_identity=_identity(path) is not None):
@@ -160,7 +160,7 @@ def _record(line: bytes, path: Path, number: int) -> Record:
     try:
         record = json.loads(line)
         if not isinstance(record, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path}, line {number} is damaged ({error}); delete that line (what it recorded is done again), or choose another "

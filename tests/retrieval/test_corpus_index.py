@@ -142,7 +142,7 @@ def test_the_corpus_may_move_but_not_change(tmp_path):
     ("c.tsv", b"id\ttext\ttitle\n1\ta\tb\n2\ta\n", "line 3 has 2 columns"),
     ("c.tsv", b'id\ttext\ttitle\n1\t"a\tb\n', "line 2 cannot be split"),
     ("c.tsv", b"id\ttext\ttitle\n", "holds no passages"),
-    ("c.txt", b"a\n", "is no corpus"),
+    ("c.txt", b"a\n", "is not a corpus"),
     ("c.tsv.gz", b"a\n", "unpack it with gunzip"),
 ])  # fmt: skip
 def test_a_corpus_that_cannot_be_read_names_the_line(tmp_path, name, content, message):

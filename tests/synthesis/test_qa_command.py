@@ -200,12 +200,12 @@ def test_options_reach_the_requests(synthesize):
 MISTAKES = {
     "another ending": (["--out", "pairs.csv"], "must end in"),
     "no documents": (["--docs", "none.jsonl"], "does not exist"),
-    "no address": (["--base-url", "nowhere"], "no web address"),
+    "no address": (["--base-url", "nowhere"], "not a web address"),
     "contradiction": (["--single-min", "6"], "contradict"),
     "one price": (["--prompt-price", "1"], "both prices"),
     "budget without prices": (["--budget", "1"], "needs the prices"),
     "unknown format": (["--response-format", "xml"], "json_schema"),
-    "extra that is no object": (["--extra-body", "[]"], "no JSON object"),
+    "extra that is not an object": (["--extra-body", "[]"], "not a JSON object"),
     "key file that is missing": (["--api-key-file", "none.txt"], "none.txt"),
 }
 

@@ -73,7 +73,7 @@ FAULTS = {
     "HTTP 502": Answer(status=502, raw=b"<html>bad gateway</html>"),
     "HTTP 429": Answer(status=429),
     "connection failed (RemoteProtocolError)": Answer("cut", cut=20),
-    "the body was no chat completion": Answer(raw=b'{"choices": ['),
+    "the body was not a chat completion": Answer(raw=b'{"choices": ['),
 }
 
 
@@ -175,8 +175,8 @@ def test_a_model_that_knows_only_max_completion_tokens_gets_it():
     assert server.bodies[1]["max_completion_tokens"] == 50 and "max_tokens" not in server.bodies[1]
 
 
-def test_an_address_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="no web address"):
+def test_what_is_not_a_web_address_is_refused():
+    with pytest.raises(ConfigError, match="not a web address"):
         Endpoint(EndpointSettings("localhost:8000", MODEL))
 
 

@@ -77,7 +77,7 @@ def test_a_cut_reply_keeps_the_whole_pairs_before_the_cut(length):
     assert parse_pairs(WHOLE[:length]).pairs == EXPECTED[:whole]
 
 
-# No clock: a busy machine is no fault of the parser.
+# No deadline: how fast a busy machine is says nothing about the parser.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

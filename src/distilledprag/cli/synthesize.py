@@ -111,7 +111,7 @@ def _endpoint_settings(options: Options) -> EndpointSettings | None:
         if not isinstance(extra, dict):
             raise ValueError("no object")
     except ValueError as error:
-        raise ConfigError(f"--extra-body is no JSON object ({error}); write it like '{{\"top_p\": 0.9}}'") from error
+        raise ConfigError(f"--extra-body is not a JSON object ({error}); write it like '{{\"top_p\": 0.9}}'") from error
     return EndpointSettings(
         options.base_url, options.model, key, options.timeout, options.retries,
         response_format=options.response_format, extra=extra,

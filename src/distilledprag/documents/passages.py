@@ -2,9 +2,9 @@
 
     reader -> Outline -> [Block] -> split_blocks -> [(title, text)] -> Passage
 
-A passage has at most so many words and ends at a sentence end where possible. A paragraph is never joined with another, so
-one record per paragraph stays one passage. Only short list items, which say little alone, are joined with their neighbours and
-the line that leads in to them, and never across a heading. The same document always gives the same passages.
+A passage has at most a given number of words and ends at a sentence end where possible. A paragraph is never joined with
+another, so one record per paragraph stays one passage. Only short list items, which say little alone, are joined with their
+neighbours and the line that leads in to them, and never across a heading. The same document always gives the same passages.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-SHORT_ITEM = 12  # words; longer items stand for themselves
+SHORT_ITEM = 12  # words; longer items are passages of their own
 
 # Invisible characters that only steer line breaks or mark the start of a file; they would split words in search.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
@@ -45,7 +45,7 @@ class Passage:
 class Block:
     """A paragraph, or an item of a list: text on one line; title: nearest heading above it.
 
-    Paragraphs (and rows of a table with a header) stand for themselves; short items may be joined with their neighbours.
+    Paragraphs (and rows of a table with a header) stay alone; short items may be joined with their neighbours.
     """
 
     text: str
@@ -144,7 +144,7 @@ def _is_abbreviation(sentence: str, following: str) -> bool:
 def split_text(text: str, longest: int) -> list[str]:
     """`text` in pieces of at most `longest` words (>= 1), each ending with a sentence where possible.
 
-    A sentence longer than that is cut behind a comma or the like in its second half, else after `longest` words.
+    A sentence longer than that is cut after a comma or similar mark in its second half, or else after `longest` words.
     """
     pieces: list[list[str]] = []
     for sentence in sentences(text):

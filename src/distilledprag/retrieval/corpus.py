@@ -22,7 +22,7 @@ _SAMPLES, _SAMPLE_BYTES = 16, 65_536
 
 @dataclass(frozen=True)
 class CorpusLine:
-    """One passage as it stands in the file. offset: byte where its line begins; number: of the line, from 1."""
+    """One passage of the file. offset: byte where its line begins; number: the line's, from 1."""
 
     title: str
     text: str
@@ -42,7 +42,7 @@ class Corpus:
             raise InputError(f"{file} is compressed; unpack it with gunzip, since passages are read from their place in the file")
         if kind not in (".tsv", ".jsonl"):
             raise InputError(
-                f"{file} is no corpus; give {' '.join(TSV_HEADER)} in columns (.tsv) or one object per line (.jsonl)"
+                f"{file} is not a corpus; give {' '.join(TSV_HEADER)} in columns (.tsv) or one object per line (.jsonl)"
             )
         self.size = self.file.stat().st_size
         if not self.size:
@@ -94,7 +94,7 @@ class Corpus:
         except csv.Error as error:
             raise InputError(f"{place} cannot be split into columns ({error}); correct or remove it") from error
         if len(row) != len(TSV_HEADER):
-            raise InputError(f"{place} has {len(row)} columns in place of {' '.join(TSV_HEADER)}; correct or remove it")
+            raise InputError(f"{place} has {len(row)} columns instead of {' '.join(TSV_HEADER)}; correct or remove it")
         return _checked(clean(row[2]), clean(row[1]), place)
 
     def _parse_jsonl(self, line: bytes, place: str) -> tuple[str, str]:

@@ -90,7 +90,7 @@ class CorpusIndex:
     def __init__(self, folder: str | Path, corpus: str | Path | None = None) -> None:
         """Load the index in `folder`. corpus: the corpus file, if it has moved.
 
-        Raises InputError when there is no finished index, or when the corpus file is missing or another one.
+        Raises InputError when there is no finished index, or when the corpus file is missing or a different one.
         """
         bm25s = load_bm25s()
         self.folder = Path(folder)

@@ -1,12 +1,12 @@
 """Any OpenAI-compatible endpoint as a LanguageModel: retries with backoff, and rate limits that all requests keep together.
 
-Retried: broken or timed-out connections, bodies that are cut or no chat completion, 408, 409, 425, 429 and 5xx.
+Retried: broken or timed-out connections, bodies that are cut or not a chat completion, 408, 409, 425, 429 and 5xx.
 Ends the run (EndpointError): a wrong key, address or model, an empty account, and a wait longer than `longest_wait`.
 Every other refusal fails that request alone.
 
 The `openai` client's own retries are off. It retries each request for itself, so that many requests at once would run into the
-same rate limit again; it ignores a `Retry-After` of more than a minute, retries an empty account, takes a body that is no chat
-completion for a reply, and does not say what it repeated.
+same rate limit again; it ignores a `Retry-After` of more than a minute, retries an empty account, accepts a body that is
+not a chat completion, and does not report what it repeated.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Endpoint:
         except ImportError as error:
             raise ConfigError("--base-url needs the openai client: pip install 'distilledprag[synthesize]'") from error
         if not settings.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"--base-url {settings.base_url!r} is no web address; give one like http://localhost:8000/v1")
+            raise ConfigError(f"--base-url {settings.base_url!r} is not a web address; give one like http://localhost:8000/v1")
         self.name = settings.model
         self.settings = settings
         self.gate = gate or Gate()
@@ -161,7 +161,7 @@ class Endpoint:
             raise EndpointError(f"the account at {where} is used up (HTTP {status}): {said}; fill it and run again") from error
         if status == 404:
             raise EndpointError(
-                f"{where} knows no such path or model (HTTP 404): {said}; check --base-url (it often ends in /v1) and "
+                f"{where} has no such path or model (HTTP 404): {said}; check --base-url (it often ends in /v1) and "
                 f"--model {self.name}"
             ) from error
         if status in RETRIED or status >= 500:
@@ -184,7 +184,7 @@ def _read(content: bytes) -> Reply:
         prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
         return Reply(str(text or ""), prompt, completion, str(choice.get("finish_reason") or ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _Retry("the body was no chat completion") from error
+        raise _Retry("the body was not a chat completion") from error
 
 
 _TEXT = {"type": "string"}

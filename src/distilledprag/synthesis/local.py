@@ -20,7 +20,7 @@ from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 class LocalModel:
     """Answers up to `batch` requests at a time, on the first GPU or, without one, the CPU.
 
-    Raises CheckpointError if `path_or_id` is no causal LM that transformers can load.
+    Raises CheckpointError if transformers cannot load `path_or_id` as a causal LM.
     """
 
     def __init__(self, path_or_id: str, batch: int = 8) -> None:

@@ -2,7 +2,7 @@
 
     write_pairs(texts, ...) -> messages -> (LLM) -> reply text -> parse_pairs -> QuestionAnswer -> rejection_reason -> kept or not
 
-A request's wording is part of its key in the journal: whoever changes a prompt makes new requests.
+A request's wording is part of its key in the journal: changing a prompt makes new requests.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def parse_pairs(text: str) -> Parsed:
 
 
 def _json_values(text: str) -> Iterator[str]:
-    """The outermost objects and lists in `text`; of one that is not closed, what goes up to its last complete object."""
+    """The outermost objects and lists in `text`; of one that is not closed, the part up to its last complete object."""
     depth = start = end = 0
     in_string = False
     for match in _STRUCTURE.finditer(text):
@@ -210,8 +210,8 @@ def _key(name: object) -> str:
 # Checks. Their word lists are English; in other languages they let everything pass.
 
 REASONS = {
-    "unreadable_reply": "the reply held no question-answer pair (its beginning stands under found)",
-    "malformed_pair": "the pair had fields that are not text (it stands under found)",
+    "unreadable_reply": "the reply held no question-answer pair (see found for its beginning)",
+    "malformed_pair": "the pair had fields that are not text (see found)",
     "empty_question": "there was no question",
     "empty_answer": "there was no answer, or it said that there is none",
     "about_the_document": "the question speaks of the document instead of what the document is about",
@@ -286,7 +286,7 @@ def needs_title(question: str, documents: Sequence[Document]) -> bool:
 
 
 def _names_something(question: str) -> bool:
-    """Whether the question has a capitalised word that is not just its first one, or a quotation."""
+    """Whether the question has a quotation, or a capitalised word other than the usual first words."""
     if _QUOTED.search(question):
         return True
     words = re.findall(r"\w[\w'’-]*", question)

@@ -41,7 +41,7 @@ def read_json(file: Path) -> list[Block]:
 
 
 def title_and_text(row: object, place: str) -> tuple[str, str]:
-    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is no record."""
+    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is not a record."""
     if not isinstance(row, dict):
         raise InputError(f'{place} is not an object; write {{"text": ...}}')
     text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)
