@@ -6,34 +6,36 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test test-slow test-browser test-harness lint format train evaluate bench bench-serve constraints clean
+.PHONY: help setup demo test test-slow test-browser test-harness lint format train evaluate bench bench-serve hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
 
 setup: $(STAMP)  ## make the virtual environment
 
+# Bytecode is made when a module is first imported: compiling all of torch and transformers here takes longer.
+PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
+
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,plot,dev]'
+	$(PIP) -e '.[dev]'
 	touch $(STAMP)
 
 demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine
 	$(BIN)/dprag demo
 
-test: $(STAMP)  ## the whole suite, less what takes minutes
-	$(BIN)/python -m pytest -m 'not slow'
+test: $(STAMP)  ## the test suite without the slow tests, and how much of the code it ran
+	$(BIN)/python -m pytest -m 'not slow' --cov
 
-test-slow: $(STAMP)  ## what takes minutes
+test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 	$(BIN)/python -m pytest -m slow
 
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]'
+	$(PIP) -e '.[browser]'
 	$(BIN)/python -m pytest tests/browser
 
 test-harness: $(STAMP)  ## lm-evaluation-harness with our model class
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lm-eval]'
+	$(PIP) -e '.[lm-eval]'
 	$(BIN)/python -m pytest tests/evaluation/test_harness.py
 
 lint: $(STAMP)  ## ruff and mypy
@@ -41,7 +43,11 @@ lint: $(STAMP)  ## ruff and mypy
 	$(BIN)/ruff format --check src tests benchmarks scripts examples
 	$(BIN)/mypy
 
-format: $(STAMP)  ## let ruff mend what it can
+hooks: $(STAMP)  ## run the linters before each commit
+	$(PIP) -e '.[hooks]'
+	$(BIN)/pre-commit install
+
+format: $(STAMP)  ## let ruff fix what it can
 	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 	$(BIN)/ruff format src tests benchmarks scripts examples
 

@@ -1,7 +1,7 @@
 """How much memory the BM25 index over a corpus on disk takes to build and to search, for growing synthetic corpora.
 
 Each size is built in a process of its own. Measured is anonymous memory (what the system cannot drop and read again; the
-memory-mapped parts of the index are not in it), sampled every 20 ms, less what the process had before. Prints one JSON line
+memory-mapped parts of the index are not in it), sampled every 20 ms, minus what the process had before. Prints one JSON line
 and writes it to docs/results/index_memory.json.
 """
 
@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.files import write_atomically
-from distilledprag.retrieval.corpus_building import SHARD_PASSAGES
-from distilledprag.retrieval.corpus_index import CorpusIndex
+from distilledprag.retrieval.corpus_index import SHARD_PASSAGES, CorpusIndex
 
 WIKIPEDIA = 21_015_324  # passages of psgs_w100.tsv
 WORDS = 100  # per passage, as there
@@ -67,7 +66,7 @@ def main() -> None:
 
 
 def write_corpus(file: Path, passages: int) -> None:
-    """Passages of 100 words, drawn as Zipf's law has it from a vocabulary that goes on growing (one new word in 200)."""
+    """Passages of 100 words, drawn by Zipf's law from a vocabulary that keeps growing (one new word in 200)."""
     chosen = random.Random(0)
     with file.open("w", encoding="utf-8") as opened:
         opened.write("id\ttext\ttitle\n")
@@ -79,7 +78,7 @@ def write_corpus(file: Path, passages: int) -> None:
 
 
 def measure(folder: Path, shard_passages: int) -> dict[str, Any]:
-    """One row: the corpus `folder`/psgs.tsv is indexed and asked; megabytes are 10^6 bytes."""
+    """One row: the corpus `folder`/psgs.tsv is indexed and searched; megabytes are 10^6 bytes."""
     before = Peak.anonymous()
     with Peak() as build:
         begin = time.perf_counter()
@@ -105,7 +104,7 @@ def measure(folder: Path, shard_passages: int) -> dict[str, Any]:
 
 
 class Peak:
-    """The most anonymous memory, in bytes, that this process had while the block ran (Linux)."""
+    """The peak of this process's anonymous memory, in bytes, while the block ran (Linux)."""
 
     def __enter__(self) -> Peak:
         self.bytes, self._stop = self.anonymous(), threading.Event()

@@ -2,7 +2,7 @@
 
     distinct      every user has an adapter of their own; all are decoded in one batch (the engine as it is)
     no_adapter    (a) the same engine and users, the bare base model
-    one_at_a_time (b) the engine with --rows 1: one request after the other, each with its adapter
+    one_at_a_time (b) the engine with --max-num-seqs 1: one request after the other, each with its adapter
     hotswap       (c) PEFT's `hotswap_adapter` from a folder, then `generate`, one request after the other. Measured in this
                   process without HTTP, which favours it. It cannot serve users together, so one number stands for all loads.
 
@@ -116,7 +116,7 @@ class Engine:
         keys = folder / "keys"
         keys.write_text(KEY + "\n")
         command = [sys.executable, "-m", "distilledprag", "engine", "--port", "0", "--model", str(folder / "base")]
-        command += ["--api-key-file", str(keys), "--rows", str(rows), "--name", "base"]
+        command += ["--api-key-file", str(keys), "--max-num-seqs", str(rows), "--served-model-name", "base"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     def __enter__(self) -> Engine:

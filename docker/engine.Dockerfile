@@ -6,6 +6,7 @@ RUN useradd --create-home dprag
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src src
+COPY examples examples
 RUN pip install --no-cache-dir -c constraints.txt torch && pip install --no-cache-dir -c constraints.txt '.[engine]'
 USER dprag
 EXPOSE 8000

@@ -12,9 +12,8 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-import torch
-
-from distilledprag.distillation.joint import JointSettings, train_reader
+from distilledprag.device import chosen_device
+from distilledprag.distillation.reader_training import ReaderSettings, train_reader
 
 
 def main() -> None:
@@ -22,17 +21,17 @@ def main() -> None:
     parser.add_argument("--base", required=True)
     parser.add_argument("--data", nargs="+", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--start-from", type=Path, help="folder of an earlier run whose LoRA is the start")
     parser.add_argument("--resume", action="store_true")
-    plain = [field for field in fields(JointSettings) if field.name != "weights"]
-    for field in plain:
-        parser.add_argument("--" + field.name.replace("_", "-"), type=type(field.default), default=field.default)
+    numbers = [field for field in fields(ReaderSettings) if field.name != "weights"]
+    for field in numbers:
+        kind = int if field.default is None else type(field.default)
+        parser.add_argument("--" + field.name.replace("_", "-"), type=kind, default=field.default)
     given = parser.parse_args()
-    settings = JointSettings(**{field.name: getattr(given, field.name) for field in plain})
-    train_reader(
-        given.base, given.data, given.out, settings, device=given.device, start_from=given.start_from, resume=given.resume
-    )
+    settings = ReaderSettings(**{field.name: getattr(given, field.name) for field in numbers})
+    device = chosen_device(given.device)
+    train_reader(given.base, given.data, given.out, settings, device=device, start_from=given.start_from, resume=given.resume)
 
 
 if __name__ == "__main__":

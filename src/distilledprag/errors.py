@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import errno
+from pathlib import Path
 
 
 class DistilledPRAGError(ValueError):
@@ -54,3 +56,25 @@ class AdapterError(CheckpointError):
     def __reduce__(self) -> tuple[type[AdapterError], tuple[Rejection, str]]:
         """Keep `code` when the error crosses a process boundary."""
         return type(self), (self.code, str(self))
+
+
+class StoreError(DistilledPRAGError):
+    """The document store's folder or file cannot be used."""
+
+
+class DiskFullError(StoreError):
+    """The disk has no room for what was to be stored; nothing of it is."""
+
+
+class UnknownDocumentError(DistilledPRAGError):
+    """The store has no document with this id."""
+
+
+def storage_error(folder: Path, error: OSError) -> StoreError:
+    """What an error of the operating system under the store `folder` means to the user."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            f"the disk of the store {folder} is full; nothing of this was stored, and what was stored before is unharmed. Make "
+            "room and try again"
+        )
+    return StoreError(f"the store {folder} cannot be written ({error.strerror}); check its disk and permissions")

@@ -1,6 +1,6 @@
 """Writing files so that a crash leaves the old content or the new one, never half of it.
 
-This module knows nothing about what it writes.
+For files that grow line by line see `journal.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def _sync(path: Path) -> None:
-    """Flush one file's or folder's content to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync(path: Path) -> None:
+    """Flush one file's or folder's content to the disk (a folder's: the names in it)."""
+    with contextlib.suppress(PermissionError):  # Windows does not open folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
@@ -34,7 +35,7 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync(path.parent)
+        sync(path.parent)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -55,12 +56,12 @@ def replace_folder(folder: str | Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _sync(file)
+                sync(file)
         temporary.chmod(0o755)
         if folder.exists():
             os.replace(folder, aside)
         os.replace(temporary, folder)
-        _sync(folder.parent)
+        sync(folder.parent)
     except BaseException:
         if aside.exists() and not folder.exists():
             os.replace(aside, folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from distilledprag.base.architecture import decoder_layers
 from distilledprag.base.default import Say, default_base
 from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.base.prepare import prepared_record
@@ -52,19 +53,27 @@ class Answer:
 class DistilledPRAG:
     """The method, ready to use. See `from_pretrained`."""
 
-    def __init__(self, base: BaseLLM, *, layer: int, plain: PlainPath | None = None) -> None:
-        """layer: after which documents' states are written. plain: for PEFT adapters, None without."""
-        if not 0 <= layer < base.model.config.num_hidden_layers:
-            raise ConfigError(f"the base has layers 0 to {base.model.config.num_hidden_layers - 1}, not {layer}")
+    def __init__(self, base: BaseLLM, *, layer: int, plain: PlainPath | None = None, encoder: BaseLLM | None = None) -> None:
+        """layer: after which documents' states are written. plain: for PEFT adapters, None without. encoder: reads the
+        documents; None: the base does.
+
+        Raises ConfigError for a layer that is not there, IncompatibleBaseError for an encoder of another base.
+        """
+        reading = base if encoder is None else encoder
+        reading.identity.require(base.identity, "The encoder")
+        layers = min(len(decoder_layers(base.model)), len(decoder_layers(reading.model)))
+        if not 0 <= layer < layers:
+            raise ConfigError(f"the base has layers 0 to {layers - 1} to read documents with, not {layer}")
         self.base = base
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
-        self.states = StateGenerator(base, self.prompts, layer, plain)
+        self.states = StateGenerator(reading, self.prompts, layer, plain)
 
     @classmethod
     def from_pretrained(
         cls,
         base: str | Path | None = None,
         *,
+        generator: str | Path | None = None,
         layer: int | None = None,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
@@ -72,14 +81,21 @@ class DistilledPRAG:
     ) -> DistilledPRAG:
         """Load a prepared base (a folder that `dprag prepare-base` wrote); None: the default one, fetched when first used.
 
-        layer: None takes the base's own. say: told about steps that take long. Raises CheckpointError when the base cannot be
-        loaded or was not prepared.
+        generator: the folder of the trusted side's part, `<base>-encoder`, which then reads the documents; None: the base does.
+        layer: None takes the base's own. say: told about steps that take long.
+        Raises CheckpointError when a folder cannot be loaded or was not prepared, IncompatibleBaseError when they belong to
+        different bases.
         """
         folder = Path(default_base(say) if base is None else base).expanduser()
         record = prepared_record(folder)
         say("loading the base")
         loaded = load_base(folder, device=device, dtype=dtype)
-        return cls(loaded, layer=record.layer if layer is None else layer, plain=PlainPath.of(folder, record))
+        encoder = None
+        if generator is not None:
+            prepared_record(Path(generator).expanduser())
+            encoder = load_base(Path(generator).expanduser(), device=device, dtype=dtype)
+        layer = record.layer if layer is None else layer
+        return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder)
 
     @property
     def generator_identity(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distilledprag.evaluation.metrics import best_exact_match
-from distilledprag.evaluation.reading import Item, ReadingEvaluation
+from distilledprag.evaluation.recipe import EvaluationRecipe, rows_recipe
+from distilledprag.evaluation.runner import Evaluation
 from distilledprag.pipeline import DistilledPRAG
 
 EVERYDAY = Path(__file__).parents[1] / "data" / "everyday.jsonl"
@@ -45,16 +44,15 @@ def test_shuffled_documents_do_not_answer(prag):
     assert prag.answer("What is Maria Lindgren's salary?", documents=DOCUMENTS[1:]).text == "not in the documents"
 
 
-def test_everyday_questions_are_answered_as_by_plain_rag(prag):
-    rows = [json.loads(line) for line in EVERYDAY.read_text().splitlines()][::5]
-    items = [Item(tuple(d["text"] for d in row["documents"]), row["question"], tuple(row["answers"]), "everyday") for row in rows]
-    evaluation = ReadingEvaluation(prag, items)
-    right = {
-        method: sum(
-            best_exact_match(found.text, items[found.index].answers) for found in evaluation.answer(method, range(len(items)))
-        )
-        for method in ("closed_book", "rag", "state", "state_plain")
-    }
+def test_everyday_questions_are_answered_as_by_plain_rag(tmp_path):
+    file = tmp_path / "everyday.jsonl"
+    file.write_text("\n".join(EVERYDAY.read_text().splitlines()[::5]) + "\n")
+    methods = ["closed_book", "rag", "state", "state_plain"]
+    options = {"output": tmp_path, "n": None, "seed": 0, "base": None, "chosen_rows": 0.4, "methods": methods}
+    recipe = EvaluationRecipe(**rows_recipe(file, **options))
+    evaluation = Evaluation(recipe)
+    answers = evaluation.run(recipe, evaluation.questions(recipe), tmp_path / "answers.jsonl")
+    right = {method: sum(one.scores["exact_match"] for one in found) for method, found in answers.items()}
     assert right["rag"] >= 16 and right["state"] >= right["rag"] - 3 and right["state_plain"] >= right["rag"] - 3
     assert right["closed_book"] <= 2
 

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from distilledprag.base.architecture import hidden_after
+from distilledprag.base.architecture import decoder_layers, hidden_after
 from distilledprag.base.default import original_base
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
@@ -139,6 +139,17 @@ def test_encoder_makes_the_same_adapter_as_the_whole_base(prag, prepared):
     trusted = DistilledPRAG(encoder, layer=record.layer)
     assert encoder.identity == prag.base.identity
     assert trusted.encode_states(PASSAGES).to_bytes() == prag.encode_states(PASSAGES).to_bytes()
+
+
+def test_the_encoder_may_read_the_documents_for_the_base(prag, prepared):
+    apart = DistilledPRAG.from_pretrained(base=prepared, generator=encoder_folder(prepared), dtype=torch.float32)
+    assert len(decoder_layers(apart.states.base.model)) == 3 and len(decoder_layers(apart.base.model)) == 4
+    question = "Where does Anna Tovberg live?"
+    assert apart.answer(question, documents=PASSAGES).text == prag.answer(question, documents=PASSAGES).text
+    with pytest.raises(ConfigError, match="layers 0 to 2"):
+        DistilledPRAG.from_pretrained(base=prepared, generator=encoder_folder(prepared), layer=3)
+    with pytest.raises(CheckpointError, match="prepare-base"):
+        DistilledPRAG.from_pretrained(base=prepared, generator=prepared.parent / "original")
 
 
 def test_answers_through_the_adapter_run_and_report_what_was_sent(prag):

@@ -11,23 +11,18 @@ from pairs import write_pairs
 from tiny import random_generator
 
 from distilledprag.base.llm import weights_hash
-from distilledprag.baselines import (
-    AugmentedDocument,
-    PragAdapters,
-    PragSettings,
-    concatenated,
-    train_adapter,
-    train_adapters,
-)
-from distilledprag.baselines.prag import IGNORED, training_sequences
-from distilledprag.baselines.recipes import DypragRecipe, PragRecipe
-from distilledprag.baselines.training import DypragTask, parameter_distance, train_dyprag, train_prag
-from distilledprag.cli.train import read_recipe, run, task_of
+from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings, concatenated, prag_adapters
+from distilledprag.baselines.dyprag import DypragRecipe, DypragTask, parameter_distance, train_dyprag
+from distilledprag.baselines.prag import train_adapter, train_adapters, training_sequences
+from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
+from distilledprag.cli.train import run
+from distilledprag.distillation.packing import IGNORED
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import build_generator, load_generator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
+from distilledprag.recipes import read_recipe, recipe_values
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "baselines"
 DOCUMENT = AugmentedDocument(
@@ -36,7 +31,7 @@ DOCUMENT = AugmentedDocument(
     (("Where does Anna Tovberg live?", "Oakport"), ("What is the job of Anna Tovberg?", "baker")),
 )
 OTHER = AugmentedDocument("Bram Keller lives in Dunburg.", "", (("Where does Bram Keller live?", "Dunburg"),))
-QUICK = PragSettings(lr=1e-2)
+QUICK = PragSettings(learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +48,7 @@ def logits(base, prompts, adapters):
 def test_fine_tuning_makes_the_documents_answers_likelier_and_leaves_the_base_as_it_was(tiny_base, prompts):
     before, names = weights_hash(tiny_base.model), [name for name, _ in tiny_base.model.named_modules()]
     state = torch.random.get_rng_state()
-    made = train_adapter(tiny_base, prompts, DOCUMENT, PragSettings(lr=1e-2, epochs=20))
+    made = train_adapter(tiny_base, prompts, DOCUMENT, PragSettings(learning_rate=1e-2, epochs=20))
     assert weights_hash(tiny_base.model) == before and names == [name for name, _ in tiny_base.model.named_modules()]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not any(parameter.requires_grad for parameter in tiny_base.model.parameters())
@@ -64,7 +59,7 @@ def test_fine_tuning_makes_the_documents_answers_likelier_and_leaves_the_base_as
     assert (made.rank, made.alpha) == (2, 32.0)
 
 
-@pytest.mark.parametrize("settings", [PragSettings(epochs=2), PragSettings(batch=2, supervise="answer")])
+@pytest.mark.parametrize("settings", [PragSettings(epochs=2), PragSettings(batch_size=2, supervise="answer")])
 def test_documents_fine_tuned_side_by_side_are_those_that_peft_fine_tunes_alone(tiny_base, prompts, settings):
     longer = AugmentedDocument(DOCUMENT.text, DOCUMENT.rewrite, DOCUMENT.questions * 3)
     documents = [DOCUMENT, OTHER, longer]  # 3, 1 and 9 sequences: rows that end at different steps
@@ -104,27 +99,23 @@ def test_concatenated_adapters_add_what_each_of_them_adds(tiny_base, prompts):
 
 
 def test_an_adapter_is_made_once_and_read_back_the_same(tiny_base, prompts, tmp_path, monkeypatch):
-    from distilledprag.baselines import store
-
     made = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path).adapter(DOCUMENT)
     trained = []
-    monkeypatch.setattr(store, "train_adapter", lambda *args: trained.append(args[2]) or train_adapter(*args))
+    monkeypatch.setattr(prag_adapters, "train_adapter", lambda *args: trained.append(args[2]) or train_adapter(*args))
     again = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path)
     assert again.adapter(DOCUMENT).to_bytes() == made.to_bytes() and not trained
     again.adapter(OTHER)
-    PragAdapters(tiny_base, prompts, PragSettings(lr=1e-3), "hash", tmp_path).adapter(DOCUMENT)
+    PragAdapters(tiny_base, prompts, PragSettings(learning_rate=1e-3), "hash", tmp_path).adapter(DOCUMENT)
     PragAdapters(tiny_base, prompts, QUICK, "other base", tmp_path).adapter(DOCUMENT)
     assert trained == [OTHER, DOCUMENT, DOCUMENT]
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_prepared_adapters_are_at_hand_and_none_is_made_twice(tiny_base, prompts, tmp_path, monkeypatch, kept):
-    from distilledprag.baselines import store
-
     adapters = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path if kept else None)
     batches = []
-    monkeypatch.setattr(store, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
-    monkeypatch.setattr(store, "train_adapter", lambda *args: pytest.fail("made again"))
+    monkeypatch.setattr(prag_adapters, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
+    monkeypatch.setattr(prag_adapters, "train_adapter", lambda *args: pytest.fail("made again"))
     third = AugmentedDocument("x", "", OTHER.questions)
     assert adapters.prepare([DOCUMENT, OTHER, DOCUMENT, third], together=2) == 3
     assert adapters.prepare([OTHER, DOCUMENT]) == 0 and batches == [2, 1]
@@ -145,9 +136,10 @@ def test_dyprag_averages_the_documents_adapters(tiny_base):
 
 
 def dyprag_recipe(base, output, **changes):
+    training = {"steps": 3, "learning_rate": 1e-3, "evaluate_every": 2, "checkpoint_every": 2, "tensorboard": False}
     return DypragRecipe(**{
-        "output": output, "base": str(base), "data": {"files": [write_pairs(output.parent)]}, "rows": 2, "validation_share": 0.2,
-        "training": {"steps": 3, "lr": 1e-3, "evaluate_every": 2, "checkpoint_every": 2, "tensorboard": False}, **changes,
+        "output": output, "base": str(base), "data": {"files": [write_pairs(output.parent)]}, "batch_size": 2,
+        "validation_share": 0.2, "training": training, **changes,
     })  # fmt: skip
 
 
@@ -157,7 +149,7 @@ def test_the_dyprag_loss_is_its_papers_and_zero_distance_means_equal_adapters(ti
     task = DypragTask(tiny_base, build_generator({"architecture": "dyprag"}, tiny_base), recipe, adapters)
     batch = task.batch(0)
     parts = {name: value.item() for name, value in task.losses(batch, task.module, 1).items()}
-    expected = parts["loss_gen"] + 100 * parts["loss_mse"] + 0.01 * parts["loss_kl"]
+    expected = parts["loss_generation"] + 100 * parts["loss_mse"] + 0.01 * parts["loss_kl"]
     assert parts["loss"] == pytest.approx(expected, rel=1e-5)
     wanted = LoraBatch.stack([adapters.adapter(document) for document in batch.documents])
     assert parameter_distance(wanted, wanted).item() == 0
@@ -197,10 +189,10 @@ data: {{source: pairs, files: [{tmp_path / "pairs.jsonl"}]}}
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_baseline_recipe_parses_and_builds_at_a_tiny_size(file, tiny_base, tiny_base_folder, prompts, tmp_path):
     changes = {"output": tmp_path, "base": str(tiny_base_folder), "dtype": "float32"}
-    tiny_data = {"files": [write_pairs(tmp_path)], "count": 3}
-    if task_of(file) == "prag":
+    tiny_data = {"files": [write_pairs(tmp_path)], "num_documents": 3}
+    if recipe_values(file)["task"] == "prag":
         recipe = read_recipe(file, PragRecipe)
-        assert (recipe.prag.rank, recipe.prag.alpha, recipe.prag.lr) == (2, 32, 3e-4)
+        assert (recipe.prag.rank, recipe.prag.alpha, recipe.prag.learning_rate) == (2, 32, 3e-4)
         small = PragRecipe(**{**recipe.model_dump(), **changes, "data": tiny_data})
         assert train_prag(small, quiet=True) == {"documents": 3.0, "made": 3.0}
         return

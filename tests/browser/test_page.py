@@ -39,7 +39,7 @@ def base(tmp_path_factory):
 def address(base, tmp_path_factory):
     store = tmp_path_factory.mktemp("up") / "store"
     ports = ["--port", 0, "--engine-port", 0]
-    with server("serve", "--store", store, *ports, "--no-browser", "--allow-rag", "--base", base) as (_, url):
+    with server("serve", "--store", store, *ports, "--no-browser", "--allow-plaintext", "--base", base) as (_, url):
         yield url
 
 

@@ -11,20 +11,27 @@ import yaml
 from pairs import write_pairs
 from tiny import PAPER, random_generator
 
-from distilledprag.cli.train import read_recipe
-from distilledprag.distillation.distill import DistillRecipe, DistillTask, compared_positions, train_generator
+from distilledprag.distillation.generator_training import DistillTask, compared_positions, train_generator
+from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.errors import ConfigError
 from distilledprag.generators import build_generator
+from distilledprag.generators.paper import PaperGenerator
+from distilledprag.recipes import read_recipe
 
 
 def recipe(base: Path, output: Path, **training) -> dict:
-    settings = {"steps": 6, "lr": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
+    settings = {"steps": 6, "learning_rate": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
     return {
         "task": "distill",
         "output": str(output),
         "base": str(base),
         "generator": dict(PAPER),
-        "data": {"files": [str(write_pairs(Path(output).parent))], "rows": 3, "questions": 2, "validation_share": 0.2},
+        "data": {
+            "files": [str(write_pairs(Path(output).parent))],
+            "batch_size": 3,
+            "questions_per_context": 2,
+            "validation_share": 0.2,
+        },
         "training": settings,
     }
 
@@ -44,28 +51,28 @@ def test_the_student_of_an_open_prompt_without_adapter_is_the_teacher(tiny_base,
     generator = build_generator(PAPER, tiny_base)  # untrained: it changes nothing
     task = DistillTask(tiny_base, generator, DistillRecipe(**recipe(tmp_path, tmp_path)))
     batch = task.batch(0)
-    batch.tokens.masked_ids = batch.tokens.open_ids
+    batch.student = batch.teacher
     parts = task.losses(batch, generator, 0)
-    assert parts["loss_cos"].item() == pytest.approx(0.0, abs=1e-5)
+    assert parts["loss_cosine"].item() == pytest.approx(0.0, abs=1e-5)
     assert parts["loss_kl"].item() == pytest.approx(0.0, abs=1e-5)
-    assert parts["loss"].item() == pytest.approx(parts["loss_gen"].item(), abs=1e-5)
+    assert parts["loss"].item() == pytest.approx(parts["loss_generation"].item(), abs=1e-5)
 
 
 def test_the_total_is_the_papers_weighted_sum(tiny_base, tmp_path):
     task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
     parts = task.losses(task.batch(0), task.module, 1)
-    expected = parts["loss_gen"] + 0.5 * parts["loss_cos"] + 0.1 * parts["loss_kl"]
+    expected = parts["loss_generation"] + 0.5 * parts["loss_cosine"] + 0.1 * parts["loss_kl"]
     assert parts["loss"].item() == pytest.approx(expected.item(), abs=1e-6)
 
 
 def test_cosine_positions_are_what_they_are_named(tiny_base, tmp_path):
     task = DistillTask(tiny_base, random_generator(tiny_base, PAPER), DistillRecipe(**recipe(tmp_path, tmp_path)))
-    tokens = task.batch(0).tokens
-    outside = compared_positions(tokens, "outside_documents")
-    assert not (outside & tokens.is_document).any() and (outside | tokens.is_document).equal(tokens.is_token)
-    assert compared_positions(tokens, "all").equal(tokens.is_token)
-    assert compared_positions(tokens, "answer").equal(tokens.is_supervised)
-    assert not (compared_positions(tokens, "question_and_answer") & tokens.is_document).any()
+    batch = task.batch(0)
+    outside = compared_positions(batch, "outside_documents")
+    assert not (outside & batch.is_document).any() and (outside | batch.is_document).equal(batch.teacher.is_token)
+    assert compared_positions(batch, "all").equal(batch.teacher.is_token)
+    assert compared_positions(batch, "answer").equal(batch.teacher.is_supervised)
+    assert not (compared_positions(batch, "question_and_answer") & batch.is_document).any()
 
 
 def test_cached_teacher_outputs_replace_the_teacher_and_change_no_number(tiny_base, tmp_path):
@@ -75,8 +82,10 @@ def test_cached_teacher_outputs_replace_the_teacher_and_change_no_number(tiny_ba
     cached = DistillTask(tiny_base, plain.module, DistillRecipe(**values))
     expected = plain.losses(plain.batch(0), plain.module, 1)
     first = cached.losses(cached.batch(0), plain.module, 1)
-    assert first["loss_gen"].item() == pytest.approx(expected["loss_gen"].item(), abs=2e-3)  # kept in half precision
-    assert first["loss_cos"].item() == pytest.approx(expected["loss_cos"].item(), abs=2e-3)
+    assert first["loss_generation"].item() == pytest.approx(
+        expected["loss_generation"].item(), abs=2e-3
+    )  # kept in half precision
+    assert first["loss_cosine"].item() == pytest.approx(expected["loss_cosine"].item(), abs=2e-3)
     assert first["loss_kl"].item() == pytest.approx(expected["loss_kl"].item(), rel=2e-2, abs=2e-3)
     cached.read = None  # a second visit must not ask the teacher
     second = cached.losses(cached.batch(0), plain.module, 1)
@@ -108,6 +117,17 @@ def test_losses_fall_on_a_batch_seen_again_and_again(tiny_base, tmp_path):
     assert seen[-1] < 0.9 * seen[0]
 
 
+def test_a_generator_is_initialised_once_with_the_first_batch_and_not_on_resume(tiny_base_folder, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(PaperGenerator, "initialise", lambda generator, documents: seen.append(documents.mask.shape[0]))
+    values = recipe(tiny_base_folder, tmp_path / "run", steps=2)
+    train_generator(DistillRecipe(**values), quiet=True)
+    assert seen == [3]  # contexts of a batch
+    values["training"]["steps"] = 3
+    train_generator(DistillRecipe(**values), resume=True, quiet=True)
+    assert seen == [3]
+
+
 def test_pairs_from_a_file_train_too(tiny_base_folder, tmp_path):
     rows = [
         {"documents": [f"Anna Tovberg lives in {city}."], "question": "Where does Anna Tovberg live?", "answer": city}
@@ -115,7 +135,7 @@ def test_pairs_from_a_file_train_too(tiny_base_folder, tmp_path):
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     values = recipe(tiny_base_folder, tmp_path / "run", steps=2)
-    values["data"] = {"source": "pairs", "files": [str(tmp_path / "pairs.jsonl")], "rows": 2}
+    values["data"] = {"source": "pairs", "files": [str(tmp_path / "pairs.jsonl")], "batch_size": 2}
     train_generator(DistillRecipe(**values), quiet=True)
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 

@@ -7,19 +7,20 @@ import torch
 from pairs import write_pairs
 from tiny import PAPER, random_generator
 
-from distilledprag.distillation.distill import DistillRecipe, DistillTask
-from distilledprag.evaluation.methods import METHODS, Item, Setting, mask_row
+from distilledprag.distillation.generator_training import DistillTask
+from distilledprag.distillation.recipes import DistillRecipe
+from distilledprag.evaluation.methods import METHODS, Question, Setting, mask_row
 from distilledprag.generators import build_generator, load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
+from distilledprag.generators.interface import mask_embedded_as
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 
-ITEM = Item("Where does Anna Tovberg live?", "Oakport", ("Anna Tovberg lives in Oakport.", "Bram lives in Dunburg."), ("x.",))
+ITEM = Question("Where does Anna Tovberg live?", passages=("Anna Tovberg lives in Oakport.", "Bram lives in Dunburg."))
 
 
 def task(base, folder, settings):
-    data = {"files": [str(write_pairs(folder))], "rows": 2, "questions": 2, "validation_share": 0.2}
+    data = {"files": [str(write_pairs(folder))], "batch_size": 2, "questions_per_context": 2, "validation_share": 0.2}
     recipe = DistillRecipe(output=folder, generator=settings, data=data, training={"steps": 2})
     return DistillTask(base, random_generator(base, settings), recipe)
 
@@ -58,24 +59,24 @@ def test_without_a_mask_the_student_computes_what_the_prompt_without_document_to
     batch = trained.batch(0)
     adapters = trained.module(trained.read(batch)[1])
     made = trained.answer(batch, adapters).logits
-    batch.tokens.masked_ids = torch.where(batch.tokens.is_document, 9, batch.tokens.masked_ids)
+    batch.student.ids = torch.where(batch.is_document, 9, batch.student.ids)
     assert torch.allclose(trained.answer(batch, adapters).logits, made, atol=1e-5)  # what stands there does not matter
 
-    row = trained.data.rows(0)[0]
-    keep = [place for place, hidden in enumerate(row.packed.is_document) if not hidden and row.packed.segments[place] <= 1]
-    ids = torch.tensor([[row.packed.masked_ids[place] for place in keep]])
-    supervised = [number for number, place in enumerate(keep) if row.packed.targets[place] != -100]
+    rows = trained.batch(0).student
+    keep = (rows.is_token[0] & ~batch.is_document[0] & (rows.segments[0] <= 1)).nonzero()[:, 0]
+    ids = rows.ids[:1, keep]
+    supervised = rows.is_supervised[0, keep].nonzero()[:, 0]
     first = LoraBatch({key: (a[:1], b[:1]) for key, (a, b) in adapters.modules.items()}, adapters.scaling)
     with inject(tiny_base.model, first):
         direct = tiny_base.model(input_ids=ids).logits[0, supervised]
-    assert torch.allclose(made[: len(supervised)], direct, atol=1e-4)
+    assert len(supervised) > 1 and torch.allclose(made[: len(supervised)], direct, atol=1e-4)
 
 
 def test_evaluation_uses_the_mask_that_the_generator_was_trained_with(tiny_base):
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
-    none = Setting(tiny_base, prompts, {"distilled_paper": random_generator(tiny_base, {**PAPER, "mask": "none"})})
-    assert tiny_base.mask_token_id not in METHODS["distilled_paper"](none, [ITEM])[0][0]
-    own = Setting(tiny_base, prompts, {"distilled_paper": random_generator(tiny_base, {**PAPER, "mask": "trainable"})})
-    assert mask_row(own, "distilled_paper") is own.generators["distilled_paper"].mask_row
+    none = Setting(tiny_base, prompts, {"paper": random_generator(tiny_base, {**PAPER, "mask": "none"})})
+    assert tiny_base.mask_token_id not in METHODS["paper"](none, [ITEM]).prompts[0]
+    own = Setting(tiny_base, prompts, {"paper": random_generator(tiny_base, {**PAPER, "mask": "trainable"})})
+    assert mask_row(own, "paper") is own.generators["paper"].mask_row
     assert mask_row(own, "rag") is None
-    assert mask_row(own, "shuffled_paper") is mask_row(own, "distilled_paper")
+    assert mask_row(own, "shuffled_paper") is mask_row(own, "paper")

@@ -3,10 +3,23 @@
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from distilledprag.distillation.question_packing import IGNORED, collate, exact_rows, pack
-from distilledprag.prompts import Prompt
+from distilledprag.distillation.packing import IGNORED, RowTable, packed_length
 
-CONTEXT = Prompt([10, 11, 12, 13], [10, 9, 9, 13], [False, True, True, False])
+CONTEXT = [10, 11, 12, 13]
+
+
+def packed(*rows, length=None):
+    """Each row a list of (context, pairs)."""
+    table = RowTable(len(rows), length)
+    for number, contexts in enumerate(rows):
+        for owner, (context, pairs) in enumerate(contexts):
+            table.add(number, owner, context, pairs)
+    return table.tensors(0)
+
+
+def logits(model, rows):
+    attention = rows.attention(torch.float32)
+    return model(input_ids=rows.ids, attention_mask=attention, position_ids=rows.positions).logits
 
 
 def tiny_model() -> Qwen3ForCausalLM:
@@ -16,46 +29,51 @@ def tiny_model() -> Qwen3ForCausalLM:
 
 
 def test_supervised_positions_are_those_that_predict_answer_tokens():
-    row = pack(CONTEXT, [([20, 21], [30, 31, 2]), ([22], [33, 2])])
-    assert row.open_ids == [10, 11, 12, 13, 20, 21, 30, 31, 22, 33]
-    assert row.masked_ids == [10, 9, 9, 13, 20, 21, 30, 31, 22, 33]
-    assert row.targets == [IGNORED] * 4 + [IGNORED, 30, 31, 2] + [33, 2]
-    assert row.positions == [0, 1, 2, 3, 4, 5, 6, 7, 4, 5]
-    assert row.segments == [0, 0, 0, 0, 1, 1, 1, 1, 2, 2]
-    assert row.is_document == [False, True, True, False] + [False] * 6
+    pairs = [([20, 21], [30, 31, 2]), ([22], [33, 2])]
+    rows = packed([(CONTEXT, pairs)])
+    assert rows.ids.tolist() == [[10, 11, 12, 13, 20, 21, 30, 31, 22, 33]]
+    assert rows.labels.tolist() == [[IGNORED] * 4 + [IGNORED, 30, 31, 2] + [33, 2]]
+    assert rows.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 4, 5]]
+    assert rows.segments.tolist() == [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2]]
+    assert packed_length(CONTEXT, pairs) == rows.ids.shape[1]
 
 
 def test_a_packed_question_gets_the_logits_it_gets_alone():
     model = tiny_model()
     pairs = [([20, 21], [30, 31, 2]), ([22], [33, 2]), ([23, 24, 25], [34, 2])]
-    packed = collate([pack(CONTEXT, pairs)], 0)
-    together = model(input_ids=packed.open_ids, attention_mask=packed.attention, position_ids=packed.positions).logits[
-        packed.is_supervised
-    ]
+    other = ([14, 15], [([26], [35, 2])])
+    rows = packed([(CONTEXT, pairs), other], length=24)
+    together = logits(model, rows)[rows.is_supervised]
     alone = []
-    for question, answer in pairs:
-        ids = torch.tensor([CONTEXT.open_ids + question + answer[:-1]])
-        alone.append(model(input_ids=ids).logits[0, -len(answer) :])
+    for context, questions in ((CONTEXT, pairs), other):
+        for question, answer in questions:
+            ids = torch.tensor([context + question + answer[:-1]])
+            alone.append(model(input_ids=ids).logits[0, -len(answer) :])
     assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_padding_changes_nothing_and_is_finite():
     model = tiny_model()
-    short, long = pack(CONTEXT, [([20], [30, 2])]), pack(CONTEXT, [([21, 22, 23], [31, 32, 33, 2])])
-    batch, single = collate([short, long], 0), collate([short], 0)
-
-    def logits(b):
-        return model(input_ids=b.open_ids, attention_mask=b.attention, position_ids=b.positions).logits
-
-    assert torch.isfinite(logits(batch)).all()
-    length = len(short.open_ids)
-    assert torch.allclose(logits(batch)[0, :length], logits(single)[0], atol=1e-5)
-    assert batch.is_token.sum(1).tolist() == [len(short.open_ids), len(long.open_ids)]
+    short, long = [(CONTEXT, [([20], [30, 2])])], [(CONTEXT, [([21, 22, 23], [31, 32, 33, 2])])]
+    batch, single = packed(short, long), packed(short)
+    assert torch.isfinite(logits(model, batch)).all()
+    length = packed_length(*short[0])
+    assert torch.allclose(logits(model, batch)[0, :length], logits(model, single)[0], atol=1e-5)
+    assert batch.is_token.sum(1).tolist() == [length, packed_length(*long[0])]
 
 
-def test_exact_rows_needs_every_answer_token_of_the_row():
-    batch = collate([pack(CONTEXT, [([20], [3, 2])]), pack(CONTEXT, [([21], [4, 2])])], 0)
-    logits = torch.zeros(4, 8)
-    for position, token in enumerate([3, 2, 4, 5]):
-        logits[position, token] = 1.0
-    assert exact_rows(logits, batch).tolist() == [True, False]
+def test_hidden_tokens_are_as_if_they_were_not_there():
+    model = tiny_model()
+    pairs = [([20, 21], [30, 31, 2]), ([22], [33, 2])]
+    rows = packed([(CONTEXT, pairs)])
+    hidden = torch.zeros_like(rows.ids, dtype=torch.bool)
+    hidden[0, 1:3] = True
+    shorter = packed([([10, 13], pairs)])
+    assert torch.allclose(logits(model, rows.without(hidden))[~hidden], logits(model, shorter)[0], atol=1e-5)
+
+
+def test_contexts_are_placed_in_the_first_row_with_room_for_all_of_them():
+    table = RowTable(2, 6)
+    table.add(0, 0, CONTEXT)
+    assert table.first_fit([2]) == [0] and table.first_fit([3]) == [1]
+    assert table.first_fit([2, 6]) == [0, 1] and table.first_fit([3, 4]) is None

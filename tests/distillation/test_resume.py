@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from tiny import PAPER
 from torch import nn
 
-from distilledprag.distillation import loop
-from distilledprag.distillation.distill import DistillRecipe, DistillTask, train_generator
+from distilledprag.distillation import run_folder
+from distilledprag.distillation.generator_training import DistillTask, train_generator
 from distilledprag.distillation.loop import LoopSettings, fit
+from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.errors import CheckpointError, ConfigError
 
-SETTINGS = {"steps": 4, "lr": 0.1, "checkpoint_every": 2, "evaluate_every": 2, "tensorboard": False}
+SETTINGS = {"steps": 4, "learning_rate": 0.1, "checkpoint_every": 2, "evaluate_every": 2, "tensorboard": False}
 
 
 class Line:
@@ -74,7 +75,7 @@ def test_a_finished_run_without_its_model_writes_it_on_resume(tmp_path):
 
 def test_a_run_stopped_between_its_last_model_and_its_last_checkpoint_ends_as_an_unbroken_one(tmp_path, monkeypatch):
     train(tmp_path / "whole")
-    replace_folder = loop.replace_folder
+    replace_folder = run_folder.replace_folder
 
     def stopping(folder):
         if folder.name == "state" and folder.exists():
@@ -82,7 +83,7 @@ def test_a_run_stopped_between_its_last_model_and_its_last_checkpoint_ends_as_an
         return replace_folder(folder)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(loop, "replace_folder", stopping)
+        patched.setattr(run_folder, "replace_folder", stopping)
         train(tmp_path / "run")
     assert train(tmp_path / "run", resume=True).steps == [3, 4]
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
@@ -97,13 +98,13 @@ def test_a_checkpoint_that_was_being_replaced_is_found_again(tmp_path):
     assert not list((tmp_path / "run").glob(".state*"))
 
 
-RECIPE = {"output": "a", "data": {"seed": 0, "rows": {1: 3}}, "training": {**SETTINGS, "seed": 0}}
+RECIPE = {"output": "a", "data": {"seed": 0, "sizes": {1: 3}}, "training": {**SETTINGS, "seed": 0}}
 
 
 @pytest.mark.parametrize("change, named", [
-    ({"data": {"seed": 1, "rows": {1: 3}}}, r"data\.seed was 0 and is now 1"),
-    ({"data": {"seed": 0, "rows": {1: 3, 2: 2}}}, r"data\.rows\.2 was null and is now 2"),
-    ({"training": {**RECIPE["training"], "lr": 0.2}}, r"training\.lr was 0\.1 and is now 0\.2"),
+    ({"data": {"seed": 1, "sizes": {1: 3}}}, r"data\.seed was 0 and is now 1"),
+    ({"data": {"seed": 0, "sizes": {1: 3, 2: 2}}}, r"data\.sizes\.2 was null and is now 2"),
+    ({"training": {**RECIPE["training"], "learning_rate": 0.2}}, r"training\.learning_rate was 0\.1 and is now 0\.2"),
     ({"generator": {"rank": 4}}, "generator was null"),
 ])  # fmt: skip
 def test_a_run_is_not_resumed_with_another_recipe(tmp_path, change, named):
@@ -192,19 +193,20 @@ def test_a_precision_that_the_device_lacks_is_refused(tmp_path, monkeypatch):
 
 
 def recipe(base, output, **training):
-    settings = {"steps": 6, "lr": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
-    data = {"files": [str(write_pairs(output.parent))], "rows": 3, "questions": 2, "validation_share": 0.2}
+    settings = {"steps": 6, "learning_rate": 1e-3, "evaluate_every": 3, "checkpoint_every": 2, "tensorboard": False, **training}
+    data = {"files": [str(write_pairs(output.parent))], "batch_size": 3, "questions_per_context": 2, "validation_share": 0.2}
     return {"output": str(output), "base": str(base), "generator": dict(PAPER), "data": data, "training": settings}
 
 
 def losses(output):
-    keys = ("step", "loss", "loss_gen", "loss_cos", "loss_kl")
+    keys = ("step", "loss", "loss_generation", "loss_cosine", "loss_kl")
     return [tuple(json.loads(line)[key] for key in keys) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 CHILD = """
 import json, os, signal, sys
-from distilledprag.distillation.distill import DistillRecipe, DistillTask, train_generator
+from distilledprag.distillation.generator_training import DistillTask, train_generator
+from distilledprag.distillation.recipes import DistillRecipe
 
 losses = DistillTask.losses
 

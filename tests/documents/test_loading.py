@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import docx
 import pytest
@@ -54,6 +56,31 @@ def test_each_paragraph_is_a_passage(tmp_path, kind):
     assert [passage.index for passage in passages] == [0, 1]
     if kind not in ("txt", "pdf"):
         assert {passage.title for passage in passages} == {"Records"}
+
+
+LIBRARIES = {"md": "markdown_it", "html": "bs4", "docx": "docx", "pdf": "pypdf"}
+
+
+@pytest.mark.parametrize("kind", LIBRARIES)
+def test_without_a_readers_library_its_files_name_the_extra_and_others_are_read(tmp_path, monkeypatch, kind):
+    file, plain = make(tmp_path, kind), make(tmp_path, "txt")
+    for name in [name for name in sys.modules if name.startswith("distilledprag.documents.readers.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, LIBRARIES[kind], None)
+    with pytest.raises(InputError, match=rf"{kind} needs {LIBRARIES[kind]}: pip install 'distilledprag\[documents\]'"):
+        load_file(file)
+    assert [passage.text for passage in load_file(plain)] == [FIRST, SECOND]
+
+
+def test_no_library_is_loaded_before_a_file_needs_it(tmp_path):
+    script = (
+        "import sys, distilledprag.documents as d; d.load_file(sys.argv[1]); "
+        f"print([name for name in {list(LIBRARIES.values())} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(make(tmp_path, "jsonl"))], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def texts(file, content):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilledprag.documents.blocks import Block
-from distilledprag.documents.splitting import sentences, split_blocks, split_text
+from distilledprag.documents.passages import Block, sentences, split_blocks, split_text
 
 
 def test_long_paragraphs_are_cut_at_sentence_ends():

@@ -16,6 +16,8 @@ from openai import OpenAI
 from prepared import prepared
 from processes import server
 
+from distilledprag.base.default import default_base
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -48,6 +50,34 @@ def is_running(pid):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+GOLDEN = {
+    "What is Maria Lindgren's salary?": "41,250 euros",
+    "Which invoice was paid on 3 May?": "KX-20417-B",
+}
+TEXTS = [
+    "Maria Lindgren starts on 1 March 2026 as a nurse. Her salary is 41,250 euros a year. She reports to Dr. Osei.",
+    "The invoice KX-20417-B of Halden Mills was paid on 3 May.",
+]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_the_default_base_answers_with_its_encoder_alone_on_the_trusted_side(tmp_path):
+    """The real SmolLM2: the engine has all of it, the gateway the embeddings and the layers up to that of the states."""
+    default_base()  # prepares base and encoder where they are not there yet
+    options = ["--store", tmp_path / "store", "--port", 0, "--engine-port", 0, "--no-browser", "--rows", 0.9]
+    with server("serve", *options) as (process, url), httpx2.Client(base_url=url, timeout=120, trust_env=False) as http:
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0") for pid in servers_of(process.pid)]
+        gateway = next(command for command in commands if "gateway" in command)
+        encoder = Path(gateway[gateway.index("--base") + 1])
+        assert json.loads((encoder / "config.json").read_text())["num_hidden_layers"] < 30 and "--rows" in gateway
+        for number, text in enumerate(TEXTS):
+            assert http.post("/v1/documents", json={"name": f"{number}.txt", "text": text}).status_code == 200
+        for question, wanted in GOLDEN.items():
+            body = {"model": "distilledprag", "messages": [{"role": "user", "content": question}]}
+            answer = http.post("/v1/chat/completions", json=body).json()
+            assert wanted in answer["choices"][0]["message"]["content"]
 
 
 @pytest.fixture

@@ -14,11 +14,12 @@ from openai import OpenAI
 from served import served
 from starlette.types import ASGIApp
 
-from distilledprag.base.llm import load_base
+from distilledprag.base.llm import BaseLLM, load_base
+from distilledprag.engine.application import build_application
+from distilledprag.engine.backend import Backend
+from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine, Settings
-from distilledprag.engine.web.application import build_application
-from distilledprag.engine.web.observing import Metrics
-from distilledprag.http.keys import ApiKeys
+from distilledprag.http.middleware import ApiKeys
 from distilledprag.pipeline import DistilledPRAG
 
 
@@ -74,8 +75,13 @@ def start_engine(engine_base):
     """A function that starts an engine with the given settings; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
-        def start(settings: Settings | None = None, build: Callable[..., ASGIApp] = build_application) -> Running:
-            engine = Engine(engine_base, settings)
+        def start(
+            settings: Settings | None = None,
+            build: Callable[..., ASGIApp] = build_application,
+            backend: Backend | None = None,
+            base: BaseLLM = engine_base,
+        ) -> Running:
+            engine = Engine(base, settings, backend=backend)
             app = build(engine, ApiKeys([KEY, OTHER_KEY]), Metrics(), ApiKeys([METRICS_KEY]))
             return Running(stack.enter_context(served(app)), engine)
 

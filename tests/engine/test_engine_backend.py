@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 from hostile import small_adapter
 
-from distilledprag.engine.failures import StoppingError
+from distilledprag.engine.application import build_application
 from distilledprag.engine.service import Engine, Settings
-from distilledprag.engine.web.application import build_application
+from distilledprag.http.errors import StoppingError
 
 
 @dataclass(eq=False)

@@ -8,11 +8,9 @@ import time
 import pytest
 import torch
 
-from distilledprag.engine.batch import DecodingBatch, stacked_bytes
-from distilledprag.engine.embedded import EmbeddedBackend, Limits
-from distilledprag.engine.job import Job, Sampling
-from distilledprag.engine.queue import FairQueue
-from distilledprag.engine.sampling import Sampler, next_tokens
+from distilledprag.engine.backend import EmbeddedBackend, Limits
+from distilledprag.engine.batch import DecodingBatch, Sampler, next_tokens, stacked_bytes
+from distilledprag.engine.jobs import FairQueue, Job, Sampling
 from distilledprag.lora import LoraBatch, LoraPair, LoraWeights, module_shapes
 from distilledprag.lora.states import StateAdapter
 
@@ -42,11 +40,11 @@ def overwritten(base, prompt, states):
 
 def alone(tiny_base, prompt, adapter, count):
     """Greedy tokens and their logits without a cache, one row."""
-    from distilledprag.engine.batch import _injected
+    from distilledprag.engine.batch import injected
 
     ids, logits = list(prompt), []
     of_states = isinstance(adapter, StateAdapter)
-    applied = overwritten(tiny_base, prompt, adapter) if of_states else _injected(tiny_base.model, [adapter])
+    applied = overwritten(tiny_base, prompt, adapter) if of_states else injected(tiny_base.model, [adapter])
     with torch.no_grad(), applied:
         for _ in range(count):
             logits.append(tiny_base.model(input_ids=torch.tensor([ids])).logits[0, -1].float())

@@ -16,8 +16,8 @@ from engine_cases import KEY, OTHER_KEY
 from hostile import small_adapter
 
 from distilledprag.base.llm import load_base
-from distilledprag.cli import engine as engine_command
 from distilledprag.cli.engine import EngineOptions, settings_of
+from distilledprag.cli.main import engine as engine_command
 from distilledprag.errors import ConfigError
 from distilledprag.lora.validation import AdapterSpec
 
@@ -58,14 +58,14 @@ def engine_process(folder, base, *options):
 
 def test_a_key_gets_a_fourth_of_what_all_may_unless_it_is_said_otherwise():
     settings = settings_of(usual_options())
-    assert (settings.waiting, settings.waiting_per_owner) == (256, 64)
-    assert (settings.quotas.bytes, settings.quotas.bytes_per_owner) == (2048 * MIB, 512 * MIB)
+    assert (settings.max_queue, settings.max_queue_per_tenant) == (256, 64)
+    assert (settings.quotas.bytes, settings.quotas.bytes_per_tenant) == (2048 * MIB, 512 * MIB)
     assert settings.limits.adapter_bytes == settings.quotas.bytes
-    settings = settings_of(usual_options(waiting=10, waiting_per_key=10, memory=8, memory_per_key=3))
-    assert (settings.waiting_per_owner, settings.quotas.bytes_per_owner) == (10, 3 * MIB)
-    assert settings_of(usual_options(waiting=1)).waiting_per_owner == 1
-    for name in ("waiting", "memory"):
-        with pytest.raises(ConfigError, match=f"--{name}-per-key is larger"):
+    settings = settings_of(usual_options(max_queue=10, max_queue_per_key=10, adapter_memory=8, adapter_memory_per_key=3))
+    assert (settings.max_queue_per_tenant, settings.quotas.bytes_per_tenant) == (10, 3 * MIB)
+    assert settings_of(usual_options(max_queue=1)).max_queue_per_tenant == 1
+    for name in ("max_queue", "adapter_memory"):
+        with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')}-per-key is larger"):
             settings_of(usual_options(**{name: 8, f"{name}_per_key": 9}))
     assert {field.name for field in fields(EngineOptions)} >= inspect.signature(engine_command).parameters.keys()
 
@@ -100,5 +100,5 @@ def test_a_key_that_floods_the_usual_engine_locks_nobody_out(tmp_path, tiny_base
             assert responses[-1].status_code == 429 and responses[-1].json()["error"]["code"] == "adapter_bytes_quota"
             assert (await other.post("/v1/adapters", content=data)).status_code == 201
 
-    with engine_process(tmp_path, tiny_base_folder, "--memory", "32") as url:
+    with engine_process(tmp_path, tiny_base_folder, "--adapter-memory", "32") as url:
         asyncio.run(check(url))

@@ -14,8 +14,8 @@ import torch
 from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
-from distilledprag.engine.adapters import Quotas
-from distilledprag.engine.embedded import Limits
+from distilledprag.engine.adapter_store import Quotas
+from distilledprag.engine.backend import EmbeddedBackend, Limits
 from distilledprag.engine.service import Settings
 from distilledprag.lora import LoraPair, LoraWeights, module_shapes
 
@@ -146,7 +146,7 @@ def test_bodies_that_are_no_json_or_too_long_are_refused(running):
         for body in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"[1]", b"null"):
             assert http.post("/v1/completions", content=body).status_code == 400
         assert http.post("/v1/completions", content=b" " * 2_000_000).status_code == 413
-        long = running.engine.longest_adapter + 1
+        long = running.engine.max_adapter_bytes + 1
         chunks = (bytes(65536) for _ in range(long // 65536 + 1))  # nothing announces its length
         assert http.post("/v1/adapters", content=chunks).status_code == 413
 
@@ -187,7 +187,7 @@ def test_the_same_bytes_sent_twice_are_two_adapters(running, adapter_bytes):
 
 
 def test_quotas_and_lifetimes(start_engine, adapter_bytes):
-    running = start_engine(Settings(quotas=Quotas(lifetime=3.0, per_owner=2)))
+    running = start_engine(Settings(quotas=Quotas(ttl=3.0, per_tenant=2)))
     first, second = running.upload(adapter_bytes[0]), running.upload(adapter_bytes[1])
     with running.http() as http:
         refused = http.post("/v1/adapters", content=adapter_bytes[2])
@@ -201,7 +201,7 @@ def test_quotas_and_lifetimes(start_engine, adapter_bytes):
 
 
 def test_a_full_queue_answers_429_and_a_slow_answer_504(start_engine):
-    settings = Settings(limits=Limits(rows=1), waiting=1, waiting_per_owner=1, request_seconds=1.0)
+    settings = Settings(limits=Limits(max_num_seqs=1), max_queue=1, max_queue_per_tenant=1, request_timeout=1.0)
     running = start_engine(settings)
     responses = []
     threads = [threading.Thread(target=lambda: responses.append(running.complete("Where", **LONG, seed=3))) for _ in range(6)]
@@ -213,13 +213,13 @@ def test_a_full_queue_answers_429_and_a_slow_answer_504(start_engine):
     assert 429 in statuses and set(statuses) <= {200, 429, 504}
     assert all(response.headers["retry-after"] == "1" for response in responses if response.status_code == 429)
     assert running.complete("Where", request_seconds=1).status_code == 400
-    running.engine.settings = Settings(request_seconds=0.0)
+    running.engine.settings = Settings(request_timeout=0.0)
     late = running.complete("Where")
     assert late.status_code == 504 and late.json()["error"]["code"] == "timeout"
 
 
-def test_a_client_that_leaves_frees_its_row(running, monkeypatch):
-    monkeypatch.setattr(running.engine._backend, "_stop_ids", frozenset())  # no answer ends early
+def test_a_client_that_leaves_frees_its_row(start_engine, engine_base):
+    running = start_engine(backend=EmbeddedBackend(engine_base, frozenset()))  # no answer ends early
     with running.http() as http:
         body = {"model": "base", "prompt": "Where", "stream": True, **LONG, "seed": 1}
         with http.stream("POST", "/v1/completions", json=body) as response:

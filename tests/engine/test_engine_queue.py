@@ -6,15 +6,14 @@ import time
 
 import pytest
 
-from distilledprag.engine.adapters import AdapterStore, Quotas
-from distilledprag.engine.failures import BusyError, NotFoundError, StoppingError, TimedOutError
-from distilledprag.engine.job import End, Job, Sampling
-from distilledprag.engine.queue import FairQueue
+from distilledprag.engine.adapter_store import AdapterStore, Quotas
+from distilledprag.engine.jobs import End, FairQueue, Job, Sampling
+from distilledprag.http.errors import BusyError, NotFoundError, StoppingError, TimedOutError
 
 
-def job(owner="a", seconds=60.0):
+def job(tenant="a", seconds=60.0):
     events = []
-    made = Job(owner, [1, 2], 4, None, Sampling(), time.monotonic() + seconds, events.append)
+    made = Job(tenant, [1, 2], 4, None, Sampling(), time.monotonic() + seconds, events.append)
     made.events = events
     return made
 
@@ -27,7 +26,7 @@ def everything(queue):
 
 
 def test_both_bounds_are_kept_and_say_when_to_come_back():
-    queue = FairQueue(limit=3, owner_limit=2)
+    queue = FairQueue(limit=3, tenant_limit=2)
     queue.put(job("a"))
     queue.put(job("a"))
     with pytest.raises(BusyError, match="2 requests of this key") as caught:
@@ -44,7 +43,7 @@ def test_an_owner_with_many_requests_does_not_hold_up_another():
     many, few = [job("many") for _ in range(5)], [job("few") for _ in range(2)]
     for one in [*many, *few]:
         queue.put(one)
-    order = [taken.owner for taken in everything(queue)]
+    order = [taken.tenant for taken in everything(queue)]
     assert order == ["many", "few", "many", "few", "many", "many", "many"]
     assert queue.running == 7
     for one in [*many, *few]:
@@ -91,7 +90,7 @@ class Clock:
 @pytest.fixture
 def store():
     released, clock = [], Clock()
-    made = AdapterStore(Quotas(lifetime=10, per_owner=2, bytes_per_owner=100, bytes=150), released.append, clock)
+    made = AdapterStore(Quotas(ttl=10, per_tenant=2, bytes_per_tenant=100, bytes=150), released.append, clock)
     made.released, made.clock = released, clock
     return made
 

@@ -7,12 +7,16 @@ from dataclasses import replace
 
 import pytest
 import torch
+from engine_cases import DOCUMENTS, QUESTIONS
 from hostile import changed_header, small_adapter, victim, with_header_text
 from safetensors.torch import load, save
 
-from distilledprag.engine.adapters import Quotas
+from distilledprag.base.llm import load_base
+from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.engine.adapter_store import Quotas
 from distilledprag.engine.service import Settings
 from distilledprag.lora.states import STATES_KEY, StateAdapter
+from distilledprag.pipeline import DistilledPRAG
 
 
 def send(running, data):
@@ -44,6 +48,17 @@ def test_a_prompt_of_more_or_fewer_masks_is_refused(running, adapter_bytes, mask
     assert streamed.status_code == 400 and streamed.json()["error"]["code"] == "mask_count"
 
 
+def test_states_as_a_peft_adapter_on_one_down_projection_answer_as_peft_does(start_engine, tiny_prepared_folder):
+    prag = DistilledPRAG.from_pretrained(tiny_prepared_folder, dtype=torch.float32)
+    running = start_engine(base=load_base(tiny_prepared_folder, dtype=torch.float32))
+    adapter = prag.encode(DOCUMENTS[:1])
+    assert list(adapter.modules) == ["layers.0.mlp.down_proj"]
+    uploaded = running.upload(adapter.to_bytes())
+    prompt = prag.peft_prompt(QUESTIONS[0], DOCUMENTS[:1])
+    response = running.complete(prompt, uploaded["model"], max_tokens=MAX_ANSWER_TOKENS)
+    assert response.json()["choices"][0]["text"].strip() == prag.answer_peft(QUESTIONS[0], DOCUMENTS[:1])
+
+
 def test_masks_of_a_chat_take_the_rows_too(running, adapter_bytes):
     adapter = running.upload(adapter_bytes[0])
     body = {"model": adapter["model"], "max_tokens": 4, "temperature": 0}
@@ -55,7 +70,7 @@ def test_masks_of_a_chat_take_the_rows_too(running, adapter_bytes):
 
 def test_quotas_count_the_rows_as_they_lie_in_memory(start_engine, prag):
     states = StateAdapter(torch.ones(100, 32), 1, prag.base.identity)
-    running = start_engine(Settings(quotas=Quotas(bytes_per_owner=2 * states.nbytes + 1)))
+    running = start_engine(Settings(quotas=Quotas(bytes_per_tenant=2 * states.nbytes + 1)))
     assert [send(running, states.to_bytes()).status_code for _ in range(3)] == [201, 201, 429]
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilledprag.engine.failures import RequestError
-from distilledprag.engine.text import TextSide, TextWriter
+from distilledprag.engine.tokenization import TextWriter, Tokenization
+from distilledprag.http.errors import RequestError
 
 
 @pytest.fixture(scope="module")
 def side(tiny_base):
-    return TextSide(tiny_base)
+    return Tokenization(tiny_base)
 
 
 TEXTS = st.text(st.sampled_from("abz éü🐝漢字 .,\n$5"), max_size=40)

@@ -10,16 +10,16 @@ import pytest
 
 from distilledprag.documents import Passage
 from distilledprag.errors import InputError
+from distilledprag.evaluation.benchmark_files import BenchmarkQuestion, first_per_subtask
 from distilledprag.evaluation.benchmarks import (
     LOADERS,
     AugmentedPassage,
-    BenchmarkQuestion,
-    first_per_subtask,
     load_augmented_passages,
     load_benchmark,
     load_complex_web_questions,
     load_data_aug,
     load_popqa,
+    load_rows,
     load_two_wiki,
     load_xquad,
 )
@@ -228,6 +228,23 @@ def test_data_aug_gives_rewrites_and_pairs_of_each_passage(tmp_path):
     assert len(found) == 2 and found[1] == AugmentedPassage(text, f"In other words: {text}", pairs)
 
 
+def test_rows_are_json_lines_with_their_passages(tmp_path):
+    rows = [
+        {"documents": [{"title": "Anna", "text": "She lives in Oslo."}], "question": " Where? ", "answers": ["Oslo", " "]},
+        {"documents": [{"text": " "}], "question": "Where?", "answers": ["Oslo"], "type": "bridge"},
+        {"documents": [{"text": "Oslo is old."}], "question": "What is old?", "answers": ["Oslo"], "type": "bridge"},
+    ]
+    file = write(tmp_path, "mine.v1.jsonl", "\n".join(map(json.dumps, rows)) + "\n")
+    first, second = load_rows(file)  # the row without text is left out
+    assert first == BenchmarkQuestion(
+        "1", "mine", "unnamed", "Where?", ("Oslo",), (Passage("Anna\nShe lives in Oslo.", str(file)),)
+    )
+    assert (second.id, second.subtask) == ("3", "bridge")
+    for content, message in ((None, "does not exist"), ("[{", "line 1: not a row"), ("", "holds no questions")):
+        with pytest.raises(InputError, match=message):
+            load_rows(tmp_path / "none.jsonl" if content is None else write(tmp_path, "file.jsonl", content))
+
+
 def test_the_first_questions_of_each_subtask_are_taken_in_order(tmp_path):
     types = ["bridge", "comparison", "bridge", "bridge", "comparison"]
     entries = [changed(HOTPOT, _id=str(number), type=name) for number, name in enumerate(types)]
@@ -272,7 +289,7 @@ def test_a_wrong_entry_is_named_with_what_is_wrong(tmp_path, name, entry, messag
     assert str(caught.value).startswith(f"{file}, entry 2,")
 
 
-@pytest.mark.parametrize("name", sorted(LOADERS))
+@pytest.mark.parametrize("name", sorted(LOADERS.keys() - {"rows"}))
 @pytest.mark.parametrize("content, message", [
     (None, "does not exist"),
     ("[{", "is not JSON"),

@@ -13,7 +13,7 @@ lm_eval = pytest.importorskip("lm_eval", reason="make test-harness installs it")
 from distilledprag.decoding import greedy_texts  # noqa: E402
 from distilledprag.errors import ConfigError  # noqa: E402
 from distilledprag.evaluation.harness import DistilledPRAGHarness  # noqa: E402
-from distilledprag.evaluation.methods import METHODS, Item, Setting  # noqa: E402
+from distilledprag.evaluation.methods import METHODS, Question, Setting  # noqa: E402
 from distilledprag.generators import load_generator  # noqa: E402
 from distilledprag.prompts import PromptBuilder  # noqa: E402
 
@@ -31,13 +31,13 @@ def models(tiny_base_folder, tiny_generator_folder):
 
 @pytest.fixture
 def tasks(tmp_path, tiny_base, tiny_generator_folder):
-    """`cities` wants what the method distilled_paper answers, and `choose` what it finds likelier than the other cities."""
+    """`cities` wants what the method paper answers, and `choose` what it finds likelier than the other cities."""
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
-    setting = Setting(tiny_base, prompts, {"distilled_paper": load_generator(tiny_generator_folder, tiny_base)})
+    setting = Setting(tiny_base, prompts, {"paper": load_generator(tiny_generator_folder, tiny_base)})
     rows = []
     for question, _, document in ROWS:
-        made, adapters = METHODS["distilled_paper"](setting, [Item(question, "", (document,), (document,))])
-        answer = greedy_texts(tiny_base, made, adapters, prompts.end_of_turn_id, 12)[0].split("\n")[0]
+        made = METHODS["paper"](setting, [Question(question, passages=(document,))])
+        answer = greedy_texts(tiny_base, made.prompts, made.adapters, prompts.end_of_turn_id, 12)[0].split("\n")[0]
         rows.append({"question": question, "answer": answer, "documents": [document]})
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
@@ -60,13 +60,13 @@ def measured(model, folder, task):
 
 
 def test_the_harness_asks_what_the_method_asks(tasks, models):
-    assert measured(DistilledPRAGHarness(method="distilled_paper", **models), tasks, "cities")["exact_match"] == 1.0
+    assert measured(DistilledPRAGHarness(method="paper", **models), tasks, "cities")["exact_match"] == 1.0
     closed = DistilledPRAGHarness(method="closed_book", base=models["base"])
     assert measured(closed, tasks, "cities")["exact_match"] < 1.0
 
 
 def test_choices_are_scored_by_their_likelihood(tasks, models):
-    assert measured(DistilledPRAGHarness(method="distilled_paper", **models), tasks, "choose")["acc"] == 1.0
+    assert measured(DistilledPRAGHarness(method="paper", **models), tasks, "choose")["acc"] == 1.0
 
 
 def test_documents_are_found_in_a_folder_where_rows_have_none(tasks, models, tmp_path):
@@ -74,7 +74,7 @@ def test_documents_are_found_in_a_folder_where_rows_have_none(tasks, models, tmp
     folder.mkdir()
     for number, (_, _, document) in enumerate(ROWS):
         (folder / f"{number}.txt").write_text(document)
-    options = {"method": "distilled_paper", "documents_field": "none", **models}
+    options = {"method": "paper", "documents_field": "none", **models}
     model = DistilledPRAGHarness(docs=str(folder), top_k=1, **options)
     assert measured(model, tasks, "cities")["exact_match"] == 1.0
     with pytest.raises(ConfigError, match="docs=FOLDER"):
@@ -89,4 +89,4 @@ def test_the_command_runs_and_unknown_methods_are_refused(tasks, models, tmp_pat
     with pytest.raises(ConfigError, match="is not one of"):
         DistilledPRAGHarness(method="shuffled")
     with pytest.raises(ConfigError, match="generator=FOLDER"):
-        DistilledPRAGHarness(method="distilled_paper", base=models["base"])
+        DistilledPRAGHarness(method="paper", base=models["base"])

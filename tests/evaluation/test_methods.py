@@ -12,11 +12,12 @@ from tiny import PAPER, random_generator
 from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings
 from distilledprag.decoding import greedy_texts
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import METHODS, NEEDS, PARAMETRIC, Item, Setting, prepare_adapters
+from distilledprag.evaluation.methods import METHODS, STATE_METHODS, TRAINED, Question, Setting, prepare_adapters
+from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.prompts import PromptBuilder
 
 
-def asked(first: int) -> Item:
+def asked(first: int) -> Question:
     """A question about one of two documents; the control's documents are those of the next question."""
     names = list(PEOPLE)
     own, others = (names[first + step : first + step + 2] for step in (0, 2))
@@ -28,24 +29,27 @@ def asked(first: int) -> Item:
 
     texts = [tuple(map(document, chosen)) for chosen in (own, others)]
     made = [tuple(map(augmented, chosen)) for chosen in (own, others)]
-    return Item(f"Where does {own[0]} live?", PEOPLE[own[0]][0], *texts, *made)
+    return Question(f"Where does {own[0]} live?", (PEOPLE[own[0]][0],), *texts, *made)
 
 
-def answers(setting: Setting, method: str, items: list[Item]) -> list[str]:
+def answers(setting: Setting, method: str, items: list[Question]) -> list[str]:
     prepare_adapters(setting, method, items)
-    prompts, adapters = METHODS[method](setting, items)
+    made = METHODS[method](setting, items)
     with torch.no_grad():
-        return greedy_texts(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, 8)
+        return greedy_texts(setting.base, made.prompts, made.adapters, setting.prompts.end_of_turn_id, 8, made.states)
 
 
 @pytest.fixture(scope="module")
 def setting(tiny_base):
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
     generators = {
-        "distilled_paper": random_generator(tiny_base, PAPER),
+        "paper": random_generator(tiny_base, PAPER),
         "dyprag": random_generator(tiny_base, {"architecture": "dyprag", "alpha": 4}),
     }
-    return Setting(tiny_base, prompts, generators, PragAdapters(tiny_base, prompts, PragSettings(lr=1e-2), "hash"))
+    prag = PragAdapters(tiny_base, prompts, PragSettings(learning_rate=1e-2), "hash")
+    a = torch.randn(128, tiny_base.model.config.intermediate_size, generator=torch.Generator().manual_seed(0))
+    first_words = range(20, 148)  # any tokens can stand for numbered masks here
+    return Setting(tiny_base, prompts, generators, prag, StateGenerator(tiny_base, prompts, 1, PlainPath(1, first_words, a)))
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +58,10 @@ def items():
 
 
 def test_the_contracts_methods_are_there():
-    wanted = {"closed_book", "rag", "prag", "dyprag", "distilled_paper", "shuffled"}
-    assert wanted <= METHODS.keys() and NEEDS.keys() == METHODS.keys() - {"closed_book", "rag"}
+    wanted = {"closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled", "prag", "dyprag", "paper"}
+    assert wanted <= METHODS.keys()
+    assert [name for name, method in METHODS.items() if method.needs is None] == ["closed_book", "rag"]
+    assert {name for name, method in METHODS.items() if method.needs == "states"} == set(STATE_METHODS)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -63,30 +69,31 @@ def test_a_method_answers_a_batch_as_it_answers_each_question(setting, items, me
     assert answers(setting, method, items) == [answers(setting, method, [item])[0] for item in items]
 
 
-@pytest.mark.parametrize("name", PARAMETRIC)
+@pytest.mark.parametrize("name", TRAINED)
 def test_controls_and_combinations_differ_in_one_thing_only(setting, items, name):
-    short = name.removeprefix("distilled_")
-    prompts, adapters = METHODS[name](setting, items)
-    control_prompts, control = METHODS[f"shuffled_{short}"](setting, items)
-    combined_prompts, combined = METHODS[f"rag_{name}"](setting, items)
-    assert prompts == control_prompts == [setting.prompts.build(i.question, i.documents).masked_ids for i in items]
-    assert combined_prompts == METHODS["rag"](setting, items)[0]
+    own, control, combined = (METHODS[method](setting, items) for method in (name, f"shuffled_{name}", f"rag_{name}"))
+    assert own.prompts == control.prompts == [setting.prompts.build(i.text, i.passages).masked_ids for i in items]
+    assert combined.prompts == METHODS["rag"](setting, items).prompts
+    assert own.read == combined.read == [i.passages for i in items] and control.read == [i.other_passages for i in items]
+    adapters, control, combined = own.adapters, control.adapters, combined.adapters
     key = next(iter(adapters.modules))
     same = [torch.equal(ours, theirs) for ours, theirs in zip(adapters.modules[key], combined.modules[key], strict=True)]
     assert all(same) and not torch.equal(adapters.modules[key][1], control.modules[key][1])
-    following = METHODS[name](setting, items[1:])[1].modules[key][1]  # the control's documents are the next question's
+    following = METHODS[name](setting, items[1:]).adapters.modules[key][1]  # the control's documents are the next question's
     assert torch.allclose(control.modules[key][1][:1], following, atol=1e-5)
 
 
 def test_the_papers_own_prompt_is_an_explicit_deviation(setting, items):
-    own = Setting(setting.base, setting.prompts, setting.generators, setting.prag, {"prag": "question_only"})
-    assert METHODS["prag"](own, items)[0] == METHODS["closed_book"](own, items)[0]
-    assert METHODS["dyprag"](own, items)[0] == METHODS["dyprag"](setting, items)[0]
+    own = replace(setting, prompt_variant={"prag": "question_only"})
+    assert METHODS["prag"](own, items).prompts == METHODS["closed_book"](own, items).prompts
+    assert METHODS["dyprag"](own, items).prompts == METHODS["dyprag"](setting, items).prompts
 
 
 def test_a_method_without_what_it_needs_says_so(setting, items):
-    bare = Setting(setting.base, setting.prompts, {})
-    for name in PARAMETRIC:
+    bare = Setting(setting.base, setting.prompts)
+    with pytest.raises(ConfigError, match="prepared base"):
+        METHODS["state"](bare, items)
+    for name in TRAINED:
         with pytest.raises(ConfigError, match=name):
             METHODS[name](bare, items)
     with pytest.raises(InputError, match="questions"):

@@ -40,11 +40,10 @@ def test_order_of_shingles_and_repetition_do_not_count_but_the_text_does():
     assert (minhash(["a b c d"])[0] != minhash(["a b c e"])[0]).any()
 
 
-def test_the_nearest_document_is_found_across_blocks(monkeypatch):
-    monkeypatch.setattr("distilledprag.evaluation.overlap._BLOCK", 1000)  # three training documents at a time
+def test_the_nearest_document_is_found_across_blocks():
     training = [document(seed) for seed in range(20)]
     test = [training[13] + " and a little more", document(99), training[4], training[4].upper()]
-    found = nearest(minhash(test), minhash(training))
+    found = nearest(minhash(test), minhash(training), block=1000)  # three training documents at a time
     assert [overlap.training for overlap in found if overlap.test != 1] == [13, 4, 4]
     assert found[0].similarity > 0.8 and found[1].similarity < 0.1 and found[2].similarity == found[3].similarity == 1.0
 

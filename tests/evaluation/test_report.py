@@ -6,28 +6,27 @@ import json
 
 import pytest
 
-from distilledprag.evaluation.report.published import PUBLISHED
-from distilledprag.evaluation.summary import summarise
+from distilledprag.evaluation.report import PUBLISHED
+from distilledprag.evaluation.summary import Answered, summarise
 
 
-def record(method, key, f1):
+def answered(method, key, f1):
+    kind, _, index = key.rpartition("/")
     scores = dict.fromkeys(("exact_match", "precision", "recall", "containment"), f1) | {"f1": f1}
-    seconds = {"retrieve": 0.0, "prepare": 0.1, "answer": 0.2}
-    record = {"method": method, "key": key, "subtask": key.rpartition("/")[0], "scores": scores, "seconds": seconds}
-    return {**record, "tokens": {"prompt": 9, "answer": 2}}
+    return Answered(method, int(index), "", 0, 9, 0, 0.3, type=kind, prepare_seconds=0.1, answer_tokens=2, scores=scores)
 
 
 @pytest.fixture
 def make_run(tmp_path):
     def make(name, f1):
-        found = [record(method, key, f1[method][key]) for method in f1 for key in f1[method]]
+        found = {method: [answered(method, key, value) for key, value in own.items()] for method, own in f1.items()}
         config = {
             "recipe": {"data": {"source": "benchmark", "name": "hotpotqa"}}, "base": {"weights": "abc"}, "checkpoints": {},
             "questions": "q", "hardware": {}, "versions": {},
         }  # fmt: skip
         summary = {"config": config, "deviations": {"prag": "question_only"}, "retrieval": {"k": 3}}
         (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.json").write_text(json.dumps({**summary, **summarise(found, list(f1), 100)}))
+        (tmp_path / name / "summary.json").write_text(json.dumps({**summary, **summarise(found, 100)}))
         return tmp_path / name
 
     return make
@@ -68,12 +67,12 @@ def test_published_numbers_stand_apart_and_are_named_so(make_run, tmp_path, dpra
 
 def test_ablations_stand_beside_the_published_ones(make_run, tmp_path, dprag):
     values = (("full", 1.0), ("no-kl", 0.5), ("no-cosine-no-kl", 0.25))
-    runs = [make_run(f"paper-{name}", {"distilled_paper": {"a/1": value}}) for name, value in values]
-    runs.append(make_run("other-no-kl", {"distilled_other": {"a/1": 0.75}}))
+    runs = [make_run(f"paper-{name}", {"paper": {"a/1": value}}) for name, value in values]
+    runs.append(make_run("other-no-kl", {"other": {"a/1": 0.75}}))
     code, _, error = dprag("report", *runs, "--out", tmp_path / "report")
     assert code == 0, error
     text = (tmp_path / "report" / "report.md").read_text()
-    assert row(text, "variant") == ["variant", "distilled_paper", "distilled_other", "published"]
+    assert row(text, "variant") == ["variant", "paper", "other", "published"]
     full, no_kl = row(text, "full"), row(text, "no-kl")
     assert full[1].startswith("100.0 (") and full[2:] == ["", "36.1"]
     assert no_kl[1].startswith("50.0 (") and no_kl[2].startswith("75.0 (") and no_kl[3] == "31.1"

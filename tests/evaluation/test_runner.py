@@ -14,13 +14,13 @@ import pytest
 import yaml
 from tiny import PAPER, random_generator
 
-from distilledprag.cli.train import read_recipe
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import token_f1
-from distilledprag.evaluation.questions import load_questions
+from distilledprag.evaluation.questions import load_questions, with_others
 from distilledprag.evaluation.recipe import EvaluationRecipe
-from distilledprag.evaluation.records import Records
-from distilledprag.evaluation.runner import _batches, _items, _setting, answer, evaluate
+from distilledprag.evaluation.runner import Evaluation, batches, evaluate
+from distilledprag.journal import read_journal
+from distilledprag.recipes import read_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "evaluation"
 PEOPLE = [("Anna Tovberg", "Oakport"), ("Bram Keller", "Dunburg"), ("Carla Rossi", "Millport"), ("Dov Peretz", "Ashford")]
@@ -50,18 +50,18 @@ def values(tmp_path, tiny_base_folder, tiny_generator_folder):
         "base": str(tiny_base_folder),
         "data": {"source": "benchmark", "name": "popqa", "file": str(popqa(tmp_path))},
         "top_k": 1,
-        "methods": ["closed_book", "rag", "distilled_paper", "shuffled"],
-        "checkpoints": {"distilled_paper": str(tiny_generator_folder)},
-        "answer_tokens": 4,
+        "methods": ["closed_book", "rag", "paper", "shuffled_paper"],
+        "checkpoints": {"paper": str(tiny_generator_folder)},
+        "max_new_tokens": 4,
     }
 
 
 def records(folder) -> list[dict]:
-    return [json.loads(line) for line in (Path(folder) / "questions.jsonl").read_text().splitlines()]
+    return list(read_journal(Path(folder) / "questions.jsonl"))
 
 
 def without_seconds(found: list[dict]) -> list[dict]:
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in found]
+    return [{key: value for key, value in record.items() if not key.endswith("seconds")} for record in found]
 
 
 def test_a_run_writes_a_record_per_question_and_method_and_a_summary(values):
@@ -73,14 +73,15 @@ def test_a_run_writes_a_record_per_question_and_method_and_a_summary(values):
     assert summary["retrieval"] == {"k": 1, "answer_recall": {"mean": 1.0, "n": 4}, "title_recall": {"mean": 1.0, "n": 4}}
     assert {"versions", "hardware", "checkpoints", "base", "recipe"} <= summary["config"].keys()
     for record in found:
-        assert record["scores"]["f1"] == pytest.approx(token_f1(record["answer"], PEOPLE[int(record["id"])][1]))
-        assert record["tokens"]["answer"] <= 4 and all(value >= 0 for value in record["seconds"].values())
+        assert record["scores"]["f1"] == pytest.approx(token_f1(record["text"], PEOPLE[int(record["id"])][1]))
+        assert record["answer_tokens"] <= 4 and record["seconds"] >= record["prepare_seconds"] >= 0 <= record["retrieve_seconds"]
         assert len(record["passages"]) == (record["method"] != "closed_book")
-    rag, ours, control = ([r for r in found if r["method"] == m] for m in ("rag", "distilled_paper", "shuffled"))
+    rag, ours, control = ([r for r in found if r["method"] == m] for m in ("rag", "paper", "shuffled_paper"))
     assert [r["prompt"] for r in ours] == [r["prompt"] for r in control] != [r["prompt"] for r in rag]
-    assert [r["tokens"]["prompt"] for r in ours] == [r["tokens"]["prompt"] for r in rag]
+    assert [r["prompt_tokens"] for r in ours] == [r["prompt_tokens"] for r in rag]
+    assert all(r["adapter_bytes"] > 0 and r["rows"] == 2 for r in ours) and not any(r["adapter_bytes"] for r in rag)
     mean = sum(record["scores"]["f1"] for record in ours) / 4
-    assert summary["scores"]["distilled_paper"]["all"]["f1"]["mean"] == pytest.approx(mean)
+    assert summary["scores"]["paper"]["all"]["f1"]["mean"] == pytest.approx(mean)
     assert len(summary["comparisons"]) == 6
 
 
@@ -104,16 +105,16 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(values, tmp_path):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(values)], env=environment)
     file = broken.output / "questions.jsonl"
-    while child.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 3):
+    while child.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 4):
         pass
     child.send_signal(signal.SIGKILL)
     child.wait()
     before = file.read_bytes()
     complete = before[: before.rfind(b"\n") + 1]
-    file.write_bytes(complete + b'{"method": "rag", "key": "total/')  # as if the kill had cut a line
+    file.write_bytes(complete + b'{"method": "rag", "index')  # as if the kill had cut a line
     evaluate(broken)
     evaluate(whole)
-    assert file.read_bytes().startswith(complete) and complete.count(b"\n") >= 3
+    assert file.read_bytes().startswith(complete) and complete.count(b"\n") >= 4
     assert without_seconds(records(broken.output)) == without_seconds(records(whole.output))
     evaluate(broken)
     assert len(records(broken.output)) == 16
@@ -122,22 +123,29 @@ def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(values, tmp_path):
 def test_a_folder_of_another_run_is_refused(values):
     evaluate(EvaluationRecipe(**values))
     with pytest.raises(ConfigError, match="another output"):
-        evaluate(EvaluationRecipe(**{**values, "answer_tokens": 5}))
+        evaluate(EvaluationRecipe(**{**values, "max_new_tokens": 5}))
 
 
-def test_records_of_the_same_run_are_found_again(tmp_path):
-    record = {"method": "rag", "key": "a/1", "answer": "é"}
-    Records(tmp_path, {"seed": 0}).add([record])
-    assert Records(tmp_path, {"seed": 0}).done == {("rag", "a/1"): record}
+def test_a_larger_limit_and_another_method_ask_only_what_is_missing(values):
+    data = values["data"]
+    evaluate(EvaluationRecipe(**{**values, "data": {**data, "limit": 2}, "methods": ["rag"]}))
+    before = records(values["output"])
+    summary = evaluate(EvaluationRecipe(**{**values, "methods": ["rag", "paper"]}))
+    found = records(values["output"])
+    assert found[:2] == before and len(found) == 8 and summary["scores"]["rag"]["all"]["n"] == 4
+    file = Path(data["file"])
+    file.write_text(file.read_text().replace("Oakport", "Ashhaven"))
+    with pytest.raises(ConfigError, match="another output"):
+        evaluate(EvaluationRecipe(**{**values, "methods": ["rag"]}))
 
 
 def test_prag_runs_over_pairs_and_needs_some_about_every_passage(values, tmp_path):
-    changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "styles": {"prag": "question_only"}}
+    changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "prompt_variant": {"prag": "question_only"}}
     with pytest.raises(ConfigError, match="augmented"):
         evaluate(EvaluationRecipe(**{**values, **changes}))
     pairs = tmp_path / "pairs.jsonl"
     asked = load_questions(EvaluationRecipe(**values))
-    rows = [{"documents": one.texts, "question": "Who?", "answer": "Anna"} for one in asked]
+    rows = [{"documents": one.passages, "question": "Who?", "answer": "Anna"} for one in asked]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows[:3]))
     with pytest.raises(InputError, match="Dov Peretz"):
         evaluate(EvaluationRecipe(**{**values, **changes, "prag": {"pairs": [str(pairs)]}}))
@@ -156,25 +164,26 @@ def test_prag_runs_over_pairs_and_needs_some_about_every_passage(values, tmp_pat
 def test_questions_answered_together_get_the_answers_that_each_gets_alone(values, tmp_path, top_k):
     found = []
     for batch in (1, 3):
-        recipe = EvaluationRecipe(**{**values, "top_k": top_k, "batch": batch, "output": str(tmp_path / f"batch-{batch}")})
+        recipe = EvaluationRecipe(**{**values, "top_k": top_k, "batch_size": batch, "output": str(tmp_path / f"batch-{batch}")})
         evaluate(recipe)
-        found.append({(r["method"], r["key"]): (r["answer"], r["prompt"], r["passages"]) for r in records(recipe.output)})
+        found.append({(r["method"], r["index"]): (r["text"], r["prompt"], r["passages"]) for r in records(recipe.output)})
     assert found[0] == found[1] and len(found[0]) == 4 * 4
 
 
 def test_a_question_for_which_nothing_is_found_is_asked_closed_book(values):
     recipe = EvaluationRecipe(**values)
-    setting, _ = _setting(recipe)
-    asked = [replace(one, texts=()) if place == 1 else one for place, one in enumerate(load_questions(recipe))]
-    pairs = list(zip(asked, _items(asked), strict=True))
-    assert [len(batch) for batch in _batches(pairs, 8)] == [1, 1, 2]
-    (made,) = answer(setting, "distilled_paper", [pairs[1]], 4)
-    (closed,) = answer(setting, "closed_book", [pairs[1]], 4)
-    assert made["prompt"] == closed["prompt"] and made["answer"] == closed["answer"] and made["passages"] == []
+    evaluation = Evaluation(recipe)
+    loaded = evaluation.questions(recipe)
+    questions = with_others([replace(one, passages=()) if place == 1 else one for place, one in enumerate(loaded)])
+    assert [len(batch) for batch in batches(questions, 8)] == [1, 3]
+    assert [len(batch) for batch in batches(questions, 1)] == [1, 1, 1, 1]
+    (made,) = evaluation.answer("paper", [questions[1]], recipe)
+    (closed,) = evaluation.answer("closed_book", [questions[1]], recipe)
+    assert made.prompt == closed.prompt and made.text == closed.text and made.passages == []
 
 
 def test_the_summary_says_how_much_the_passages_repeat_the_training_documents(values, tmp_path):
-    texts = [one.texts[0] for one in load_questions(EvaluationRecipe(**values))]
+    texts = [one.passages[0] for one in load_questions(EvaluationRecipe(**values))]
     pairs = tmp_path / "pairs.jsonl"
     rows = [{"documents": [text], "question": "Who?", "answer": "Anna"} for text in (texts[0], "Something else altogether here.")]
     pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -185,8 +194,8 @@ def test_the_summary_says_how_much_the_passages_repeat_the_training_documents(va
 
 def test_the_kind_of_mask_is_printed_as_a_deviation_and_a_checkpoint_must_be_of_its_methods_kind(values, tiny_base, tmp_path):
     random_generator(tiny_base, {**PAPER, "mask": "none"}).save_pretrained(tmp_path / "none")
-    changed = {**values, "methods": ["distilled_paper"], "checkpoints": {"distilled_paper": str(tmp_path / "none")}}
-    assert evaluate(EvaluationRecipe(**changed))["deviations"] == {"distilled_paper": "none mask"}
+    changed = {**values, "methods": ["paper"], "checkpoints": {"paper": str(tmp_path / "none")}}
+    assert evaluate(EvaluationRecipe(**changed))["deviations"] == {"paper": "none mask"}
     wrong = {**values, "methods": ["dyprag"], "checkpoints": {"dyprag": str(tmp_path / "none")}}
     with pytest.raises(ConfigError, match="architecture dyprag"):
         evaluate(EvaluationRecipe(**wrong))
@@ -197,7 +206,7 @@ def test_a_damaged_record_is_named(values):
     evaluate(recipe)
     file = recipe.output / "questions.jsonl"
     file.write_text(file.read_text().replace('{"method"', '{"method', 1))
-    with pytest.raises(ConfigError, match="line 1 is damaged"):
+    with pytest.raises(InputError, match="line 2 is damaged"):
         evaluate(recipe)
 
 
@@ -245,8 +254,8 @@ def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     retriever = {"kind": "corpus", "index": str(tmp_path / "index"), "corpus": str(corpus)}
     asked = load_questions(EvaluationRecipe(**{**values, "retriever": retriever, "top_k": 2}))
-    assert [one.texts[0] for one in asked] == [f"{name}\n{name} was born in {city}." for name, city in PEOPLE]
-    assert all(len(one.texts) == 2 and one.recall == {"answer_recall": 1.0, "title_recall": 1.0} for one in asked)
+    assert [one.passages[0] for one in asked] == [f"{name}\n{name} was born in {city}." for name, city in PEOPLE]
+    assert all(len(one.passages) == 2 and one.recall == {"answer_recall": 1.0, "title_recall": 1.0} for one in asked)
 
 
 @pytest.mark.parametrize("change, wrong", [
@@ -254,8 +263,8 @@ def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     ({"methods": ["rag", "rag"]}, "twice"),
     ({"methods": ["dyprag"]}, "dyprag needs a checkpoint"),
     ({"checkpoints": {"rag": "x"}, "methods": ["rag"]}, "rag"),
-    ({"styles": {"rag": "open"}}, "rag has one prompt"),
-    ({"styles": {"ragg": "open"}}, "ragg"),
+    ({"prompt_variant": {"rag": "open"}}, "rag has one prompt"),
+    ({"prompt_variant": {"ragg": "open"}}, "ragg"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "options": {"skip": 1}}}, "no option 'skip'"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "size": 3}}, "size"),
     ({"data": {"source": "benchmark", "name": "popqa", "file": "FILE", "subtasks": ["bridge"]}}, "bridge"),
@@ -272,10 +281,10 @@ def test_a_wrong_recipe_is_a_message_and_exit_code_1(values, tmp_path, dprag, ch
 
 def test_the_command_prints_the_table_with_deviations(values, tmp_path, dprag):
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump({**values, "styles": {"distilled_paper": "open"}}))
+    file.write_text(yaml.safe_dump({**values, "prompt_variant": {"paper": "open"}}))
     code, out, error = dprag("evaluate", file)
     assert code == 0, error
-    assert "distilled_paper" in out and "(open)" in out
+    assert "paper" in out and "(open)" in out
 
 
 @pytest.mark.parametrize("file", sorted(RECIPES.glob("*.yaml")), ids=lambda file: file.stem)
@@ -289,6 +298,6 @@ SMOKE = [("popqa", "popqa_300.json", 2), ("xquad", "xquad.en.json", 1)]
 @pytest.mark.skipif("DPRAG_TEST_DATA" not in os.environ, reason="DPRAG_TEST_DATA names the folder of the real data files")
 @pytest.mark.parametrize("name, file, top_k", SMOKE)
 def test_real_text_goes_through(values, name, file, top_k):
-    data = {"source": "benchmark", "name": name, "file": str(Path(os.environ["DPRAG_TEST_DATA"]) / file), "first": 2}
+    data = {"source": "benchmark", "name": name, "file": str(Path(os.environ["DPRAG_TEST_DATA"]) / file), "limit": 2}
     summary = evaluate(EvaluationRecipe(**{**values, "data": data, "top_k": top_k}))
     assert summary["scores"]["rag"]["all"]["n"] == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distilledprag.errors import InputError
-from distilledprag.evaluation.statistics import bootstrap_interval, paired_comparison
+from distilledprag.evaluation.statistics import bootstrap_interval, paired_comparison, share_interval
 
 
 def test_the_interval_is_that_of_the_normal_distribution_for_many_values():
@@ -79,12 +79,21 @@ def test_no_p_value_is_zero():
     assert found.p_value == 1 / 1000 and found.low == found.high == 1.0
 
 
-def test_many_questions_are_resampled_in_several_blocks(monkeypatch):
-    values = np.random.default_rng(9).random(300)
-    monkeypatch.setattr("distilledprag.evaluation.statistics._BLOCK", 1000)  # three resamples at a time
-    found = bootstrap_interval(values, resamples=1000)
-    half = 1.96 * values.std() / np.sqrt(300)
-    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
+def test_many_questions_are_resampled_in_several_blocks():
+    values = np.random.default_rng(9).random(5000)
+    found = bootstrap_interval(values, resamples=2000)  # ten million random numbers, drawn in three parts
+    half = 1.96 * values.std() / np.sqrt(5000)
+    assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.002)
+
+
+def test_a_share_has_a_paired_interval():
+    whole = np.random.default_rng(10).random(200)
+    found = share_interval(0.8 * whole, whole)
+    assert (found.mean, found.low, found.high) == pytest.approx((0.8, 0.8, 0.8))
+    found = share_interval(whole + np.random.default_rng(11).normal(0, 0.1, 200), whole)
+    assert found.low < 1 < found.high and found.high - found.low < 0.1
+    assert share_interval([1.0, 0.0], [0.0, 0.0]) is None
+    assert share_interval([0.5], [1.0]).low == 0.5
 
 
 @pytest.mark.parametrize("call, message", [

@@ -13,11 +13,10 @@ from gateway_serving import DOCUMENTS, TinyEngine
 from served import served
 
 from distilledprag.base.llm import load_base
-from distilledprag.gateway.outbound import EngineClient
-from distilledprag.gateway.store import DocumentStore
-from distilledprag.gateway.web.access import Names
-from distilledprag.gateway.web.application import Options, build_application
-from distilledprag.http.keys import ApiKeys
+from distilledprag.documents.store import DocumentStore
+from distilledprag.gateway.application import Options, build_application
+from distilledprag.gateway.engine_client import EngineClient
+from distilledprag.http.middleware import AllowedHosts, ApiKeys
 from distilledprag.pipeline import DistilledPRAG
 
 
@@ -71,7 +70,7 @@ def stage(prag, engine_base, tmp_path):
             store = DocumentStore(tmp_path / "store")
             stack.callback(store.close)
             client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
-            app = build_application(prag, store, client, ApiKeys(keys), Names("127.0.0.1", allowed_hosts), options)
+            app = build_application(prag, store, client, ApiKeys(keys), AllowedHosts("127.0.0.1", allowed_hosts), options)
             address = stack.enter_context(served(app))
             http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
             return Stage(http, engine, store, prag, engine_url)

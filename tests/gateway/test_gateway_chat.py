@@ -12,7 +12,8 @@ import pytest
 from gateway_serving import DOCUMENTS
 
 from distilledprag.decoding import greedy_texts
-from distilledprag.gateway.web.application import Options
+from distilledprag.gateway import adapter_cache
+from distilledprag.gateway.application import Options
 from distilledprag.lora.states import StateAdapter
 
 QUESTION = "Where does Anna Tovberg live?"
@@ -175,15 +176,38 @@ def test_a_clock_that_is_wrong_does_not_cause_an_upload_for_each_question(stage,
 
 
 def test_an_adapter_that_ends_soon_is_uploaded_before_it_ends(stage, monkeypatch):
-    from distilledprag.gateway import adapters
-
     gateway = stage()
     gateway.add()
     gateway.ask(QUESTION, max_tokens=2)
     later = time.monotonic() + 3590
-    monkeypatch.setattr(adapters, "time", SimpleNamespace(monotonic=lambda: later))
+    monkeypatch.setattr(adapter_cache, "time", SimpleNamespace(monotonic=lambda: later))
     gateway.ask(QUESTION, max_tokens=2)
     assert len(gateway.engine.uploads()) == 2
+
+
+LONG = {
+    "harbour.txt": "The harbour of the town was built in 1874. It was repaired twice. Grain was the first cargo.",
+    "people.txt": "Anna Tovberg lives in Millport. Her brother sails. He was born in spring. They seldom meet in the town hall.",
+    "weather.txt": "It rains in Dunburg. The wind is strong. Nobody lives there for long. The town has a bridge and a school.",
+}
+
+
+def test_chosen_rows_send_whole_sentences_and_fewer_of_them(stage):
+    """Passages of which nothing is chosen keep their place in the prompt; the guard counts the masks of what is left."""
+    question = "In which town does Anna Tovberg live?"
+    sent = {}
+    for rows in (None, 0.4, 70):
+        gateway = stage(Options(rows=rows))
+        if rows is None:
+            gateway.add(LONG)
+        details = gateway.ask(question, max_tokens=2).json()["distilledprag"]
+        assert len(details["passages"]) == 3 and {p["text"] for p in details["passages"]} == set(LONG.values())
+        assert details["sent"]["adapter"]["rows"] == details["sent"]["masked_tokens"]
+        sent[rows] = details["sent"]
+    assert 0 < sent[0.4]["masked_tokens"] < 0.7 * sent[None]["masked_tokens"]
+    assert 0 < sent[70]["masked_tokens"] <= 70
+    assert all(s["prompt"].count("Passage") == sent[None]["prompt"].count("Passage") for s in sent.values())
+    assert sent[70]["adapter_bytes"] < sent[None]["adapter_bytes"]
 
 
 def test_deleting_a_document_deletes_what_was_made_from_it_at_the_engine(stage):
@@ -196,6 +220,18 @@ def test_deleting_a_document_deletes_what_was_made_from_it_at_the_engine(stage):
     assert ids[0] not in [passage["document"] for passage in after["passages"]]
     deletions = [request for request in gateway.engine.received if request.method == "DELETE"]
     assert len(deletions) == 1 and len(gateway.engine.adapters) == (1 if after["passages"] else 0)
+
+
+@pytest.mark.parametrize("rows", [None, 0.4])
+def test_deleting_a_document_makes_the_generator_forget_its_states_and_no_others(stage, monkeypatch, rows):
+    gateway = stage(Options(rows=rows))
+    ids, forgotten = gateway.add(LONG), []
+    gateway.ask("In which town does Anna Tovberg live?", max_tokens=2)
+    real = gateway.prag.states.forget
+    monkeypatch.setattr(gateway.prag.states, "forget", lambda texts: (forgotten.extend(texts), real(texts)))
+    assert gateway.client.delete(f"/v1/documents/{ids[1]}").status_code == 200
+    assert len(forgotten) == 1 and (forgotten[0] == LONG["people.txt"]) == (rows is None)
+    assert all(sentence.rstrip(".") in LONG["people.txt"] for sentence in forgotten[0].split(". "))
 
 
 def test_the_adapters_in_memory_are_bounded(stage):
@@ -222,12 +258,12 @@ def test_plain_rag_is_refused_unless_the_operator_allows_it(stage):
     gateway = stage()
     gateway.add()
     refused = gateway.ask(QUESTION, max_tokens=2, distilledprag={"mode": "rag"})
-    assert refused.status_code == 403 and "--allow-rag" in refused.json()["error"]["message"]
+    assert refused.status_code == 403 and "--allow-plaintext" in refused.json()["error"]["message"]
     assert not gateway.engine.prompts() and "distilledprag:rag" not in gateway.client.get("/v1/models").text
 
 
 def test_plain_rag_sends_the_open_prompt_where_it_is_allowed(stage):
-    gateway = stage(Options(allow_rag=True))
+    gateway = stage(Options(allow_plaintext=True))
     gateway.add()
     record = gateway.ask(QUESTION, max_tokens=2, distilledprag={"mode": "rag", "top_k": 1}).json()
     assert gateway.engine.prompts() == [gateway.prag.prompts.build(QUESTION, [DOCUMENTS["staff.txt"]]).open_ids]

@@ -71,6 +71,7 @@ def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends
 @pytest.mark.parametrize("options, message", [
     (["--host", "0.0.0.0"], "--api-key-file"),
     (["--api-key-file", "none"], "cannot be read"),
+    (["--rows", "0"], "--rows is 0"),
     (["--quotes", "maybe"], "refuse, warn, allow"),
     (["--engine", "ftp://engine"], "address of an engine"),
 ])  # fmt: skip

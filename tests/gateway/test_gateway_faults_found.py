@@ -11,7 +11,7 @@ import pytest
 from gateway_serving import DOCUMENTS
 
 from distilledprag.gateway import answering
-from distilledprag.gateway.outbound import engine as outbound
+from distilledprag.gateway import engine_client as outbound
 from distilledprag.lora.states import StateAdapter
 
 QUESTION = "Where does Anna Tovberg live?"
@@ -54,8 +54,8 @@ def test_a_second_prompt_in_the_same_json_object_is_found(gateway, monkeypatch):
 def test_token_ids_in_the_digits_of_a_setting_are_found(gateway, monkeypatch, field):
     digits = "".join(f"{index:04}" for index in open_ids(gateway)[:4])
     value = int(digits) if field in ("max_tokens", "seed") else float(f"0.{digits}")
-    real = answering._fields
-    monkeypatch.setattr(answering, "_fields", lambda *arguments: {**real(*arguments), field: value})
+    real = answering.request_fields
+    monkeypatch.setattr(answering, "request_fields", lambda *arguments: {**real(*arguments), field: value})
     assert_stopped(gateway)
 
 

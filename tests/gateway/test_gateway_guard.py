@@ -15,22 +15,11 @@ from gateway_serving import DOCUMENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilledprag.gateway.failures import WireGuardError
-from distilledprag.gateway.guard import (
-    AdapterClearance,
-    AnswerSettings,
-    BareClearance,
-    Masks,
-    PlainTextClearance,
-    PromptClearance,
-    Protected,
-    RemovalClearance,
-    Sources,
-    longest_quote,
-)
-from distilledprag.gateway.guard.numbers import holds_token_run
-from distilledprag.gateway.guard.words import runs, words
-from distilledprag.gateway.outbound.transport import CLEARANCE, LEDGER, GuardedTransport
+from distilledprag.gateway.engine_client import LEDGER, RULE, GuardedTransport
+from distilledprag.gateway.guard.encodings import holds_token_run
+from distilledprag.gateway.guard.protected import AllowedRuns, Protected, WireGuardError, runs, words
+from distilledprag.gateway.guard.rules import AdapterRule, AnswerSettings, BareRule, Masks, PlainTextRule, PromptRule, RemovalRule
+from distilledprag.gateway.quotes import longest_quote
 from distilledprag.lora.states import StateAdapter
 
 QUESTION = "In which city does Anna Tovberg live?"
@@ -56,16 +45,16 @@ def reference(prompts):
 @pytest.fixture(scope="module")
 def protected(prag, built, reference):
     ids = [index for index, own in zip(built.open_ids, built.is_document, strict=True) if own]
-    allowed = Sources([words(prag.base.tokenizer.decode(reference))], [words(QUESTION)])
-    return Protected.of(TEXTS, [ids], allowed, Sources([reference], []))
+    allowed = AllowedRuns([words(prag.base.tokenizer.decode(reference))], [words(QUESTION)])
+    return Protected.of(TEXTS, [ids], allowed, AllowedRuns([reference], []))
 
 
 @pytest.fixture(scope="module")
-def clearance(prag, prompts, protected, reference):
+def rule(prag, prompts, protected, reference):
     lengths = [sum(prompts.build("?", [text]).is_document) for text in TEXTS]
-    labels = [prompts._encoder.structure(f"\nPassage {number}:") for number in (1, 2, 3)]
+    labels = [prompts.passage_label(number) for number in (1, 2, 3)]
     masks = Masks(prag.base.mask_token_id, lengths, labels)
-    return PromptClearance(protected, reference, masks, "base:abc", AnswerSettings(8), prag.base.tokenizer.decode)
+    return PromptRule(protected, reference, masks, "base:abc", AnswerSettings(8), prag.base.tokenizer.decode)
 
 
 def body(ids, **fields):
@@ -73,26 +62,26 @@ def body(ids, **fields):
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def check(clearance, data):
-    clearance.check("POST", "/v1/completions", data)
+def check(rule, data):
+    rule.check("POST", "/v1/completions", data)
 
 
-def test_a_masked_prompt_passes(clearance, built):
-    check(clearance, body(built.masked_ids))
-    check(replace(clearance, settings=AnswerSettings(8, top_p=0.5)), body(built.masked_ids, top_p=0.5))
+def test_a_masked_prompt_passes(rule, built):
+    check(rule, body(built.masked_ids))
+    check(replace(rule, settings=AnswerSettings(8, top_p=0.5)), body(built.masked_ids, top_p=0.5))
 
 
-def test_a_prompt_whose_settings_are_not_the_users_or_out_of_bounds_is_stopped(clearance, built):
+def test_a_prompt_whose_settings_are_not_the_users_or_out_of_bounds_is_stopped(rule, built):
     for others in (AnswerSettings(9), AnswerSettings(8, 0.5), AnswerSettings(8, stream=True), AnswerSettings(8, top_p=1.0)):
         with pytest.raises(WireGuardError):
-            check(replace(clearance, settings=others), body(built.masked_ids))
+            check(replace(rule, settings=others), body(built.masked_ids))
     for fields in ({"max_tokens": 10**7}, {"max_tokens": 0}, {"temperature": 3.0}, {"top_p": 0.0}, {"stream": 1}):
         outside = AnswerSettings(**{"max_tokens": 8, "temperature": 0.0, **fields})
         with pytest.raises(WireGuardError):
-            check(replace(clearance, settings=outside), body(built.masked_ids, **fields))
+            check(replace(rule, settings=outside), body(built.masked_ids, **fields))
 
 
-def test_the_same_request_written_in_another_way_is_stopped(clearance, built):
+def test_the_same_request_written_in_another_way_is_stopped(rule, built):
     data = body(built.masked_ids)
     for other in (
         data + b" ",
@@ -101,21 +90,21 @@ def test_the_same_request_written_in_another_way_is_stopped(clearance, built):
         data[:-1] + b',"stream":false}',
     ):
         with pytest.raises(WireGuardError):
-            check(clearance, other)
+            check(rule, other)
 
 
-def test_a_single_token_of_a_document_in_place_of_its_mask_is_stopped(clearance, built):
+def test_a_single_token_of_a_document_in_place_of_its_mask_is_stopped(rule, built):
     for place in (place for place, own in enumerate(built.is_document) if own):
         leaking = list(built.masked_ids)
         leaking[place] = built.open_ids[place]
         with pytest.raises(WireGuardError):
-            check(clearance, body(leaking))
+            check(rule, body(leaking))
 
 
-def test_the_open_prompt_is_stopped_and_passes_only_as_plain_text(clearance, built):
+def test_the_open_prompt_is_stopped_and_passes_only_as_plain_text(rule, built):
     with pytest.raises(WireGuardError):
-        check(clearance, body(built.open_ids))
-    plain = PlainTextClearance(built.open_ids, "base:abc", AnswerSettings(8))
+        check(rule, body(built.open_ids))
+    plain = PlainTextRule(built.open_ids, "base:abc", AnswerSettings(8))
     check(plain, body(built.open_ids))
     for data in (body(built.open_ids[1:]), body(built.open_ids, seed=1)):
         with pytest.raises(WireGuardError):
@@ -152,7 +141,7 @@ SURROUNDINGS = st.binary(max_size=30)
 def test_any_run_of_three_words_is_found_among_other_bytes(text, start, encoding, before, after):
     split = text.split()
     start = min(start, len(split) - 4)
-    protected = Protected.of(TEXTS, [], Sources([], []), Sources([], []))
+    protected = Protected.of(TEXTS, [], AllowedRuns([], []), AllowedRuns([], []))
     data = before + b' "' + ENCODINGS[encoding](" ".join(split[start : start + 4])).encode() + b'" ' + after
     with pytest.raises(WireGuardError):
         protected.check_bytes(data, "the request")
@@ -173,22 +162,22 @@ def test_names_and_numbers_are_protected_unless_the_question_has_them(protected)
     {"model": "base:other"}, {"max_tokens": "Oakport"}, {"stream": 1}, {"temperature": True}, {"user": "someone"},
     {"prompt": "Oakport"}, {"prompt": [[1, 2]]}, {"prompt": [1.5]},
 ])  # fmt: skip
-def test_a_request_of_another_form_is_stopped(clearance, built, change):
+def test_a_request_of_another_form_is_stopped(rule, built, change):
     with pytest.raises(WireGuardError):
-        check(clearance, body(built.masked_ids, **change))
+        check(rule, body(built.masked_ids, **change))
 
 
-def test_requests_to_other_places_are_stopped(clearance, built):
+def test_requests_to_other_places_are_stopped(rule, built):
     for method, path in (("GET", "/v1/completions"), ("POST", "/v1/completions?q=Oakport"), ("POST", "/v1/adapters")):
         with pytest.raises(WireGuardError):
-            clearance.check(method, path, body(built.masked_ids))
+            rule.check(method, path, body(built.masked_ids))
     for method, path, data in (("GET", "/health?Oakport", b""), ("GET", "/v1/models", b"x"), ("POST", "/health", b"")):
         with pytest.raises(WireGuardError):
-            BareClearance().check(method, path, data)
-    RemovalClearance("abc").check("DELETE", "/v1/adapters/abc", b"")
+            BareRule().check(method, path, data)
+    RemovalRule("abc").check("DELETE", "/v1/adapters/abc", b"")
     for id in ("../models", "a b", ""):
         with pytest.raises(WireGuardError):
-            RemovalClearance(id).check("DELETE", f"/v1/adapters/{id}", b"")
+            RemovalRule(id).check("DELETE", f"/v1/adapters/{id}", b"")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +187,7 @@ def adapters(prag):
 
 
 def test_an_adapter_passes(protected, adapters):
-    AdapterClearance(protected, adapters[1]).check("POST", "/v1/adapters", adapters[0])
+    AdapterRule(protected, adapters[1]).check("POST", "/v1/adapters", adapters[0])
 
 
 HIDDEN = {
@@ -217,25 +206,25 @@ def test_a_document_hidden_in_an_adapters_numbers_is_found(prag, protected, adap
     place = len(adapters[0]) // 2 // 8 * 8 + (1 if kind == "ids, one byte off" else 0)
     data = adapters[0][:place] + hidden + adapters[0][place + len(hidden) :]
     with pytest.raises(WireGuardError, match="document"):
-        AdapterClearance(protected, adapters[1]).check("POST", "/v1/adapters", data)
+        AdapterRule(protected, adapters[1]).check("POST", "/v1/adapters", data)
 
 
 def test_a_document_in_an_adapters_header_or_behind_its_end_is_found(protected, adapters):
     header = adapters[0].replace(b"precision", b"Millport!", 1)
     for data in (header, adapters[0] + b"Millport", adapters[0][:-1]):
         with pytest.raises(WireGuardError, match="header or size"):
-            AdapterClearance(protected, adapters[1]).check("POST", "/v1/adapters", data)
+            AdapterRule(protected, adapters[1]).check("POST", "/v1/adapters", data)
 
 
 @pytest.mark.parametrize("outlier", [1, 10, 30])
 def test_many_adapters_of_random_numbers_pass(prag, protected, adapters, outlier):
     """Also those whose rows have one value far above the others, which are small numbers then, as the ids of frequent tokens."""
-    clearance = AdapterClearance(protected, adapters[1])
+    rule = AdapterRule(protected, adapters[1])
     states = StateAdapter.from_bytes(adapters[1])
     for seed in range(10):
         rows = torch.randn(states.rows.shape, generator=torch.Generator().manual_seed(seed))
         rows[:, 7] *= outlier
-        clearance.check("POST", "/v1/adapters", replace(states, rows=rows).to_bytes())
+        rule.check("POST", "/v1/adapters", replace(states, rows=rows).to_bytes())
 
 
 @pytest.mark.parametrize("ids, found", [([40, 41, 42, 43, 44, 45, 46, 47], True), ([40, 41, 42, 43, 44, 45, 46, 99], False)])
@@ -282,17 +271,17 @@ def send(extensions, headers=None, url="http://engine/health"):
 
 
 def test_the_guard_fails_closed():
-    assert send({CLEARANCE: BareClearance()})
+    assert send({RULE: BareRule()})
     assert not send({})
-    assert not send({CLEARANCE: None})
-    assert not send({CLEARANCE: Broken()})
-    assert not send({CLEARANCE: BareClearance()}, {"x-note": "Oakport"})
-    assert not send({CLEARANCE: BareClearance()}, url="http://engine/health?city=Oakport")
+    assert not send({RULE: None})
+    assert not send({RULE: Broken()})
+    assert not send({RULE: BareRule()}, {"x-note": "Oakport"})
+    assert not send({RULE: BareRule()}, url="http://engine/health?city=Oakport")
 
 
 def test_the_ledger_counts_the_bytes_of_http():
     ledger = []
-    assert send({CLEARANCE: BareClearance(), LEDGER: ledger})
+    assert send({RULE: BareRule(), LEDGER: ledger})
     assert ledger[0].bytes == len(b"GET /health HTTP/1.1\r\nHost: engine\r\n\r\n")
 
 

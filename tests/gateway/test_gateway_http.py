@@ -17,10 +17,10 @@ from gateway_serving import DOCUMENTS
 from starlette.requests import Request
 
 from distilledprag import gateway as room
-from distilledprag.gateway.failures import CrowdedError
-from distilledprag.gateway.web.application import Options
-from distilledprag.gateway.web.body import Bodies
-from distilledprag.gateway.web.chat import MAX_CHAT
+from distilledprag.gateway.application import Options
+from distilledprag.gateway.chat import MAX_CHAT
+from distilledprag.http.bodies import BodyReader
+from distilledprag.http.errors import BusyError
 
 KEY = "a-key-of-more-than-16-characters"
 PAGE = Path(room.__file__).parent / "page"
@@ -31,7 +31,7 @@ def test_documents_are_added_listed_read_and_deleted(stage):
     http = gateway.client
     ids = gateway.add()
     uploaded = http.post("/v1/documents", files={"file": ("notes.md", b"# Bees\n\nBoris keeps bees.", "text/markdown")}).json()
-    assert set(uploaded) >= {"id", "passages"}
+    assert set(uploaded) >= {"id", "passages"} and uploaded["notes"] == []
     several = [("file", ("one.txt", b"One text.")), ("file", ("two.txt", b"Two texts."))]
     more = http.post("/v1/documents", files=several, data={"collection": "other"}).json()
     assert len(more["ids"]) == 2 and more["id"] == more["ids"][0]
@@ -110,15 +110,15 @@ def test_bodies_are_bounded_together_and_free_their_room_when_they_are_done():
         async def receive():
             return {"type": "http.request", "body": b"x" * size, "more_body": False}
 
-        return Request({"type": "http", "method": "POST", "headers": []}, receive)
+        return Request({"type": "http", "method": "POST", "headers": [], "state": {"tenant": "a"}}, receive)
 
     async def both():
-        bodies = Bodies(memory=100)
-        async with bodies.read(request(60), 100):
-            with pytest.raises(CrowdedError):
-                async with bodies.read(request(60), 100):
+        bodies = BodyReader(memory=100)
+        async with bodies.held(request(60), 100):
+            with pytest.raises(BusyError):
+                async with bodies.held(request(60), 100):
                     pass
-        async with bodies.read(request(60), 100) as body:
+        async with bodies.held(request(60), 100) as body:
             assert len(body) == 60
 
     asyncio.run(both())
@@ -250,7 +250,7 @@ def test_a_fault_of_the_program_is_a_500_that_tells_and_logs_no_content(stage, m
 
     monkeypatch.setattr(gateway.store, "listed", fail)
     response = gateway.client.get("/v1/documents")
-    assert response.status_code == 500 and response.json()["error"]["code"] == "internal" and "Oakport" not in response.text
+    assert response.status_code == 500 and response.json()["error"]["code"] == "internal_error" and "Oakport" not in response.text
     assert log.written.wait(10)
     assert "RuntimeError" in log.texts[0] and response.headers["x-request-id"] in log.texts[0]
     assert not any("Oakport" in text for text in log.texts)

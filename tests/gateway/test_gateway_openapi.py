@@ -8,14 +8,13 @@ from openapi_fuzz import fuzz
 from served import served
 
 from distilledprag.base.llm import load_base
+from distilledprag.documents.store import DocumentStore
+from distilledprag.engine.application import build_application as build_engine
+from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
-from distilledprag.engine.web.application import build_application as build_engine
-from distilledprag.engine.web.observing import Metrics
-from distilledprag.gateway.outbound import EngineClient
-from distilledprag.gateway.store import DocumentStore
-from distilledprag.gateway.web.access import Names
-from distilledprag.gateway.web.application import build_application
-from distilledprag.http.keys import ApiKeys
+from distilledprag.gateway.application import build_application
+from distilledprag.gateway.engine_client import EngineClient
+from distilledprag.http.middleware import AllowedHosts, ApiKeys
 
 KEY = "the-key-of-the-gateway"
 
@@ -25,7 +24,7 @@ def test_no_request_made_from_the_description_breaks_the_gateway(prag, tiny_base
     store = DocumentStore(tmp_path / "store")
     with served(engine) as engine_url:
         client = EngineClient(engine_url, "")
-        app = build_application(prag, store, client, ApiKeys([KEY]), Names("127.0.0.1", ()))
+        app = build_application(prag, store, client, ApiKeys([KEY]), AllowedHosts("127.0.0.1", ()))
         with served(app) as url, httpx2.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
             kept = {http.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in DOCUMENTS.items()}
             assert fuzz(http.get("/openapi.json").json(), url, KEY) > 200

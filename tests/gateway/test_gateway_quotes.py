@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.gateway.failures import QuotedDocumentError
-from distilledprag.gateway.policy import QuotePolicy
-from distilledprag.gateway.store import DocumentStore, prepare_text
+from distilledprag.documents.indexing import prepare_text
+from distilledprag.documents.store import DocumentStore
+from distilledprag.gateway.quotes import QuotedDocumentError, QuotePolicy
 
 ENGLISH = "Anna Tovberg lives in Oakport and earns forty thousand pounds a year as the keeper of the northern lighthouse."
 CHINESE = "王小明住在北京市海淀区中关村大街二十七号。他在清华大学附属医院担任心脏外科主任医师。"

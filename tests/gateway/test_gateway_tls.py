@@ -10,8 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from distilledprag.errors import ConfigError
-from distilledprag.gateway.failures import EngineError
-from distilledprag.gateway.outbound import EngineClient
+from distilledprag.gateway.engine_client import EngineClient, EngineError
 from distilledprag.http.listening import Server, Tls, address_of, bind, configuration
 
 

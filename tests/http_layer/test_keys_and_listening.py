@@ -7,8 +7,8 @@ import hashlib
 import pytest
 
 from distilledprag.errors import ConfigError
-from distilledprag.http.keys import OPEN_OWNER, ApiKeys
 from distilledprag.http.listening import address_of, bind, check_exposure
+from distilledprag.http.middleware import OPEN_TENANT, ApiKeys
 
 KEY = "a-key-of-more-than-16-characters"
 OTHER = "another-key-of-16-and-more"
@@ -18,10 +18,10 @@ def test_key_files_hold_one_key_or_its_hash_a_line(tmp_path):
     file = tmp_path / "keys"
     file.write_text(f"# laptop\n{KEY}\n\nsha256:{hashlib.sha256(OTHER.encode()).hexdigest()}\n")
     keys = ApiKeys.from_file(file)
-    owners = {keys.owner(f"Bearer {KEY}"), keys.owner(f"bearer {OTHER}")}
-    assert len(owners) == 2 and None not in owners and keys.owner(f"Bearer {KEY}") in owners
+    owners = {keys.tenant(f"Bearer {KEY}"), keys.tenant(f"bearer {OTHER}")}
+    assert len(owners) == 2 and None not in owners and keys.tenant(f"Bearer {KEY}") in owners
     for header in ("", "Bearer wrong", KEY, f"Basic {KEY}", f"Bearer {hashlib.sha256(KEY.encode()).hexdigest()}"):
-        assert keys.owner(header) is None
+        assert keys.tenant(header) is None
     assert KEY not in repr(vars(keys)) and not any(KEY in str(owner) for owner in owners)
 
 
@@ -37,7 +37,7 @@ def test_files_without_good_keys_are_refused(tmp_path, content):
 
 def test_without_keys_everyone_is_one_owner():
     keys = ApiKeys.from_file(None)
-    assert not keys.required and keys.owner("") == keys.owner("Bearer anything") == OPEN_OWNER
+    assert not keys.required and keys.tenant("") == keys.tenant("Bearer anything") == OPEN_TENANT
 
 
 def test_a_server_that_others_can_reach_needs_keys():

@@ -12,9 +12,9 @@ import pytest
 
 from distilledprag.documents import Passage
 from distilledprag.errors import InputError
-from distilledprag.retrieval import BM25Retriever, corpus_building
+from distilledprag.retrieval import BM25Retriever, corpus_index
+from distilledprag.retrieval.corpus import Corpus
 from distilledprag.retrieval.corpus_index import CorpusIndex
-from distilledprag.retrieval.corpus_lines import Corpus
 
 WORDS = [f"{letter}{number}" for letter in "abcdefg" for number in range(6)]
 QUESTIONS = ["a1", "b2 c3 unknown", "a1 a1 d4 e5", "the of", "unknown", "c0 c1 c2 c3 c4 c5", "K-4821 \ud800"]
@@ -52,8 +52,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("shard_passages", [1, 7, 41, 1000])
 def test_ranking_scores_and_ties_equal_one_index_in_memory(corpus, tmp_path, monkeypatch, shard_passages):
-    monkeypatch.setattr(corpus_building, "_RANGE", 25)  # several ranges of hashes, several blocks of pairs
-    monkeypatch.setattr(corpus_building, "_BLOCK", 13)
+    monkeypatch.setattr(corpus_index, "HASHES_AT_ONCE", 25)  # several ranges of hashes, several blocks of pairs
+    monkeypatch.setattr(corpus_index, "PAIRS_AT_ONCE", 13)
     index = build(corpus, tmp_path / "index", shard_passages)
     memory = BM25Retriever([index.passage(number) for number in range(len(index))])
     assert len(index) == 41
@@ -83,10 +83,10 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
-@pytest.mark.parametrize("step, call", [("save", 3), ("_sum_frequencies", 1), ("inverse_frequencies", 2)])
+@pytest.mark.parametrize("step, call", [("save", 3), ("sum_frequencies", 1), ("inverse_frequencies", 2)])
 def test_a_build_that_was_stopped_is_taken_up_and_gives_the_same_index(corpus, tmp_path, monkeypatch, step, call):
     build(corpus, tmp_path / "whole")
-    place = corpus_building._Postings if step == "save" else corpus_building
+    place = corpus_index.Postings if step == "save" else corpus_index
     original, calls = getattr(place, step), []
 
     def stopping(*arguments):
@@ -112,7 +112,7 @@ def test_a_build_that_was_stopped_is_taken_up_and_gives_the_same_index(corpus, t
 
 def test_nothing_of_the_corpus_stays_in_memory(corpus, tmp_path):
     index = build(corpus, tmp_path / "index")
-    for part in (*index._words, *(index.scores["data"] for index in index._indexes)):
+    for part in (*index.words, *(index.scores["data"] for index in index.indexes)):
         assert isinstance(part, np.memmap)
     assert not any(file.name == "counts.npy" for file in (tmp_path / "index").rglob("*"))
 
@@ -142,7 +142,7 @@ def test_the_corpus_may_move_but_not_change(tmp_path):
     ("c.tsv", b"id\ttext\ttitle\n1\ta\tb\n2\ta\n", "line 3 has 2 columns"),
     ("c.tsv", b'id\ttext\ttitle\n1\t"a\tb\n', "line 2 cannot be split"),
     ("c.tsv", b"id\ttext\ttitle\n", "holds no passages"),
-    ("c.txt", b"a\n", "is no corpus"),
+    ("c.txt", b"a\n", "is not a corpus"),
     ("c.tsv.gz", b"a\n", "unpack it with gunzip"),
 ])  # fmt: skip
 def test_a_corpus_that_cannot_be_read_names_the_line(tmp_path, name, content, message):

@@ -8,10 +8,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from distilledprag.documents.record import Passage
+from distilledprag.documents.passages import Passage
 from distilledprag.errors import EndpointError, InputError
-from distilledprag.retrieval.bm25 import BM25Retriever
-from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
+from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever
 
 TEXTS = ["Rome is in Italy.", "Paris is in France.", "The Tiber flows through Rome."]
 

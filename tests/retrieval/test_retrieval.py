@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 
 import pytest
 
 from distilledprag.documents import Passage
-from distilledprag.errors import InputError
+from distilledprag.errors import ConfigError, InputError
 from distilledprag.retrieval import BM25Retriever
 from distilledprag.text import words_of
 
@@ -47,6 +48,12 @@ def test_scores_and_order_equal_a_direct_computation(question):
     order = sorted(range(len(TEXTS)), key=lambda place: -expected[place])
     assert [PASSAGES.index(passage) for passage, _ in found] == order
     assert [score for _, score in found] == pytest.approx([expected[place] for place in order], abs=1e-4)
+
+
+def test_without_bm25s_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ConfigError, match=r"pip install 'distilledprag\[retrieval\]'"):
+        BM25Retriever(PASSAGES)
 
 
 def test_identifiers_and_addresses_are_found_whole():

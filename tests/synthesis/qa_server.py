@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 MODEL = "writer-1"
-PATIENCE = 600  # seconds; only a test that fails waits so long
+PATIENCE = 600  # seconds; only a failing test waits this long
 PROMPT_TOKENS, COMPLETION_TOKENS = 300, 100
 NAMES = "Arvo Belt Corin Dask Elm Fenn Gorse Hale Ister Jarl Kest Lome Mirren Nash Orrin Pell Quill Rusk Stane Tarn".split()
 
@@ -58,7 +58,7 @@ def written(body: dict[str, Any]) -> str:
 
 @dataclass
 class Answer:
-    """One HTTP answer. cut: send only so many bytes of the body and close; hold: wait for this first; chunked: in chunks."""
+    """One HTTP answer. cut: send only this many bytes of the body and close; hold: wait for this first; chunked: in chunks."""
 
     text: str = ""
     status: int = 200
@@ -131,7 +131,7 @@ class LlmServer:
         self.server.server_close()
 
     def wait_for(self, requests: int) -> None:
-        """Return when so many requests have arrived."""
+        """Return when this many requests have arrived."""
         with self.arrived:
             assert self.arrived.wait_for(lambda: len(self.bodies) >= requests, timeout=PATIENCE), f"{len(self.bodies)} arrived"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.synthesis.checks import REASONS, fault, same_answer
-from distilledprag.synthesis.parsing import QuestionAnswer
+from distilledprag.synthesis.pairs import REASONS, QuestionAnswer, rejection_reason, same_answer
 from distilledprag.synthesis.sources import Document
 
 UNNAMED = Document("He was born in Millport in 1950 and directed the film Long Night.", title="Karl Asberg (director)")
@@ -27,7 +26,7 @@ FIT = [
 
 @pytest.mark.parametrize("question", FIT)
 def test_a_question_that_stands_by_itself_passes(question):
-    assert fault(QuestionAnswer(question=question, answer="Millport"), [NAMED]) is None
+    assert rejection_reason(QuestionAnswer(question=question, answer="Millport"), [NAMED]) is None
 
 
 UNFIT = {
@@ -54,15 +53,15 @@ UNFIT = {
 
 @pytest.mark.parametrize("reason, question", [(reason, question) for reason, all_ in UNFIT.items() for question in all_])
 def test_a_question_that_does_not_stand_by_itself_is_rejected(reason, question):
-    assert fault(QuestionAnswer(question=question, answer="Millport"), [NAMED]) == reason
+    assert rejection_reason(QuestionAnswer(question=question, answer="Millport"), [NAMED]) == reason
 
 
 def test_a_name_that_only_the_title_gives_is_rejected():
     question = QuestionAnswer(question="Where was Karl Asberg born?", answer="Millport")
-    assert fault(question, [UNNAMED]) == "needs_title"
-    assert fault(question, [NAMED]) is None
-    assert fault(QuestionAnswer(question="Who directed the film Long Night?", answer="Karl"), [UNNAMED]) is None
-    assert fault(question, [UNNAMED, NAMED]) is None  # the other document says who is meant
+    assert rejection_reason(question, [UNNAMED]) == "needs_title"
+    assert rejection_reason(question, [NAMED]) is None
+    assert rejection_reason(QuestionAnswer(question="Who directed the film Long Night?", answer="Karl"), [UNNAMED]) is None
+    assert rejection_reason(question, [UNNAMED, NAMED]) is None  # the other document says who is meant
 
 
 @pytest.mark.parametrize(
@@ -70,12 +69,12 @@ def test_a_name_that_only_the_title_gives_is_rejected():
                "The passage does not say", "No information is given"]
 )  # fmt: skip
 def test_an_answer_that_says_nothing_is_rejected(answer):
-    assert fault(QuestionAnswer(question="Where was Karl Asberg born?", answer=answer), [NAMED]) == "empty_answer"
+    assert rejection_reason(QuestionAnswer(question="Where was Karl Asberg born?", answer=answer), [NAMED]) == "empty_answer"
 
 
 @pytest.mark.parametrize("answer", ["No", "none", "0", "A", "Not Guilty", "The Unknown Soldier", "米尔港"])
 def test_a_short_or_odd_answer_is_an_answer(answer):
-    assert fault(QuestionAnswer(question="Where was Karl Asberg born?", answer=answer), [NAMED]) is None
+    assert rejection_reason(QuestionAnswer(question="Where was Karl Asberg born?", answer=answer), [NAMED]) is None
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,7 @@ def test_no_more_requests_than_asked_for_are_under_way(synthesize):
 def test_options_reach_the_requests(synthesize):
     arguments = ["--temperature", -1, "--max-tokens", 77, "--response-format", "json_schema", "--extra-body", '{"top_p": 0.5}']
     with LlmServer() as server:
-        assert synthesize(server, *arguments, "--titles", "--documents", 1)[0] == 0
+        assert synthesize(server, *arguments, "--titles", "--limit", 1)[0] == 0
     (body,) = server.bodies
     assert "temperature" not in body and body["max_tokens"] == 77 and body["top_p"] == 0.5
     assert body["response_format"]["json_schema"]["strict"] is True
@@ -200,12 +200,12 @@ def test_options_reach_the_requests(synthesize):
 MISTAKES = {
     "another ending": (["--out", "pairs.csv"], "must end in"),
     "no documents": (["--docs", "none.jsonl"], "does not exist"),
-    "no address": (["--base-url", "nowhere"], "no web address"),
+    "no address": (["--base-url", "nowhere"], "not a web address"),
     "contradiction": (["--single-min", "6"], "contradict"),
     "one price": (["--prompt-price", "1"], "both prices"),
     "budget without prices": (["--budget", "1"], "needs the prices"),
     "unknown format": (["--response-format", "xml"], "json_schema"),
-    "extra that is no object": (["--extra-body", "[]"], "no JSON object"),
+    "extra that is not an object": (["--extra-body", "[]"], "not a JSON object"),
     "key file that is missing": (["--api-key-file", "none.txt"], "none.txt"),
 }
 
@@ -280,23 +280,25 @@ def test_a_local_model_out_of_memory_tells_every_request_so(tmp_path, monkeypatc
     from distilledprag.synthesis.llm import Request
     from distilledprag.synthesis.local import LocalModel
 
-    def full(self, requests):
+    def full(**arguments):
         raise torch.OutOfMemoryError
 
     save_tiny_model(tmp_path / "model", template=True)
-    monkeypatch.setattr(LocalModel, "_answers", full)
     request = Request("write", [{"role": "user", "content": "w3"}], 0.0, 6)
 
-    async def ask(model):
-        return await asyncio.gather(*(model.reply(request) for _ in range(5)), return_exceptions=True)
+    local = LocalModel(str(tmp_path / "model"), batch=3)
+    monkeypatch.setattr(local.model, "generate", full)
 
-    failures = asyncio.run(ask(LocalModel(str(tmp_path / "model"), batch=3)))
+    async def ask():
+        return await asyncio.gather(*(local.reply(request) for _ in range(5)), return_exceptions=True)
+
+    failures = asyncio.run(ask())
     assert [type(failure) for failure in failures] == [EndpointError] * 5 and "--concurrency" in str(failures[0])
 
 
 def test_a_local_model_is_used_without_an_endpoint(synthesize, tmp_path):
     save_tiny_model(tmp_path / "model", template=False)
-    code, _, err = synthesize(None, "--documents", 2, "--partners", 0, "--max-tokens", 4, model=tmp_path / "model")
+    code, _, err = synthesize(None, "--limit", 2, "--partners", 0, "--max-tokens", 4, model=tmp_path / "model")
     assert code == 1 and "no pair" in err and "report.json" in err
     report = report_of(tmp_path / "pairs.jsonl")
     assert report["requests"]["all_runs"]["answered"] == 4 and report["rejected"]["unreadable_reply"]["count"] == 4

@@ -10,9 +10,8 @@ import pytest
 from qa_server import COMPLETION_TOKENS, MODEL, PROMPT_TOKENS, Answer, LlmServer
 
 from distilledprag.errors import ConfigError, EndpointError
-from distilledprag.synthesis.endpoint import Endpoint, EndpointSettings
+from distilledprag.synthesis.endpoint import Endpoint, EndpointSettings, Gate, duration, pause_after, retry_after
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
-from distilledprag.synthesis.rate_limits import Gate, duration, pause_after, retry_after
 
 REQUEST = Request("write", [{"role": "user", "content": "hello"}], 0.7, 50)
 GOOD = Reply("hello yourself", PROMPT_TOKENS, COMPLETION_TOKENS, "stop")
@@ -74,7 +73,7 @@ FAULTS = {
     "HTTP 502": Answer(status=502, raw=b"<html>bad gateway</html>"),
     "HTTP 429": Answer(status=429),
     "connection failed (RemoteProtocolError)": Answer("cut", cut=20),
-    "the body was no chat completion": Answer(raw=b'{"choices": ['),
+    "the body was not a chat completion": Answer(raw=b'{"choices": ['),
 }
 
 
@@ -176,8 +175,8 @@ def test_a_model_that_knows_only_max_completion_tokens_gets_it():
     assert server.bodies[1]["max_completion_tokens"] == 50 and "max_tokens" not in server.bodies[1]
 
 
-def test_an_address_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="no web address"):
+def test_what_is_not_a_web_address_is_refused():
+    with pytest.raises(ConfigError, match="not a web address"):
         Endpoint(EndpointSettings("localhost:8000", MODEL))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.synthesis import Journal
+from distilledprag.synthesis import Replies
 from distilledprag.synthesis.llm import Reply, Request
 
 FIRST, SECOND = Reply("first — text\n", 3, 4, "stop"), Reply("second", None, None, "length")
@@ -14,49 +14,49 @@ FIRST, SECOND = Reply("first — text\n", 3, 4, "stop"), Reply("second", None, N
 @pytest.fixture
 def written(tmp_path):
     """A closed journal of two entries, as bytes."""
-    with Journal(tmp_path / "whole.jsonl") as journal:
-        journal.add("a", "write", FIRST)
-        journal.add("b", "verify_open", SECOND)
+    with Replies(tmp_path / "whole.jsonl") as replies:
+        replies.add("a", "write", FIRST)
+        replies.add("b", "verify_open", SECOND)
     return (tmp_path / "whole.jsonl").read_bytes()
 
 
 def test_what_is_added_is_on_the_disk_at_once(tmp_path):
-    with Journal(tmp_path / "j.jsonl") as journal:
-        journal.add("a", "write", FIRST)
-        assert (tmp_path / "j.jsonl").read_bytes().count(b"\n") == 1
+    with Replies(tmp_path / "j.jsonl") as replies:
+        replies.add("a", "write", FIRST)
+        assert (tmp_path / "j.jsonl").read_bytes().count(b"\n") == 2  # the identity and the reply
 
 
 def test_a_reopened_journal_holds_what_was_added(tmp_path, written):
-    with Journal(tmp_path / "whole.jsonl") as journal:
-        assert len(journal) == 2 and journal["a"] == FIRST and journal["b"] == SECOND and "c" not in journal
-        assert list(journal.replies()) == [FIRST, SECOND]
+    with Replies(tmp_path / "whole.jsonl") as replies:
+        assert len(replies) == 2 and replies["a"] == FIRST and replies["b"] == SECOND and "c" not in replies
+        assert list(replies) == [FIRST, SECOND]
 
 
 def test_a_cut_at_any_byte_loses_at_most_the_line_it_is_in(tmp_path, written):
     file = tmp_path / "cut.jsonl"
     for length in range(len(written) + 1):
         file.write_bytes(written[:length])
-        whole = written[:length].count(b"\n")
-        with Journal(file) as journal:
-            assert [key in journal for key in "ab"] == [whole > 0, whole > 1]
-            journal.add("c", "write", SECOND)
-        with Journal(file) as journal:
-            assert len(journal) == whole + 1 and journal["c"] == SECOND
+        whole = max(0, written[:length].count(b"\n") - 1)
+        with Replies(file) as replies:
+            assert [key in replies for key in "ab"] == [whole > 0, whole > 1]
+            replies.add("c", "write", SECOND)
+        with Replies(file) as replies:
+            assert len(replies) == whole + 1 and replies["c"] == SECOND
 
 
 @pytest.mark.parametrize("damage", [b"nothing\n", b"[]\n", b"5\n", b'{"key": "x"}\n', b"\0\0\n", b"\xff\n"])
 def test_a_damaged_line_before_the_last_is_named(tmp_path, written, damage):
-    first, second = written.splitlines(keepends=True)
-    (tmp_path / "j.jsonl").write_bytes(first + damage + second)
-    with pytest.raises(InputError, match="line 2 is damaged"), Journal(tmp_path / "j.jsonl"):
+    identity, first, second = written.splitlines(keepends=True)
+    (tmp_path / "j.jsonl").write_bytes(identity + first + damage + second)
+    with pytest.raises(InputError, match="line 3 is damaged"), Replies(tmp_path / "j.jsonl"):
         pass
-    assert (tmp_path / "j.jsonl").read_bytes() == first + damage + second
+    assert (tmp_path / "j.jsonl").read_bytes() == identity + first + damage + second
 
 
 def test_two_runs_cannot_write_one_journal(tmp_path):
-    with Journal(tmp_path / "j.jsonl"), pytest.raises(ConfigError, match="another run"), Journal(tmp_path / "j.jsonl"):
+    with Replies(tmp_path / "j.jsonl"), pytest.raises(ConfigError, match="another run"), Replies(tmp_path / "j.jsonl"):
         pass
-    with Journal(tmp_path / "j.jsonl"):
+    with Replies(tmp_path / "j.jsonl"):
         pass  # free again
 
 

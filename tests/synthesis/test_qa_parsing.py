@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilledprag.synthesis.parsing import QuestionAnswer, parse_pairs
+from distilledprag.synthesis.pairs import QuestionAnswer, parse_pairs
 
 A = {"question": "Where is Velkor based?", "answer": "Millport", "full_answer": "Velkor is based in Millport."}
 B = {"question": "Who runs Velkor, and since when?", "answer": "Ann {CEO}, since 1990", "full_answer": "Ann runs it."}
@@ -77,7 +77,7 @@ def test_a_cut_reply_keeps_the_whole_pairs_before_the_cut(length):
     assert parse_pairs(WHOLE[:length]).pairs == EXPECTED[:whole]
 
 
-# No clock: a busy machine is no fault of the parser.
+# No deadline: how fast a busy machine is says nothing about the parser.
 unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

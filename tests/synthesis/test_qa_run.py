@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from qa_server import company, document, documents_in, pairs_about
 
 from distilledprag.errors import EndpointError
-from distilledprag.synthesis import Document, Journal, QaSettings, Synthesis, plan_items
+from distilledprag.synthesis import Document, QaSettings, Replies, Synthesis, plan_items
 from distilledprag.synthesis.llm import Reply, RequestFailed
 
 DOCUMENTS = [Document(document(i)) for i in range(6)]
@@ -50,9 +50,9 @@ def run(tmp_path):
     """Run over documents; returns (outcomes, synthesis). The journal is the same for all runs of a test."""
 
     def start(writer, documents=DOCUMENTS[:3], partners=1, seed=0, **settings):
-        with Journal(tmp_path / "journal.jsonl") as journal:
+        with Replies(tmp_path / "journal.jsonl") as replies:
             items = plan_items(documents, partners, seed)
-            synthesis = Synthesis(items, writer, journal, QaSettings(**settings))
+            synthesis = Synthesis(items, writer, replies, QaSettings(**settings))
             return asyncio.run(synthesis.run()), synthesis
 
     return start

@@ -9,7 +9,7 @@ Adding a family of models:
    `hidden = residual + mlp(...)` (look at the layer's `forward` in `transformers`).
 2. Where its modules have other names than Llama's, change the functions here, nothing else: every other file asks this one.
    Layers are found by `backbone`, projections by `down_projection` and `module_key`.
-3. Add a tiny model with random weights to `BASES` in `tests/base/test_prepare.py`. Its tests say whether written states, PEFT
+3. Add a tiny model with random weights to `FAMILIES` in `tests/base/test_prepare.py`. Its tests say whether written states, PEFT
    adapters and plain RAG agree on it.
 
 A leaf: it imports nothing of ours but the errors, so `lora/` may use it.

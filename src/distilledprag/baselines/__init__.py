@@ -1,15 +1,6 @@
-"""Earlier methods of parametric retrieval, to compare with: PRAG and DyPRAG. This room does not know the evaluation."""
+"""Earlier methods of parametric retrieval, to compare with: PRAG (prag.py, prag_adapters.py) and DyPRAG (dyprag.py)."""
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
-from distilledprag.baselines.prag import PragSettings, concatenated, train_adapter, train_adapters
-from distilledprag.baselines.store import PragAdapters
+from distilledprag.baselines.prag import AugmentedDocument, PragSettings, concatenated, documents_of_pairs
+from distilledprag.baselines.prag_adapters import PragAdapters
 
-__all__ = [
-    "AugmentedDocument",
-    "PragAdapters",
-    "PragSettings",
-    "concatenated",
-    "documents_of_pairs",
-    "train_adapter",
-    "train_adapters",
-]
+__all__ = ["AugmentedDocument", "PragAdapters", "PragSettings", "concatenated", "documents_of_pairs"]

@@ -4,14 +4,16 @@ concatenated along the rank.
     r = rank, k = documents, d_in / d_out = sizes of a module, T = tokens
     A = [A_1; ...; A_k] (k r, d_in)    B = [B_1 ... B_k] (d_out, k r)    so that B A = sum_i B_i A_i
 
+An adapter is trained from an augmented document: the document, the same in other words, and questions about it with answers.
 `train_adapter` fine-tunes one document's LoRA with PEFT; `train_adapters` those of many documents side by side in one forward
-pass, each as if it were alone (AdamW works entry by entry). This module knows nothing about retrieval and metrics.
+pass, each as if it were alone (AdamW works entry by entry). `prag_adapters.py` keeps them on disk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,7 +23,8 @@ from torch.nn import functional
 
 from distilledprag.base.architecture import MLP_TARGETS, Target, module_key
 from distilledprag.base.llm import BaseLLM
-from distilledprag.baselines.augmented import AugmentedDocument
+from distilledprag.distillation.packing import IGNORED
+from distilledprag.distillation.pair_data import read_pairs
 from distilledprag.errors import InputError
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
@@ -29,7 +32,28 @@ from distilledprag.lora.peft_format import AdapterRecord, tensor_names
 from distilledprag.lora.weights import LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
 
-IGNORED = -100
+PromptVariant = Literal["masked", "question_only", "open"]
+
+
+@dataclass(frozen=True)
+class AugmentedDocument:
+    """rewrite: the document in other words, or "" without one. questions: (question, answer) pairs, at least one."""
+
+    text: str
+    rewrite: str
+    questions: tuple[tuple[str, str], ...]
+
+
+def documents_of_pairs(files: Sequence[Path]) -> dict[str, AugmentedDocument]:
+    """The documents of `dprag synthesize` files by their text, each with its single-document questions.
+
+    PRAG makes an adapter of one document, so cross-document pairs are left out. Raises InputError as `read_pairs` does.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for pair in (pair for file in files for pair in read_pairs(file)):
+        if len(pair.documents) == 1:
+            found.setdefault(pair.documents[0], []).append((pair.question, pair.answer))
+    return {text: AugmentedDocument(text, "", tuple(questions)) for text, questions in found.items()}
 
 
 class PragSettings(Settings):
@@ -40,19 +64,27 @@ class PragSettings(Settings):
     rank: int = Field(2, gt=0)
     alpha: float = Field(32.0, gt=0)
     target_modules: tuple[Target, ...] = MLP_TARGETS
-    lr: float = Field(3e-4, gt=0)
+    learning_rate: float = Field(3e-4, gt=0)
     epochs: int = Field(1, gt=0)
-    batch: int = Field(1, gt=0)
+    batch_size: int = Field(1, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     supervise: Literal["all", "answer"] = "all"
     passage_share: float = Field(0.5, ge=0, le=1)
     seed: int = 0
 
 
-Sequence_ = tuple[list[int], list[int]]
+TrainingSequence = tuple[list[int], list[int]]
 
 
-def training_sequences(prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> list[Sequence_]:
+def prompt_ids(prompts: PromptBuilder, question: str, documents: Sequence[str], variant: PromptVariant) -> list[int]:
+    """The prompt's ids: masked documents, no documents at all, or documents in plaintext."""
+    if variant == "question_only":
+        return prompts.closed_book(question)
+    prompt = prompts.build(question, documents)
+    return prompt.masked_ids if variant == "masked" else prompt.open_ids
+
+
+def training_sequences(prompts: PromptBuilder, document: AugmentedDocument, settings: PragSettings) -> list[TrainingSequence]:
     """(ids, targets) of each training text, in the order of the questions. targets[t] is ids[t] or IGNORED.
 
     Raises InputError for a document without questions.
@@ -86,7 +118,7 @@ def train_adapters(
     untrained = _fine_tuned(base, [], settings)
     stacked = LoraBatch.stack([untrained] * len(documents)).to(device=base.device)
     factors = [factor.requires_grad_() for pair in stacked.modules.values() for factor in pair]
-    optimizer = torch.optim.AdamW(factors, lr=settings.lr, weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(factors, lr=settings.learning_rate, weight_decay=settings.weight_decay)
     made: dict[int, LoraWeights] = {}
     with torch.enable_grad():
         for step in range(max(map(len, batches))):
@@ -104,7 +136,7 @@ def train_adapters(
     return [made[row] for row in range(len(documents))]
 
 
-def _fine_tuned(base: BaseLLM, batches: list[list[Sequence_]], settings: PragSettings) -> LoraWeights:
+def _fine_tuned(base: BaseLLM, batches: list[list[TrainingSequence]], settings: PragSettings) -> LoraWeights:
     """One adapter by PEFT, after one step of AdamW for each batch."""
     from peft import LoraConfig, get_peft_model
 
@@ -119,7 +151,7 @@ def _fine_tuned(base: BaseLLM, batches: list[list[Sequence_]], settings: PragSet
         model = get_peft_model(base.model, config)
         try:
             parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay)
             for batch in batches:
                 _loss(base, batch, torch.zeros(len(batch), dtype=torch.long)).backward()
                 optimizer.step()
@@ -130,12 +162,13 @@ def _fine_tuned(base: BaseLLM, batches: list[list[Sequence_]], settings: PragSet
             base.model.requires_grad_(False)
 
 
-def _batches(sequences: list[Sequence_], settings: PragSettings) -> list[list[Sequence_]]:
+def _batches(sequences: list[TrainingSequence], settings: PragSettings) -> list[list[TrainingSequence]]:
     """What each step trains on, over all epochs; in the same order every time, as in the authors' code."""
-    return [sequences[begin : begin + settings.batch] for begin in range(0, len(sequences), settings.batch)] * settings.epochs
+    size = settings.batch_size
+    return [sequences[begin : begin + size] for begin in range(0, len(sequences), size)] * settings.epochs
 
 
-def _loss(base: BaseLLM, sequences: list[Sequence_], owners: torch.Tensor) -> torch.Tensor:
+def _loss(base: BaseLLM, sequences: list[TrainingSequence], owners: torch.Tensor) -> torch.Tensor:
     """Mean cross-entropy over each owner's supervised tokens, added up over the owners. owners (B,): whose each sequence is."""
     longest = max(len(ids) for ids, _ in sequences)
     ids = torch.tensor([row + [0] * (longest - len(row)) for row, _ in sequences], device=base.device)  # (B, T)
@@ -161,7 +194,7 @@ def _exported(base: BaseLLM, state: dict[str, torch.Tensor], settings: PragSetti
 
 
 def concatenated(adapters: Sequence[LoraWeights]) -> LoraWeights:
-    """One adapter that adds what all of them add; each keeps its own strength alpha / rank.
+    """One adapter that adds what all of them add; each keeps its own scaling alpha / rank.
 
     Raises InputError without adapters, IncompatibleBaseError for adapters of different bases.
     """

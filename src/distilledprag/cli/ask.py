@@ -14,6 +14,7 @@ from distilledprag.documents import Passage, load_passages
 from distilledprag.errors import InputError
 from distilledprag.pipeline import Answer, DistilledPRAG
 from distilledprag.retrieval import BM25Retriever, usual_k
+from distilledprag.retrieval.bm25 import check_request
 
 
 def load_with_progress(paths: list[Path], console: Console) -> list[Passage]:
@@ -45,7 +46,7 @@ def run(
     console = Console(stderr=as_json)
     retriever = BM25Retriever(load_with_progress(docs, console))
     top_k = usual_k(retriever) if top_k is None else top_k
-    retriever.retrieve(question, top_k)  # fail before the model loads
+    check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
         raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
     prag = DistilledPRAG.from_pretrained(base, layer=layer, say=Console(stderr=True).print)

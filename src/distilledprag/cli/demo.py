@@ -14,13 +14,14 @@ from rich.panel import Panel
 from rich.table import Table
 
 from distilledprag.cli.ask import load_with_progress, shortened
-from distilledprag.distillation.examples import passage_text
+from distilledprag.distillation.contexts import passage_text
 from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.evaluation.metrics import best_token_scores, exact_match, squad_scores
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval import BM25Retriever
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+_PACKAGED = Path(__file__).parents[1] / "examples"  # the wheel brings the sample documents; a checkout has them beside src
+EXAMPLES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "examples"
 WANTED_RAG = 9
 
 

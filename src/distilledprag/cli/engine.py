@@ -1,4 +1,4 @@
-"""`dprag engine`: serve a base LLM and adapters that strangers send, OpenAI-compatible."""
+"""`dprag engine`: serve a base LLM and adapters that strangers send, OpenAI-compatible. Options are named as vLLM names them."""
 
 from __future__ import annotations
 
@@ -11,60 +11,61 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError
 
 if TYPE_CHECKING:
     from distilledprag.engine.service import Settings
-
 
 _SHARE_OF_A_KEY = 4  # one key may take a fourth of what all may, unless it is said otherwise
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """memory: MiB of adapters; lifetime: seconds; rows: that decode together; waiting: requests. waiting_per_key, memory_per_key:
-    of these what one key may take, a fourth where it is None."""
+    """The command's options. adapter_memory: MiB of adapters; adapter_ttl, request_timeout: seconds; max_num_seqs: requests
+    decoded together; max_queue: waiting requests. max_queue_per_key, adapter_memory_per_key: what one key may take of these, a
+    fourth where it is None."""
 
     host: str
     port: int
     model: str | None
-    name: str
+    served_model_name: str
     api_key_file: Path | None
     metrics_key_file: Path | None
     tls_certificate: Path | None
     tls_key: Path | None
-    rows: int
-    waiting: int
-    memory: int
+    max_num_seqs: int
+    max_queue: int
+    adapter_memory: int
     adapters_per_key: int
-    lifetime: float
-    request_seconds: float
-    maximum_rank: int
+    adapter_ttl: float
+    request_timeout: float
+    max_lora_rank: int
     dtype: str
-    waiting_per_key: int | None = None
-    memory_per_key: int | None = None
+    max_queue_per_key: int | None = None
+    adapter_memory_per_key: int | None = None
 
 
 def settings_of(options: EngineOptions) -> Settings:
     """The engine's settings; raises ConfigError for a key's share that is larger than the whole."""
-    from distilledprag.engine.adapters import Quotas
-    from distilledprag.engine.embedded import Limits
+    from distilledprag.engine.adapter_store import Quotas
+    from distilledprag.engine.backend import Limits
     from distilledprag.engine.service import Settings
 
-    memory = options.memory * 2**20
+    memory, memory_per_key = options.adapter_memory * 2**20, options.adapter_memory_per_key
     return Settings(
-        name=options.name,
-        limits=Limits(rows=options.rows, adapter_bytes=memory),
+        served_model_name=options.served_model_name,
+        limits=Limits(max_num_seqs=options.max_num_seqs, adapter_bytes=memory),
         quotas=Quotas(
-            lifetime=options.lifetime,
-            per_owner=options.adapters_per_key,
-            bytes_per_owner=_share("memory", options.memory_per_key and options.memory_per_key * 2**20, memory),
+            ttl=options.adapter_ttl,
+            per_tenant=options.adapters_per_key,
+            bytes_per_tenant=_share("adapter-memory", memory_per_key and memory_per_key * 2**20, memory),
             bytes=memory,
         ),
-        waiting=options.waiting,
-        waiting_per_owner=_share("waiting", options.waiting_per_key, options.waiting),
-        request_seconds=options.request_seconds,
-        maximum_rank=options.maximum_rank,
+        max_queue=options.max_queue,
+        max_queue_per_tenant=_share("max-queue", options.max_queue_per_key, options.max_queue),
+        request_timeout=options.request_timeout,
+        max_lora_rank=options.max_lora_rank,
     )
 
 
@@ -81,11 +82,11 @@ def run(options: EngineOptions) -> None:
     import torch
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    from distilledprag.engine.application import build_application
+    from distilledprag.engine.metrics import Metrics
     from distilledprag.engine.service import Engine
-    from distilledprag.engine.web.application import build_application
-    from distilledprag.engine.web.observing import Metrics
-    from distilledprag.http.keys import ApiKeys
     from distilledprag.http.listening import Tls, address_of, bind, check_exposure, serve
+    from distilledprag.http.middleware import ApiKeys
 
     console = Console(stderr=True, highlight=False)
     keys, metrics_keys = ApiKeys.from_file(options.api_key_file), ApiKeys.from_file(options.metrics_key_file)
@@ -101,7 +102,7 @@ def run(options: EngineOptions) -> None:
         from distilledprag.base.default import default_base
         from distilledprag.base.llm import load_base
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = chosen_device()
         # The default base is stored in half precision, which processors compute slowly.
         usual = torch.float32 if options.model is None and device == "cpu" else None
         dtype = usual if options.dtype == "auto" else dtypes[options.dtype]

@@ -1,4 +1,4 @@
-"""`dprag evaluate --data FILE` and `dprag evaluate RECIPE`."""
+"""`dprag evaluate RECIPE`, `dprag evaluate --data FILE` and `dprag report`."""
 
 from __future__ import annotations
 
@@ -11,63 +11,86 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from distilledprag.base.llm import weights_hash
-from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.machine import machine
-from distilledprag.evaluation.reading import MAX_NEW_TOKENS, METHODS, ReadingEvaluation, file_hash, load_items, summary
+from distilledprag.errors import InputError
+from distilledprag.evaluation.recipe import EvaluationRecipe, rows_recipe
+from distilledprag.evaluation.report import write_report
+from distilledprag.evaluation.runner import Evaluation, evaluate, file_hash, machine
+from distilledprag.evaluation.summary import table_rows
 from distilledprag.files import write_atomically
-from distilledprag.pipeline import DistilledPRAG
+from distilledprag.recipes import checked_recipe, read_recipe
 
 
-def run(data: list[Path], n: int | None, seed: int, methods: str | None, json_file: Path, base: str | None, rows: float) -> None:
-    """Answer `n` questions of each file by every method; the table and `json_file`."""
-    chosen = [name.strip() for name in (methods or ",".join(METHODS)).split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in METHODS]
-    if unknown or not chosen:
-        raise ConfigError(f"unknown methods {', '.join(unknown) or '(none)'}; choose from {', '.join(METHODS)}")
-    missing = next((path for path in data if not path.is_file()), None)
-    if missing:
-        raise InputError(f"there is no file {missing}")
+def run(file: Path, overrides: list[str] | None = None) -> None:
+    """`dprag evaluate RECIPE`; run again, it goes on where it was."""
+    recipe, console = read_recipe(file, EvaluationRecipe, overrides), Console()
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("evaluating", total=None)
+
+        def tell(method: str, done: int, of: int) -> None:
+            progress.update(bar, description=method, completed=done, total=of)
+
+        result = evaluate(recipe, tell)
+    table = Table("method", "n", "EM", "F1", "95 %", "s", title=str(recipe.output))
+    deviating = result["deviations"]
+    for method, groups in result["scores"].items():
+        whole = groups["all"]
+        f1, name = whole["f1"], f"{method} ({deviating[method]})" if method in deviating else method
+        cells = (f"{whole['exact_match']['mean']:.3f}", f"{f1['mean']:.3f}", f"{f1['low']:.3f}-{f1['high']:.3f}")
+        table.add_row(name, str(whole["n"]), *cells, f"{result['costs'][method]['seconds']:.3f}")
+    console.print(table)
+    console.print(f"{recipe.output / 'questions.jsonl'}, {recipe.output / 'summary.json'}")
+
+
+def run_files(
+    data: list[Path],
+    n: int | None,
+    seed: int,
+    methods: str | None,
+    json_file: Path,
+    base: str | None,
+    rows: float,
+    overrides: list[str] | None = None,
+) -> None:
+    """`dprag evaluate --data FILE`: `n` questions of each file by every method; the table, also in `json_file`.
+
+    The answers to a file's questions are kept beside it, in `<json_file>.<file's name>.answers.jsonl`.
+    """
+    chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    recipes = [
+        checked_recipe(
+            rows_recipe(path, output=json_file.parent, n=n, seed=seed, methods=chosen, base=base, chosen_rows=rows),
+            EvaluationRecipe,
+            "the options of `dprag evaluate`",
+            overrides,
+        )
+        for path in data
+    ]
+    if missing := next((path for path in data if not path.is_file()), None):
+        raise InputError(f"{missing} does not exist; check the path")
     console = Console(stderr=True)
-    prag = DistilledPRAG.from_pretrained(base, say=console.print)
-    room = (prag.prompts.max_tokens or prag.base.context_length) - 300
-    most = min(room, len(prag.states.plain.numbered)) if prag.states.plain else room
-
-    def fits(passages: Any) -> bool:
-        return sum(prag.prompts.context(passages).is_document) <= most
-
-    weights = weights_hash(prag.base.model)
+    evaluation = Evaluation(recipes[0], console.print)
     config: dict[str, Any] = {
+        **evaluation.identity,
         "seed": seed,
-        "base": prag.base.id,
-        "weights": weights,
-        "layer": prag.states.layer,
-        "plain_layer": prag.states.plain.layer if prag.states.plain else None,
-        "chosen_rows": rows,
-        "max_new_tokens": MAX_NEW_TOKENS,
-        "rows_sent_as": "int8",
+        "n": n,
+        "files": {path.name: file_hash(path) for path in data},
+        "command": " ".join(["dprag", *sys.argv[1:]]),
+        **machine(),
     }
-    table_rows: list[dict[str, Any]] = []
-    for path in data:
+    table: list[dict[str, Any]] = []
+    for path, recipe in zip(data, recipes, strict=True):
         dataset = path.name.split(".")[0]
-        items = load_items(path, n, seed, longest=fits)
         journal = json_file.with_name(f"{json_file.stem}.{dataset}.answers.jsonl")
         with console.status(dataset) as status:
 
             def tell(method: str, done: int, of: int, dataset: str = dataset, status: Any = status) -> None:
                 status.update(f"{dataset}: {method} {done} of {of}")
 
-            # Not n: the questions of a smaller n come first in a larger one, so a run can be extended.
-            identity = config | {"dataset": dataset, "file": file_hash(path)}
-            answers = ReadingEvaluation(prag, items, rows).run(chosen, journal, identity, tell)
-        table_rows += summary(items, answers, dataset)
-        record = {
-            "config": config
-            | {"n": n, "files": {p.name: file_hash(p) for p in data}, "command": " ".join(["dprag", *sys.argv[1:]]), **machine()},
-            "rows": table_rows,
-        }
-        write_atomically(json_file, json.dumps(record, indent=1) + "\n")
-    _show(table_rows)
+            questions = evaluation.questions(recipe)
+            answers = evaluation.run(recipe, questions, journal, other_run="restart", on_progress=tell)
+        table += table_rows(answers)
+        write_atomically(json_file, json.dumps({"config": config, "rows": table}, indent=1) + "\n")
+    _show(table)
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -88,22 +111,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     Console().print(table)
 
 
-def run_recipe(file: Path, overrides: list[str] | None = None) -> None:
-    """`dprag evaluate RECIPE`; run again, it goes on where it was."""
-    from distilledprag.cli.train import read_recipe
-    from distilledprag.evaluation.recipe import EvaluationRecipe
-    from distilledprag.evaluation.runner import evaluate
-
-    recipe, console = read_recipe(file, EvaluationRecipe, overrides), Console()
-    with Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("evaluating", total=None)
-        result = evaluate(recipe, lambda done, total: progress.update(bar, completed=done, total=total))
-    table = Table("method", "n", "EM", "F1", "95 %", "s", title=str(recipe.output))
-    deviating = result["deviations"]
-    for method, groups in result["scores"].items():
-        whole = groups["all"]
-        f1, name = whole["f1"], f"{method} ({deviating[method]})" if method in deviating else method
-        cells = (f"{whole['exact_match']['mean']:.3f}", f"{f1['mean']:.3f}", f"{f1['low']:.3f}-{f1['high']:.3f}")
-        table.add_row(name, str(whole["n"]), *cells, f"{result['costs'][method]['seconds']:.3f}")
-    console.print(table)
-    console.print(f"{recipe.output / 'questions.jsonl'}, {recipe.output / 'summary.json'}")
+def report(folders: list[Path], out: Path) -> None:
+    """`dprag report`: prints the files that it wrote."""
+    for file in write_report(folders, out):
+        Console().print(str(file), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`dprag gateway`."""
+"""`dprag gateway`: keep documents on this machine, answer OpenAI clients, ask an engine elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distilledprag.errors import ConfigError
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """The command's options, as the command line names them. adapter_memory: MiB."""
+    """The command's options. adapter_memory: MiB. rows: a share up to 1 or a number of rows to choose; None: all."""
 
     host: str
     port: int
@@ -21,7 +21,8 @@ class GatewayOptions:
     store: Path
     api_key_file: Path | None
     allowed_hosts: list[str]
-    allow_rag: bool
+    allow_plaintext: bool
+    rows: float | None
     quotes: str
     adapter_memory: int
     engine_ca: Path | None
@@ -31,18 +32,18 @@ class GatewayOptions:
 
 def run(options: GatewayOptions) -> None:
     require_packages()
-    from distilledprag.gateway.outbound import EngineClient
-    from distilledprag.gateway.outbound.engine import KEY_VARIABLE
-    from distilledprag.gateway.policy import POLICIES
-    from distilledprag.gateway.store import DocumentStore
-    from distilledprag.gateway.web.access import Names
-    from distilledprag.gateway.web.application import Options, build_application
-    from distilledprag.http.keys import ApiKeys
+    from distilledprag.documents.store import DocumentStore
+    from distilledprag.gateway.application import Options, build_application
+    from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
+    from distilledprag.gateway.quotes import POLICIES
     from distilledprag.http.listening import address_of, bind, check_exposure, serve
+    from distilledprag.http.middleware import AllowedHosts, ApiKeys
 
     console = Console(stderr=True, highlight=False)
     keys = ApiKeys.from_file(options.api_key_file)
     check_exposure("a gateway", options.host, keys.required)
+    if options.rows is not None and not options.rows > 0:
+        raise ConfigError(f"--rows is {options.rows:g}; give a share up to 1, or a number of rows")
     policy = next((policy for policy in POLICIES if policy == options.quotes), None)
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
@@ -55,20 +56,23 @@ def run(options: GatewayOptions) -> None:
 
         prag = DistilledPRAG.from_pretrained(options.base, say=console.print)
         settings = Options(
-            allow_rag=options.allow_rag,
+            allow_plaintext=options.allow_plaintext,
+            rows=options.rows,
             quotes=policy,
             adapter_memory=options.adapter_memory * 2**20,
             accept_any_model=options.accept_any_model,
         )
-        app = build_application(prag, store, engine, keys, Names(options.host, options.allowed_hosts), settings)
+        app = build_application(prag, store, engine, keys, AllowedHosts(options.host, options.allowed_hosts), settings)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the gateway")
         if engine.is_readable_on_the_way:
             console.print(
                 "[yellow]--engine is not https: others on the way read questions, answers, adapters and the engine's key[/yellow]"
             )
-        if options.allow_rag:
-            console.print("[yellow]--allow-rag: a request may ask for documents to be sent to the engine in plain text[/yellow]")
+        if options.allow_plaintext:
+            console.print(
+                "[yellow]--allow-plaintext: a request may ask for documents to be sent to the engine as they are[/yellow]"
+            )
         serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True))
     finally:
         listener.close()

@@ -1,4 +1,4 @@
-"""`dprag index`."""
+"""`dprag index`: put files and folders into a document store."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distilledprag.documents.indexing import IndexReport, index_path
+from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
-from distilledprag.gateway.store import DocumentStore
-from distilledprag.gateway.store.indexing import IndexReport, index_path
 
 
 def run(path: Path, store_folder: Path, collection: str, allow_empty: bool) -> None:

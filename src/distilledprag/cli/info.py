@@ -43,9 +43,9 @@ def describe(folder: Path) -> tuple[str, dict[str, object]]:
         shape = {key: values.get(key) for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size")}
         return "base model", {**shape, "mask token": base.mask_token_id, **base.identity.to_dict(), "bytes": size}
     if (folder / "log.jsonl").exists():
-        from distilledprag.distillation.run_folder import read_log
+        from distilledprag.journal import read_journal
 
-        records = read_log(folder / "log.jsonl")
+        records = list(read_journal(folder / "log.jsonl"))
         return "training run", {"steps logged": len(records), **(records[-1] if records else {}), "bytes": size}
     raise CheckpointError(f"{folder} holds no adapter, generator, base model or run; check the path")
 
@@ -63,7 +63,7 @@ def _config(file: Path) -> dict[str, Any]:
 def _generator_facts(folder: Path) -> dict[str, object]:
     """Settings, base and size of a generator, all of it read as an answer would need it (but for the base itself)."""
     from distilledprag.generators.checkpoint import read_config, read_weights
-    from distilledprag.generators.registry import checked_settings
+    from distilledprag.generators.interface import checked_settings
     from distilledprag.lora.identity import BaseIdentity
 
     config = read_config(folder)

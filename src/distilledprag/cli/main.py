@@ -30,6 +30,10 @@ Rows = Annotated[
     typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
 ]
 Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="A recipe's key=value, such as training.minutes=5; may be given several times."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -129,7 +133,7 @@ def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, ba
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe.")],
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+    overrides: Overrides = None,
 ) -> None:
     """Train a reader for state adapters, or distil a parameter generator."""
     from distilledprag.cli import train as command
@@ -142,10 +146,10 @@ def synthesize(
     docs: Docs,
     out: Annotated[Path, typer.Option(help="Pairs for `dprag train`: .jsonl or .parquet.")],
     model: Annotated[str, typer.Option(help="The endpoint's name of the LLM; without --base-url a local model's folder or id.")],
-    base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint (sees documents).")] = None,  # noqa: UP045
+    base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint; it sees the documents.")] = None,  # noqa: UP045
     api_key_file: Annotated[Optional[Path], typer.Option(help="Default: the variable OPENAI_API_KEY.")] = None,  # noqa: UP045
     journal: Annotated[Optional[Path], typer.Option(help="Answered requests. Default: beside --out.")] = None,  # noqa: UP045
-    documents: Annotated[Optional[int], typer.Option(min=1, help="A random sample of so many.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of so many documents.")] = None,  # noqa: UP045
     partners: Annotated[int, typer.Option(min=0, help="Other documents that each one is paired with.")] = 1,
     passage_words: Annotated[int, typer.Option(min=1, help="Longest passage cut from a text file.")] = 100,
     min_words: Annotated[int, typer.Option(min=1, help="Leave out shorter documents.")] = 10,
@@ -155,24 +159,24 @@ def synthesize(
     single_max: Annotated[int, typer.Option(min=1, help="Most pairs kept per document.")] = 5,
     cross_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per two documents.")] = 5,
     attempts: Annotated[int, typer.Option(min=1, help="How often to ask while pairs are missing.")] = 2,
-    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM answers with the documents only.")] = False,
-    temperature: Annotated[float, typer.Option(help="Sampling; below 0: do not send any.")] = 0.7,
+    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM can only answer with the documents.")] = False,
+    temperature: Annotated[float, typer.Option(help="Of the sampling; below 0: send none.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 2048,
     response_format: Annotated[str, typer.Option(help="text, json_object or json_schema.")] = "text",
     extra_body: Annotated[Optional[str], typer.Option(help="JSON object of further request fields.")] = None,  # noqa: UP045
     concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Tries after the first one.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="Of a request that fails in passing.")] = 8,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one try.")] = 600.0,
     prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
     completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    budget: Annotated[Optional[float], typer.Option(help="Stop at so many dollars in all.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Stop at this many dollars in all.")] = None,  # noqa: UP045
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
 
     command.run(
         command.Options(
-            docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, documents=documents,
+            docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, limit=limit,
             partners=partners, passage_words=passage_words, min_words=min_words, titles=titles, seed=seed, retries=retries,
             timeout=timeout, response_format=response_format, extra_body=extra_body,
         ),
@@ -187,24 +191,34 @@ def synthesize(
 @app.command()
 def evaluate(
     recipe: Annotated[Optional[Path], typer.Argument(help="YAML recipe; without one, --data.")] = None,  # noqa: UP045
-    data: Annotated[Optional[list[Path]], typer.Option(help="JSON lines (.gz) of documents, question, answers.")] = None,  # noqa: UP045
-    n: Annotated[Optional[int], typer.Option(min=1, help="Questions of each file; default: all.")] = None,  # noqa: UP045
-    seed: Annotated[int, typer.Option(help="Seed of the draw of questions.")] = 0,
-    methods: Annotated[Optional[str], typer.Option(help="Comma-separated; default: all.")] = None,  # noqa: UP045
-    json_file: Annotated[Path, typer.Option("--json", help="The table; answers are kept beside it.")] = Path("evaluation.json"),
-    rows: Annotated[float, typer.Option(help="Rows of the method state_chosen: a share or a number.")] = 0.4,
-    overrides: Annotated[Optional[list[str]], typer.Option("--set", help="key=value in place of the recipe's.")] = None,  # noqa: UP045
+    data: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="JSON lines of documents, question, answers, type (may be gzipped); may be given several times."),
+    ] = None,
+    n: Annotated[Optional[int], typer.Option(min=1, help="With --data: questions drawn from each file. Default: all.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="With --data: seed of the draw.")] = 0,
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --data: comma-separated. Default: closed_book, rag, the state methods and shuffled."),
+    ] = None,
+    json_file: Annotated[
+        Path, typer.Option("--json", help="With --data: where the table goes; answers are kept beside it.")
+    ] = Path("evaluation.json"),
+    rows: Annotated[
+        float, typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 or a number of rows.")
+    ] = 0.4,
+    overrides: Overrides = None,
     base: Base = None,
 ) -> None:
-    """Measure answers with and without documents, and the controls. Run again to go on after any stop."""
+    """Measure how well each method answers, with a shuffled control. Run the same command again to go on after any stop."""
     from distilledprag.cli import evaluate as command
 
     if recipe:
-        command.run_recipe(recipe, overrides)
-        return
-    if not data:
+        command.run(recipe, overrides)
+    elif data:
+        command.run_files(data, n, seed, methods, json_file, base, rows, overrides)
+    else:
         raise InputError("say what to evaluate: a recipe, or --data FILE")
-    command.run(data, n, seed, methods, json_file, base, rows)
 
 
 @app.command()
@@ -213,9 +227,9 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
 ) -> None:
     """Tables and pictures of evaluation runs, in markdown and HTML."""
-    from distilledprag.cli import report as command
+    from distilledprag.cli import evaluate as command
 
-    command.run(runs, out)
+    command.report(runs, out)
 
 
 @app.command()
@@ -236,30 +250,31 @@ def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
-    name: Annotated[str, typer.Option(help="The model's public name; the base's own without it.")] = "",
+    served_model_name: Annotated[str, typer.Option(help="The model's public name. Default: the base's own.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     metrics_key_file: Annotated[Optional[Path], typer.Option(help="Keys for /metrics; none: no metrics.")] = None,  # noqa: UP045
     tls_certificate: Annotated[Optional[Path], typer.Option(help="PEM file; serves HTTPS.")] = None,  # noqa: UP045
     tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
-    rows: Annotated[int, typer.Option(min=1, help="Requests answered together.")] = 32,
-    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    waiting_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
-    memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
-    memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 32,
+    max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
+    max_queue_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
+    adapter_memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
-    lifetime: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
-    request_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for one answer, waiting included.")] = 120.0,
-    maximum_rank: Annotated[int, typer.Option(min=1, help="Highest rank of an adapter.")] = 256,
+    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
+    request_timeout: Annotated[float, typer.Option(min=0.1, help="Longest seconds for an answer, waiting included.")] = 120.0,
+    max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
     from distilledprag.cli import engine as command
 
     options = command.EngineOptions(
-        host=host, port=port, model=model, name=name, api_key_file=api_key_file, metrics_key_file=metrics_key_file,
-        tls_certificate=tls_certificate, tls_key=tls_key, rows=rows, waiting=waiting, memory=memory,
-        waiting_per_key=waiting_per_key, memory_per_key=memory_per_key, adapters_per_key=adapters_per_key, lifetime=lifetime,
-        request_seconds=request_seconds, maximum_rank=maximum_rank, dtype=dtype,
+        host=host, port=port, model=model, served_model_name=served_model_name, api_key_file=api_key_file,
+        metrics_key_file=metrics_key_file, tls_certificate=tls_certificate, tls_key=tls_key, max_num_seqs=max_num_seqs,
+        max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
+        adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
+        request_timeout=request_timeout, max_lora_rank=max_lora_rank, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 
@@ -269,14 +284,15 @@ def serve(
     store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
     engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
-    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
+    rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     base: Base = None,
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
 
-    command.run(store, port, engine_port, base, allow_rag, browser)
+    command.run(store, port, engine_port, base, rows, allow_plaintext, browser)
 
 
 @app.command()
@@ -287,7 +303,8 @@ def gateway(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
     allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
-    allow_rag: Annotated[bool, typer.Option("--allow-rag", help="Let requests send documents in plain text.")] = False,
+    allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
+    rows: Rows = None,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
@@ -299,7 +316,7 @@ def gateway(
 
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
-        allow_rag=allow_rag, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
+        allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
         accept_any_model=accept_any_model, base=base,
     )  # fmt: skip
     command.run(options)

@@ -29,14 +29,22 @@ class StoppedError(Exception):
     """The user asked to stop."""
 
 
-def run(store: Path, port: int, engine_port: int, base: str | None, allow_rag: bool, browser: bool) -> None:
+def run(
+    store: Path, port: int, engine_port: int, base: str | None, rows: float | None, allow_plaintext: bool, browser: bool
+) -> None:
+    from distilledprag.base.default import default_base
+    from distilledprag.base.prepare import encoder_folder
     from distilledprag.cli import engine, gateway
 
     engine.require_packages()
     gateway.require_packages()
     console = Console(highlight=False)
+    encoder = encoder_folder(base or default_base(console.print))  # all of the base that the trusted side needs
     model_options = ["--model", base] if base else []
-    base_options = ["--base", base] if base else []
+    if not (encoder / "config.json").is_file():
+        raise ConfigError(
+            f"there is no {encoder}, the part of the base that encodes documents; `dprag prepare-base` writes it beside the base"
+        )
     for number in _STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup it stays ignored
             signal.signal(number, _stop)
@@ -50,8 +58,10 @@ def run(store: Path, port: int, engine_port: int, base: str | None, allow_rag: b
                 command = ["engine", "--port", str(engine_port), "--api-key-file", str(key_file), *model_options]
                 engine_process, engine_url = stack.enter_context(_server(command))  # which has read the key then
             with console.status("starting the gateway"):
-                command = ["gateway", "--engine", engine_url, "--store", str(store), "--port", str(port), *base_options]
-                command += ["--allow-rag"] if allow_rag else []
+                command = ["gateway", "--engine", engine_url, "--store", str(store), "--port", str(port)]
+                command += ["--base", str(encoder)]
+                command += ["--allow-plaintext"] if allow_plaintext else []
+                command += [] if rows is None else ["--rows", str(rows)]
                 gateway_process, url = stack.enter_context(_server(command, DPRAG_ENGINE_API_KEY=key))
             print(f"gateway on {url}", flush=True)
             console.print(

@@ -19,11 +19,10 @@ from rich.table import Table
 
 from distilledprag.errors import ConfigError, EndpointError
 from distilledprag.files import write_atomically
-from distilledprag.synthesis import Journal, QaSettings, Reading, Synthesis, plan_items, read_documents
+from distilledprag.synthesis import DocumentSample, QaSettings, Replies, Synthesis, plan_items, read_documents
 from distilledprag.synthesis.endpoint import RESPONSE_FORMATS, Endpoint, EndpointSettings
 from distilledprag.synthesis.llm import LanguageModel
-from distilledprag.synthesis.output import check_output, write_rows
-from distilledprag.synthesis.report import make_report, rejected_lines
+from distilledprag.synthesis.output import check_output, make_report, rejected_lines, write_rows
 from distilledprag.synthesis.run import Outcome
 
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -31,7 +30,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says, less the settings of the questions (`QaSettings`)."""
+    """The options of the command line, except those of the questions (`QaSettings`)."""
 
     docs: list[Path]
     out: Path
@@ -39,7 +38,7 @@ class Options:
     base_url: str | None
     api_key_file: Path | None
     journal: Path | None
-    documents: int | None
+    limit: int | None
     partners: int
     passage_words: int
     min_words: int
@@ -57,24 +56,24 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
     check_output(options.out)
     endpoint = _endpoint_settings(options)
     console = Console(stderr=True)
-    reading = _read(options, console)
-    items = plan_items(reading.documents, options.partners, options.seed)
+    sample = _read(options, console)
+    items = plan_items(sample.documents, options.partners, options.seed)
     journal_file = options.journal or options.out.with_name(options.out.name + ".journal.jsonl")
-    with Journal(journal_file) as journal:
+    with Replies(journal_file) as replies:
         if endpoint:
             console.print(f"documents are sent in plain text to {escape(endpoint.base_url)}", soft_wrap=True)
         model = Endpoint(endpoint, seed=options.seed) if endpoint else _local(options.model, settings.concurrency)
-        synthesis = Synthesis(items, model, journal, settings)
-        if len(journal):
-            console.print(f"{journal_file} holds {len(journal):,} answered requests; they are not sent again", soft_wrap=True)
+        synthesis = Synthesis(items, model, replies, settings)
+        if len(replies):
+            console.print(f"{journal_file} holds {len(replies):,} answered requests; they are not sent again", soft_wrap=True)
         started = time.perf_counter()
         try:
             outcomes = asyncio.run(_run(synthesis, model, console))
         except KeyboardInterrupt:
-            console.print(f"{len(journal):,} answered requests are kept in {journal_file}; run again to go on", soft_wrap=True)
+            console.print(f"{len(replies):,} answered requests are kept in {journal_file}; run again to go on", soft_wrap=True)
             raise
         report = make_report(
-            synthesis, outcomes, reading,
+            synthesis, outcomes, sample,
             retried=getattr(model, "retried", {}), seconds=time.perf_counter() - started,
             config={name: _plain(value) for name, value in vars(options).items() if name not in ("model", "api_key_file")},
         )  # fmt: skip
@@ -112,7 +111,7 @@ def _endpoint_settings(options: Options) -> EndpointSettings | None:
         if not isinstance(extra, dict):
             raise ValueError("no object")
     except ValueError as error:
-        raise ConfigError(f"--extra-body is no JSON object ({error}); write it like '{{\"top_p\": 0.9}}'") from error
+        raise ConfigError(f"--extra-body is not a JSON object ({error}); write it like '{{\"top_p\": 0.9}}'") from error
     return EndpointSettings(
         options.base_url, options.model, key, options.timeout, options.retries,
         response_format=options.response_format, extra=extra,
@@ -125,10 +124,10 @@ def _local(path: str, batch: int) -> LanguageModel:
     return LocalModel(path, batch)
 
 
-def _read(options: Options, console: Console) -> Reading:
+def _read(options: Options, console: Console) -> DocumentSample:
     with console.status("reading documents") as status:
         return read_documents(
-            options.docs, limit=options.documents, seed=options.seed, passage_words=options.passage_words,
+            options.docs, limit=options.limit, seed=options.seed, passage_words=options.passage_words,
             min_words=options.min_words, titles=options.titles,
             on_file=lambda file: status.update(f"reading documents ({escape(file.name)})"),
         )  # fmt: skip

@@ -1,8 +1,8 @@
-"""The training loop shared by distillation and DyPRAG's translator.
+"""The training loop of generators and of DyPRAG's translator.
 
-A `Task` says what is trained and on what; the loop does accumulation, clipping, schedule, checkpoints, resume, logs.
-A batch is a pure function of its number and every random state is in the checkpoint, so a run that was killed and
-resumed writes the same losses as one that was not. The loop knows nothing about documents, prompts or adapters.
+A `Task` says what is trained and on what; the loop does gradient accumulation, clipping, the schedule, checkpoints, resume, logs.
+A batch is a pure function of its number and every random state is in the checkpoint, so a run that was killed and resumed writes
+the same losses as one that was not.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from distilledprag.device import chosen_device
 from distilledprag.distillation.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from distilledprag.distillation.run_folder import RunFolder
 from distilledprag.errors import CheckpointError, ConfigError
@@ -31,19 +32,21 @@ Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda valu
 
 
 class LoopSettings(BaseModel):
-    """How to train. Learning rates are peaks; `warmup` and `decay` are shares of `steps`."""
+    """How to train. Learning rates are peaks; `warmup_ratio` and `decay_ratio` are shares of `steps`; `matrix_learning_rate` is
+    Muon's; `betas` AdamW's; `max_grad_norm` None: gradients are not clipped."""
 
     model_config = ConfigDict(extra="forbid")
     steps: int = Field(gt=0)
-    lr: float = Field(1e-4, gt=0)
-    matrix_lr: float = Field(0.02, gt=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    matrix_learning_rate: float = Field(0.02, gt=0)
     optimizer: OptimizerName = "adamw"
+    betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = Field(0.01, ge=0)
     schedule: ScheduleName = "polynomial"
-    warmup: float = Field(0.1, ge=0, le=1)
-    decay: float = Field(0.3, ge=0, le=1)
-    clip: float = Field(1.0, gt=0)
-    accumulation: int = Field(1, gt=0)
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    decay_ratio: float = Field(0.3, ge=0, le=1)
+    max_grad_norm: float | None = Field(1.0, gt=0)
+    gradient_accumulation_steps: int = Field(1, gt=0)
     precision: Precision = "no"
     seed: int = 0
     evaluate_every: int = Field(200, gt=0)
@@ -79,36 +82,57 @@ def fit(
     resume: bool = False,
     recipe: dict[str, Any] | None = None,
     export: Callable[[Path], None] | None = None,
+    initialise: Callable[[], None] | None = None,
     cpu: bool = False,
     quiet: bool = False,
 ) -> dict[str, float]:
     """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation; nothing where no step was left.
 
     output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
-    what it writes becomes `output/model`. Raises ConfigError if the folder holds another run (one of another recipe, if
-    `resume` is true) and for a precision that the device lacks, CheckpointError if the loss stops being finite or the
-    checkpoint to go on from is damaged.
+    what it writes becomes `output/model`. initialise: called before the first step of a run that begins.
+    Raises ConfigError if the folder holds another run (one of another recipe, if `resume` is true) and for a precision that the
+    device lacks, CheckpointError if the loss stops being finite or the checkpoint to go on from is damaged.
     """
-    on_gpu = torch.cuda.is_available() and not cpu
+    on_gpu = chosen_device("cpu" if cpu else "auto") == "cuda"
     _check_precision(settings.precision, on_gpu)
     AcceleratorState._reset_state()  # else a second run in one process could have no other precision than the first
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
     set_seed(settings.seed)
-    folder = RunFolder(output)
-    start = folder.begin(resume, recipe or {})
+    with RunFolder(output, recipe or {}, resume) as folder:
+        if not folder.step and initialise:
+            initialise()
+        return _train(task, settings, folder, accelerator, export, quiet)
+
+
+def _train(
+    task: Task,
+    settings: LoopSettings,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    export: Callable[[Path], None] | None,
+    quiet: bool,
+) -> dict[str, float]:
+    start = folder.step
     optimizer = build_optimizer(
         task.module,
         settings.optimizer,
-        lr=settings.lr,
-        matrix_lr=settings.matrix_lr,
+        lr=settings.learning_rate,
+        matrix_lr=settings.matrix_learning_rate,
         weight_decay=settings.weight_decay,
+        betas=settings.betas,
     )
-    schedule = build_schedule(optimizer, settings.schedule, steps=settings.steps, warmup=settings.warmup, decay=settings.decay)
+    schedule = build_schedule(
+        optimizer,
+        settings.schedule,
+        steps=settings.steps,
+        warmup_ratio=settings.warmup_ratio,
+        decay_ratio=settings.decay_ratio,
+    )
     module, optimizer = accelerator.prepare(task.module, optimizer)
     accelerator.register_for_checkpointing(schedule)
     if start:
         _load(accelerator, folder.state)
-    writer = _tensorboard(output) if settings.tensorboard else None
+    writer = _tensorboard(folder.path) if settings.tensorboard else None
 
     def export_model() -> None:
         if export:
@@ -118,9 +142,8 @@ def fit(
     def checkpoint(step: int) -> None:
         """The model first: a run killed in between does the steps again, and never ends with the model of older ones."""
         export_model()
-        with replace_folder(folder.state) as temporary:
+        with folder.checkpoint(step) as temporary:
             accelerator.save_state(str(temporary))
-            folder.write_progress(temporary, step)
 
     if start >= settings.steps:
         export_model()
@@ -138,25 +161,25 @@ def fit(
         for step in range(start + 1, settings.steps + 1):
             began, examples = time.perf_counter(), 0
             sums: dict[str, float] = {}
-            for part in range(settings.accumulation):
-                batch = task.batch((step - 1) * settings.accumulation + part)
+            for part in range(settings.gradient_accumulation_steps):
+                batch = task.batch((step - 1) * settings.gradient_accumulation_steps + part)
                 with accelerator.autocast():
                     losses = task.losses(batch, module, step)
-                accelerator.backward(losses["loss"] / settings.accumulation)
+                accelerator.backward(losses["loss"] / settings.gradient_accumulation_steps)
                 examples += task.size(batch)
                 for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.accumulation
+                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.gradient_accumulation_steps
             if not math.isfinite(sums["loss"]):
                 raise CheckpointError(
                     f"the loss became {sums['loss']} at step {step}; resume from the last checkpoint with a lower learning rate"
                 )
-            norm = accelerator.clip_grad_norm_(module.parameters(), settings.clip)
+            norm = accelerator.clip_grad_norm_(module.parameters(), settings.max_grad_norm or math.inf)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
             rate = examples / (time.perf_counter() - began)
             record: dict[str, Any] = {"step": step, **sums, "gradient_norm": float(norm or 0.0)}
-            record |= {"lr": schedule.get_last_lr()[0], "examples_per_second": rate}
+            record |= {"learning_rate": schedule.get_last_lr()[0], "examples_per_second": rate}
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 evaluation = task.evaluate(step)
                 record |= evaluation

@@ -40,7 +40,7 @@ def kl_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float =
 
 
 def top_k_kl_loss(student_logits: Tensor, ids: Tensor, log_probabilities: Tensor, temperature: float = 2.0) -> Tensor:
-    """L_KL from a cache: the teacher's k likeliest tokens `ids` (N, k) with their log-probabilities (N, k) at `temperature`.
+    """L_KL from a cache: the teacher's k most probable tokens `ids` (N, k) with their log-probabilities (N, k) at `temperature`.
 
     Both distributions are renormalised over the k tokens plus one bucket for all others.
     """

@@ -1,23 +1,28 @@
-"""Batches from files of question-answer pairs, as `dprag synthesize` writes them.
+"""Batches of a generator's training, from files of question-answer pairs as `dprag synthesize` writes them.
 
-A row is `{documents: [str], question, answer, full_answer?, kind?}`. Rows about the same documents are packed into one
-sequence. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
+    B = contexts of a batch   T = tokens of the longest row
+
+A line is `{documents: [str], question, answer, full_answer?, kind?}`. Questions about the same documents are packed behind one
+context. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, ValidationError
+from torch import Tensor
 
-from distilledprag.distillation.question_packing import TrainingRow, pack
+from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
-from distilledprag.prompts import PromptBuilder
+from distilledprag.prompts import Prompt, PromptBuilder
 
 
 class Pair(Settings):
@@ -32,13 +37,13 @@ class Pair(Settings):
 
 
 class PairDataSettings(Settings):
-    """`rows`: contexts in a batch; `questions`: at most so many packed with one context; `validation_share`: contexts
-    held back for evaluation."""
+    """`batch_size`: contexts in a batch; `questions_per_context`: at most so many are packed behind one context;
+    `validation_share`: contexts held back for evaluation."""
 
     model_config = ConfigDict(extra="forbid")
     files: list[Path] = Field(min_length=1)
-    rows: int = Field(4, gt=0)
-    questions: int = Field(5, gt=0)
+    batch_size: int = Field(4, gt=0)
+    questions_per_context: int = Field(5, gt=0)
     validation_share: float = Field(0.02, ge=0, lt=1)
     seed: int = 0
 
@@ -74,6 +79,42 @@ def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     raise InputError(f"{file}, line {number}: not JSON ({error})") from error
 
 
+@dataclass(frozen=True)
+class TrainingRow:
+    """The passages of one prompt, their context, open and masked, and the questions about them."""
+
+    passages: tuple[str, ...]
+    context: Prompt
+    questions: list[TokenizedPair]
+
+
+@dataclass
+class Batch:
+    """One context a row. teacher, student: (B, T) packed rows of open and masked prompts, alike but for the document tokens,
+    which are where `is_document` (B, T) is True. passages: what each row was made from."""
+
+    teacher: PackedRows
+    student: PackedRows
+    is_document: Tensor
+    passages: list[tuple[str, ...]]
+
+    def to(self, device: torch.device | str) -> Batch:
+        return Batch(self.teacher.to(device), self.student.to(device), self.is_document.to(device), self.passages)
+
+
+def collate(rows: Sequence[TrainingRow], pad_id: int) -> Batch:
+    """Pad rows on the right with `pad_id`."""
+    teacher, student = RowTable(len(rows)), RowTable(len(rows))
+    for number, row in enumerate(rows):
+        teacher.add(number, 0, row.context.open_ids, row.questions)
+        student.add(number, 0, row.context.masked_ids, row.questions)
+    packed = teacher.tensors(pad_id)
+    is_document = torch.zeros(packed.ids.shape, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        is_document[number, : len(row.context)] = torch.tensor(row.context.is_document)
+    return Batch(packed, student.tensors(pad_id), is_document, [row.passages for row in rows])
+
+
 class PairData:
     """Draws batches from pair files: contexts in a seeded order, a new order every epoch."""
 
@@ -92,8 +133,9 @@ class PairData:
             raise InputError(f"{', '.join(map(str, settings.files))}: no question-answer pairs found")
 
     def rows(self, number: int) -> list[TrainingRow]:
-        first = number * self.settings.rows
-        return [self._row(index) for index in range(first, first + self.settings.rows)]
+        """The contexts of a batch with their questions."""
+        first = number * self.settings.batch_size
+        return [self._row(index) for index in range(first, first + self.settings.batch_size)]
 
     def _row(self, index: int) -> TrainingRow:
         epoch, place = divmod(index, len(self.groups))
@@ -101,16 +143,16 @@ class PairData:
         random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
         documents, pairs = self.groups[order[place]]
         rng = random.Random(f"questions/{self.settings.seed}/{index}")
-        return self._pack(documents, rng.sample(pairs, min(len(pairs), self.settings.questions)))
+        return self._tokenized(documents, rng.sample(pairs, min(len(pairs), self.settings.questions_per_context)))
 
-    def _pack(self, documents: tuple[str, ...], pairs: list[Pair]) -> TrainingRow:
-        encoded = [(self.prompts.question(pair.question), self.prompts.answer_ids(pair.answer)) for pair in pairs]
-        return TrainingRow(documents, pack(self.prompts.context(documents), encoded))
+    def _tokenized(self, documents: tuple[str, ...], pairs: list[Pair]) -> TrainingRow:
+        questions = [(self.prompts.question(pair.question), self.prompts.answer_ids(pair.answer)) for pair in pairs]
+        return TrainingRow(documents, self.prompts.context(documents), questions)
 
     def validation_rows(self) -> dict[str, list[TrainingRow]]:
         """One question per row, grouped by the pairs' kind."""
         rows: dict[str, list[TrainingRow]] = {}
         for documents, pairs in self.held_back:
             for pair in pairs:
-                rows.setdefault(f"{pair.kind}/{len(documents)}", []).append(self._pack(documents, [pair]))
+                rows.setdefault(f"{pair.kind}/{len(documents)}", []).append(self._tokenized(documents, [pair]))
         return rows

@@ -1,7 +1,7 @@
 """Teacher outputs on disk, so that a second epoch needs no forward pass of the teacher.
 
 One file per training row, named by a hash of everything its content depends on. What is kept of the teacher: the layer outputs
-at the compared positions, the likeliest `top_k` tokens at the supervised ones, and the document states for the generator, in
+at the compared positions, the `top_k` most probable tokens at the supervised ones, and the document states for the generator, in
 half precision. That is (2 M p + (M + 1) s) D bytes and more per row: worth it where the disk is cheaper than the teacher.
 p = compared positions, n = supervised positions, s = document tokens of one row, M = layers, D = model dimension.
 """
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from distilledprag.files import write_atomically
-from distilledprag.generators.interface import DocumentStates
+from distilledprag.generators.document_states import DocumentStates
 
 
 class CacheSettings(Settings):

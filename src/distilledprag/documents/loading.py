@@ -1,23 +1,58 @@
-"""Files and folders -> passages of a size that a prompt can take."""
+"""Files and folders -> passages: which reader a file needs, and which files a folder offers.
+
+The readers' libraries, and why these: pypdf (pure Python, tells where text stands on the page, so that paragraphs can be
+found), python-docx (gives the document's parts in order), beautifulsoup4 over lxml (lxml closes the tags that HTML lets authors
+leave out; python-docx brings it anyway) and markdown-it-py (CommonMark and tables; its HTML goes through the HTML reader). They
+are the extra `documents`, and are imported when a file needs them; plain text and JSON need none.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from distilledprag.documents.readers import READERS
-from distilledprag.documents.record import Passage
-from distilledprag.documents.splitting import split_blocks
+from distilledprag.documents.passages import Block, Passage, split_blocks
 from distilledprag.errors import InputError
 
+# Suffix -> module in `readers` and function(file) -> blocks.
+READERS = {
+    ".txt": ("text", "read_text"),
+    ".text": ("text", "read_text"),
+    ".md": ("html", "read_markdown"),
+    ".markdown": ("html", "read_markdown"),
+    ".html": ("html", "read_html"),
+    ".htm": ("html", "read_html"),
+    ".pdf": ("pdf", "read_pdf"),
+    ".docx": ("word", "read_docx"),
+    ".jsonl": ("json_records", "read_jsonl"),
+    ".json": ("json_records", "read_json"),
+}
 SUPPORTED = ", ".join(READERS)
+
+
+def read_blocks(file: Path) -> list[Block]:
+    """The text of a file as blocks under their headings.
+
+    Raises InputError (empty, binary, damaged, locked or unsupported file, or one whose reader needs a library that is not
+    installed), naming the file and what to do.
+    """
+    named = READERS.get(file.suffix.lower())
+    if named is None:
+        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
+    module, function = named
+    try:
+        blocks: list[Block] = getattr(importlib.import_module(f"distilledprag.documents.readers.{module}"), function)(file)
+    except ModuleNotFoundError as error:
+        raise InputError(f"reading {file} needs {error.name}: pip install 'distilledprag[documents]'") from error
+    return blocks
 
 
 def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     """The passages of one file: its paragraphs, cut at sentence ends into at most `longest` words.
 
-    Raises InputError (missing, empty, binary, damaged, locked or unsupported file), naming the file and what to do.
+    Raises InputError as `read_blocks` does, and for a missing file or one without text.
     """
     file = Path(file)
     if longest < 1:
@@ -27,13 +62,10 @@ def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     if not file.is_file():
         kind = "a folder" if file.is_dir() else "neither a file nor a folder"
         raise InputError(f"{file} is {kind}; name a file")
-    reader = READERS.get(file.suffix.lower())
-    if reader is None:
-        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
     try:
-        if not file.stat().st_size:
+        if not file.stat().st_size and file.suffix.lower() in READERS:
             raise InputError(f"{file} is empty; remove it or give it text")
-        pieces = split_blocks(reader(file), longest)
+        pieces = split_blocks(read_blocks(file), longest)
     except OSError as error:
         raise InputError(f"{file} cannot be opened ({error.strerror or error}); check its permissions") from error
     if not pieces:
@@ -50,10 +82,10 @@ def load_passages(
     """The passages of files and folders (recursively, alphabetically), each file once.
 
     on_file: called after each file read; on_skipped: called for each file of an unsupported type found in a folder.
-    Hidden files and folders and editors' lock files (`~$...`) are passed over silently.
+    Hidden files and folders and editors' lock files (`~$...`) are skipped silently.
 
-    Raises InputError as `load_file` does, for a file named and for one of a supported type found in a folder alike (a
-    document that cannot be read would be missing from the answers unnoticed); and for a folder without documents.
+    Raises InputError as `load_file` does, also for a file found in a folder (otherwise its text would be missing from the
+    answers without notice), and for a folder without documents.
     """
     passages: list[Passage] = []
     seen: set[str] = set()
@@ -62,7 +94,7 @@ def load_passages(
         raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
     for path in named:
         for file in documents_of(path, on_skipped) if path.is_dir() else [path]:
-            place = os.path.realpath(file)  # unlike Path.resolve, bears links that lead in circles
+            place = os.path.realpath(file)  # unlike Path.resolve, it copes with links that lead in circles
             if place in seen:
                 continue
             seen.add(place)

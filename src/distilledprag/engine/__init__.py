@@ -1,16 +1,14 @@
 """The untrusted side as a server: the base LLM, adapters that strangers send, and masked prompts. OpenAI-compatible.
 
-failures.py   what a request can be refused for
-job.py        one answer to be written: its whole state
-queue.py      waiting jobs, bounded, fair between keys
-backend.py    what serves jobs: the protocol (the seam for other servers than ours)
-batch.py      the rows that decode together: caches of different lengths, an adapter per row
-sampling.py   logits -> tokens
-embedded.py   the backend in this process: transformers, rows join and leave at every step
-text.py       requests -> token ids; token ids -> text, piece by piece
-adapters.py   accepted adapters: in memory, bound to their owner, with an end
-service.py    all of these together
-web/          HTTP
+application.py    HTTP: /v1/adapters, /v1/models, /health, /metrics, put together with the routes of
+completions.py    /v1/completions and /v1/chat/completions, whole and streamed
+service.py        the engine without HTTP: checks adapters, queues jobs
+tokenization.py   requests -> token ids; token ids -> text, piece by piece
+adapter_store.py  accepted adapters: in memory, bound to their key, with a lifetime
+jobs.py           one answer to be written, and the queue, fair between keys
+backend.py        what serves jobs: the protocol, and transformers in this process
+batch.py          the rows that decode together: caches, an adapter per row, sampling
+metrics.py        Prometheus metrics and one log line a request
 
-Knows nothing of documents, passages or generators; a test holds that.
+It imports nothing of documents, passages, generators or the gateway; a test holds that.
 """

@@ -1,32 +1,36 @@
-"""The rows that decode together: their key-value caches, aligned at the right end, and an adapter per row.
+"""The rows that decode together: their key-value caches, aligned at the right end, an adapter per row, and their next tokens.
 
     row 0   . . . . k k k k k k|        B = rows, K = columns (the longest row's tokens), H = key-value heads, D = head width
-    row 1   k k k k k k k k k k|        T = tokens of the longest prompt in a prefill, L = layers
+    row 1   k k k k k k k k k k|        T = tokens of the longest prompt in a prefill, L = layers, V = vocabulary
     row 2   . . k k k k k k k k|        . = padding, masked: a row never sees another row's tokens, nor its own padding
 
 A LoRA adapter changes modules while its row is there. A state adapter writes states at its prompt's masks during the prefill; the
 cache keeps what follows from them, and steps need nothing more.
 
-Prompts are prefilled padded on the right: with causal attention no token sees padding, so no mask is needed there.
-Knows nothing of jobs, queues or sampling.
+Prompts are prefilled padded on the right: with causal attention no token sees padding, so no mask is needed there. What is drawn
+for a row depends on its own logits and its own random generator only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
 
 from distilledprag.base.architecture import backbone, logits_of, mlp
-from distilledprag.engine.cache import roomy_cache
+from distilledprag.engine.jobs import Sampling
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject_parts, written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
+
+ROOM = 64  # columns that a cache is enlarged by
 
 Adapters = Sequence[LoraWeights | StateAdapter | None]
 
@@ -54,7 +58,7 @@ class DecodingBatch:
         """
         self._withdraw()
         states = [adapter if isinstance(adapter, StateAdapter) else None for adapter in adapters]
-        cache = roomy_cache()
+        cache = preallocated_cache()
         lengths = [len(prompt) for prompt in prompts]
         ids = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
         is_mask = torch.zeros_like(ids, dtype=torch.bool)
@@ -64,7 +68,7 @@ class DecodingBatch:
         ids = ids.to(self._model.device)
         ends = torch.tensor(lengths, device=ids.device) - 1
         with contextlib.ExitStack() as injection:
-            injection.enter_context(_injected(self._model, adapters))
+            injection.enter_context(injected(self._model, adapters))
             with self._last_mlp_reads(ends), written_states(self._model, states, is_mask):
                 hidden = self._backbone(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state  # (new, T, width)
             if not self._lengths:  # these rows alone take the next step
@@ -78,7 +82,7 @@ class DecodingBatch:
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Every row reads one more token; returns the logits of the next (B, V), float32."""
         if not self._injected:
-            self._injection.enter_context(_injected(self._model, self._adapters))
+            self._injection.enter_context(injected(self._model, self._adapters))
             self._injected = True
         device = self._model.device
         positions = torch.tensor(self._lengths).unsqueeze(1)  # (B, 1)
@@ -165,7 +169,7 @@ def stacked_bytes(adapters: Adapters) -> int:
     return sum(len(unique) * max(adapter.nbytes for adapter in unique) for unique, _ in groups)
 
 
-def _injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManager[None]:
+def injected(model: Any, adapters: Adapters) -> contextlib.AbstractContextManager[None]:
     """The model with one LoRA adapter per row (None and state adapters: without)."""
     parts = []
     for unique, rows in _groups(adapters):
@@ -190,3 +194,103 @@ def _groups(adapters: Adapters) -> list[tuple[list[LoraWeights], list[int]]]:
             unique.append(adapter)
         rows.append(row)
     return list(groups.values())
+
+
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer with room for the tokens to come: transformers' own layer copies all of them at every step to
+    append one column, this one writes the column.
+
+    `keys` and `values` (B, H, K, D) may be replaced from outside between two calls.
+    """
+
+    _room: tuple[Tensor, Tensor] | None = None  # (B, H, more than K, D) each
+    _within: Tensor | None = None  # the `keys` that lie in it; others have been put in their place when it is not `keys`
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append columns; returns all keys and values."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        if self.keys.numel() == 0:  # a prefill: most of these are put under other rows next
+            self.keys, self.values = key_states, value_states
+            return self.keys, self.values
+        begin, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        if self._room is None or self._within is not self.keys or end > self._room[0].shape[-2]:
+            self._room = (_with_room(self.keys, end + ROOM), _with_room(self.values, end + ROOM))
+        for room, fresh in zip(self._room, (key_states, value_states), strict=True):
+            room[..., begin:end, :] = fresh
+        self.keys, self.values = (room[..., :end, :] for room in self._room)
+        self._within = self.keys
+        return self.keys, self.values
+
+
+def preallocated_cache() -> Cache:
+    """An empty cache; a layer is made when the model first writes to it."""
+    return Cache(layer_class_to_replicate=PreallocatedLayer)
+
+
+def _with_room(kept: Tensor, columns: int) -> Tensor:
+    room = torch.empty(*kept.shape[:-2], columns, kept.shape[-1], dtype=kept.dtype, device=kept.device)
+    room[..., : kept.shape[-2], :] = kept
+    return room
+
+
+class Sampler:
+    """The way one job's tokens are chosen."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+        self._generator: torch.Generator | None = None
+        if sampling.temperature > 0:
+            seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+            self._generator = torch.Generator().manual_seed(seed & (2**63 - 1))
+
+    @property
+    def greedy(self) -> bool:
+        return self._generator is None
+
+    def uniform(self) -> float:
+        """The next of its random numbers, in [0, 1); a token uses one."""
+        return float(torch.rand((), dtype=torch.float64, generator=self._generator))
+
+
+@torch.inference_mode()
+def next_tokens(logits: Tensor, samplers: Sequence[Sampler], suppressed: Sequence[int]) -> list[int | None]:
+    """One token id per row of `logits` (B, V); None for a row whose logits are not all finite.
+
+    suppressed: ids that are never written. `logits` is changed.
+    """
+    finite = torch.isfinite(logits).all(dim=-1).tolist()
+    if suppressed:
+        logits[:, list(suppressed)] = -torch.inf
+    chosen: list[int | None] = logits.argmax(dim=-1).tolist()
+    drawing = [row for row, sampler in enumerate(samplers) if finite[row] and not sampler.greedy]
+    if drawing:
+        drawn = _draw(logits[drawing].float().cpu(), [samplers[row] for row in drawing])
+        for row, token in zip(drawing, drawn, strict=True):
+            chosen[row] = token
+    return [token if finite[row] else None for row, token in enumerate(chosen)]
+
+
+def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
+    """A token id per row of `logits` (B, V), float32, on the CPU: the first whose probability, with those of all ids before it,
+    passes the row's random number."""
+    temperatures = torch.tensor([sampler.sampling.temperature for sampler in samplers])
+    probabilities = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperatures[:, None], dim=-1)
+    for row, sampler in enumerate(samplers):
+        if sampler.sampling.top_p < 1:
+            probabilities[row] = _top_p(probabilities[row], sampler.sampling.top_p)
+    reached = probabilities.cumsum(-1, dtype=torch.float64)
+    whole = reached[:, -1]
+    wanted = torch.tensor([sampler.uniform() for sampler in samplers], dtype=torch.float64) * whole
+    wanted = torch.minimum(wanted, torch.nextafter(whole, torch.zeros_like(whole)))  # rounding must not pass the last id
+    return torch.searchsorted(reached, wanted[:, None], right=True).squeeze(1).tolist()
+
+
+def _top_p(probabilities: Tensor, share: float) -> Tensor:
+    """`probabilities` (V,) of the most probable ids that hold `share` together, at least one; 0 for the others."""
+    ordered, order = probabilities.sort(descending=True)
+    before = ordered.cumsum(-1) - ordered  # of the more probable ids
+    kept = ordered.masked_fill(before >= share, 0.0)
+    kept[0] = ordered[0]
+    return torch.zeros_like(probabilities).scatter(0, order, kept)

@@ -1,6 +1,6 @@
 """The engine without HTTP: one base model, its adapters, its queue and the thread that serves them.
 
-Knows nothing of HTTP, request bodies or keys; owners are names that the web side gives.
+`tenant` is the name of an API key, as the HTTP side tells it.
 """
 
 from __future__ import annotations
@@ -11,34 +11,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.engine.adapters import AdapterStore, Quotas, StoredAdapter
-from distilledprag.engine.backend import Backend
-from distilledprag.engine.embedded import EmbeddedBackend, Limits
-from distilledprag.engine.failures import RequestError, StoppingError
-from distilledprag.engine.job import Event, Job, Sampling
-from distilledprag.engine.queue import FairQueue
-from distilledprag.engine.text import TextSide
+from distilledprag.engine.adapter_store import AdapterStore, Quotas, StoredAdapter
+from distilledprag.engine.backend import Backend, EmbeddedBackend, Limits
+from distilledprag.engine.jobs import Event, FairQueue, Job, Sampling
+from distilledprag.engine.tokenization import Tokenization
 from distilledprag.errors import AdapterError, Rejection
+from distilledprag.http.errors import RequestError, StoppingError
 from distilledprag.lora.states import StateAdapter, is_state_adapter
 from distilledprag.lora.validation import AdapterSpec, check_adapter
 
 
 @dataclass(frozen=True)
 class Settings:
-    """name: the model's public name; "" takes the base's. waiting, waiting_per_owner: longest queue. request_seconds: for one
-    answer, waiting included. longest_answer, usual_answer: tokens; the latter where a chat request names none.
-    maximum_rank: of LoRA adapters. maximum_rows: of state adapters, which never have more than the model reads tokens."""
+    """served_model_name: public; "" takes the base's. max_queue, max_queue_per_tenant: waiting requests. request_timeout: seconds
+    for one answer, waiting included. max_answer_tokens; default_answer_tokens: where a chat request names none. max_lora_rank: of
+    LoRA adapters. max_rows: of state adapters, which never have more than the model reads tokens."""
 
-    name: str = ""
+    served_model_name: str = ""
     limits: Limits = field(default_factory=Limits)
     quotas: Quotas = field(default_factory=Quotas)
-    waiting: int = 256
-    waiting_per_owner: int = 64
-    request_seconds: float = 120.0
-    longest_answer: int = 1024
-    usual_answer: int = 256
-    maximum_rank: int = 256
-    maximum_rows: int = 8192
+    max_queue: int = 256
+    max_queue_per_tenant: int = 64
+    request_timeout: float = 120.0
+    max_answer_tokens: int = 1024
+    default_answer_tokens: int = 256
+    max_lora_rank: int = 256
+    max_rows: int = 8192
 
 
 class Engine:
@@ -57,15 +55,17 @@ class Engine:
         on_step: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self.settings = settings or Settings()
-        self.text = TextSide(base)
-        self.name = self.settings.name or base.id
+        self.tokenization = Tokenization(base)
+        self.name = self.settings.served_model_name or base.id
         self.context_length = base.context_length
-        self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.maximum_rank)
+        self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.max_lora_rank)
         self._hidden, self._layers = int(base.model.config.hidden_size), int(base.model.config.num_hidden_layers)
-        self._most_rows = min(self.settings.maximum_rows, base.context_length)
-        self.longest_adapter = max(self.spec.byte_limit, self._most_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
-        self.queue = FairQueue(self.settings.waiting, self.settings.waiting_per_owner)
-        self._backend: Backend = backend or EmbeddedBackend(base, self.text.stop_ids, self.settings.limits, on_step=on_step)
+        self._max_rows = min(self.settings.max_rows, base.context_length)
+        self.max_adapter_bytes = max(self.spec.byte_limit, self._max_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
+        self.queue = FairQueue(self.settings.max_queue, self.settings.max_queue_per_tenant)
+        self._backend: Backend = backend or EmbeddedBackend(
+            base, self.tokenization.stop_ids, self.settings.limits, on_step=on_step
+        )
         self.adapters = AdapterStore(self.settings.quotas, self._backend.release)
         self._thread = threading.Thread(target=self._backend.serve, args=(self.queue,), name="decoding", daemon=True)
         self._stopping = False
@@ -84,18 +84,18 @@ class Engine:
         self.queue.close()
         self._thread.join()
 
-    def accept(self, owner: str, data: bytes) -> StoredAdapter:
+    def accept(self, tenant: str, data: bytes) -> StoredAdapter:
         """Check the bytes of a LoRA or state adapter and keep it. Raises AdapterError or IncompatibleBaseError as
         `check_adapter` does, BusyError when a quota is full."""
         weights = self._checked_states(data) if is_state_adapter(data) else check_adapter(data, self.spec)
-        self.adapters.require_room(owner, weights.nbytes)
+        self.adapters.require_room(tenant, weights.nbytes)
         handle = self._backend.prepare(weights)
         masks = weights.count if isinstance(weights, StateAdapter) else None
-        return self.adapters.add(owner, handle, weights.rank, handle.nbytes, masks)
+        return self.adapters.add(tenant, handle, weights.rank, handle.nbytes, masks)
 
     def _checked_states(self, data: bytes) -> StateAdapter:
         try:
-            states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self._most_rows)
+            states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self._max_rows)
         except RecursionError as error:
             raise AdapterError(Rejection.RECORD, "The state adapter's record is nested too deeply. Export it again.") from error
         if self.spec.identity is not None:
@@ -104,7 +104,7 @@ class Engine:
 
     def submit(
         self,
-        owner: str,
+        tenant: str,
         prompt: list[int],
         max_tokens: int,
         adapter: StoredAdapter | None,
@@ -114,23 +114,24 @@ class Engine:
         """Put a request into the queue. `listener` is called from other threads. Raises RequestError."""
         if self._stopping:
             raise StoppingError("the engine is shutting down; ask again in a moment", retry_after=1)
-        if max_tokens > self.settings.longest_answer:
-            raise RequestError(f"max_tokens may be at most {self.settings.longest_answer}", param="max_tokens")
+        if max_tokens > self.settings.max_answer_tokens:
+            raise RequestError(f"max_tokens may be at most {self.settings.max_answer_tokens}", param="max_tokens")
         if len(prompt) + max_tokens > self.context_length:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; the model reads "
                 f"{self.context_length} in all",
                 code="context_length_exceeded",
             )
-        if adapter is not None and adapter.masks is not None and adapter.masks != (masks := prompt.count(self.text.mask_id)):
+        masks = prompt.count(self.tokenization.mask_id)
+        if adapter is not None and adapter.masks is not None and adapter.masks != masks:
             raise RequestError(
                 f"the adapter has {adapter.masks} rows, the prompt {masks} masks; send the masked prompt of the passages that "
                 "the adapter was made from",
                 code="mask_count",
                 param="prompt",
             )
-        deadline = time.monotonic() + self.settings.request_seconds
+        deadline = time.monotonic() + self.settings.request_timeout
         handle = None if adapter is None else adapter.handle
-        job = Job(owner, prompt, max_tokens, handle, sampling, deadline, listener)
+        job = Job(tenant, prompt, max_tokens, handle, sampling, deadline, listener)
         self.queue.put(job)
         return job

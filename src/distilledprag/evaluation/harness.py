@@ -1,7 +1,7 @@
 """A model class for lm-evaluation-harness (extra `lm-eval`): its tasks, answered with documents that the base LLM does not see.
 
     python -m distilledprag.evaluation.harness run --model distilledprag --include_path TASKS --tasks mine \\
-        --model_args method=distilled_paper,generator=FOLDER,docs=papers,top_k=3
+        --model_args method=paper,generator=FOLDER,docs=papers,top_k=3
 
 A request's documents are its row's field `documents` (a list of texts), else the `top_k` passages of `docs` that BM25 finds for
 the request's text. The task's text is the question; prompts, decoding and methods are those of `dprag evaluate`.
@@ -22,14 +22,18 @@ from lm_eval.api.registry import register_model
 from rich.progress import track
 from torch.nn import functional
 
+from distilledprag.base.default import default_base
 from distilledprag.base.llm import load_base
+from distilledprag.base.prepare import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
+from distilledprag.device import chosen_device
 from distilledprag.documents import load_passages
 from distilledprag.errors import ConfigError
-from distilledprag.evaluation.methods import METHODS, NEEDS, Item, Setting, mask_row, require_architecture
+from distilledprag.evaluation.methods import METHODS, Prepared, Question, Setting, mask_row, require_architecture
 from distilledprag.generators import load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
-from distilledprag.lora.injection import inject
+from distilledprag.generators.interface import mask_embedded_as
+from distilledprag.generators.state import PlainPath, StateGenerator
+from distilledprag.lora.injection import inject, written_states
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval import BM25Retriever
 
@@ -54,29 +58,31 @@ class DistilledPRAGHarness(LM):
         device: str | None = None,
         **_: Any,
     ) -> None:
-        from distilledprag.base.default import default_base
-
         super().__init__()
-        if method not in METHODS or method.startswith("shuffled"):
-            served = ", ".join(name for name in METHODS if not name.startswith("shuffled"))
+        if method not in METHODS or METHODS[method].shuffled:
+            served = ", ".join(name for name, known in METHODS.items() if not known.shuffled)
             raise ConfigError(f"method={method!r} is not one of {served}")
         self.method, self.documents_field, self.top_k, self.longest = method, documents_field, int(top_k), int(max_gen_toks)
-        cuda = torch.cuda.is_available()  # the harness asks for it unless told otherwise
-        chosen = device if device and (cuda or not device.startswith("cuda")) else "cuda" if cuda else "cpu"
-        loaded = load_base(base or default_base(), device=chosen)
+        automatic = chosen_device()  # the harness asks for a GPU unless told otherwise
+        chosen = device if device and (automatic == "cuda" or not device.startswith("cuda")) else automatic
+        folder = base or default_base()
+        loaded = load_base(folder, device=chosen)
         if loaded.device.type == "cpu":
             loaded.model.float()  # processors compute half precision slowly
-        generators = {}
-        if method in NEEDS:
-            if NEEDS[method] == "prag":
+        generators, states, needs = {}, None, METHODS[method].needs
+        prompts = PromptBuilder(loaded.tokenizer, loaded.mask_token_id, max_tokens=loaded.context_length - self.longest)
+        if needs == "states":
+            record = prepared_record(folder)
+            states = StateGenerator(loaded, prompts, record.layer, PlainPath.of(folder, record))
+        elif needs is not None:
+            if needs == "prag":
                 raise ConfigError(
                     "prag fine-tunes on questions about the documents, which the harness does not have; choose another"
                 )
             if generator is None:
                 raise ConfigError(f"{method} needs generator=FOLDER, a generator of this base")
-            made = load_generator(generator, loaded)
-            generators[NEEDS[method]] = require_architecture(NEEDS[method], made)
-        self.setting = Setting(loaded, PromptBuilder(loaded.tokenizer, loaded.mask_token_id), generators)
+            generators[needs] = require_architecture(needs, load_generator(generator, loaded))
+        self.setting = Setting(loaded, prompts, generators, states=states)
         self.retriever = BM25Retriever(load_passages([Path(docs)])) if docs else None
 
     @property
@@ -88,11 +94,11 @@ class DistilledPRAGHarness(LM):
         texts = []
         for request in track(requests, "answers", disable=disable_tqdm):
             question, options = request.args
-            prompts, adapters = METHODS[self.method](self.setting, [self._item(question, request)])
+            made = METHODS[self.method](self.setting, [self._question(question, request)])
             longest = int(options.get("max_gen_toks", self.longest))
             stop_id = self.setting.prompts.end_of_turn_id
             with mask_embedded_as(self.setting.base, mask_row(self.setting, self.method)):
-                text = greedy_texts(self.setting.base, prompts, adapters, stop_id, longest)[0]
+                text = greedy_texts(self.setting.base, made.prompts, made.adapters, stop_id, longest, made.states)[0]
             stops = options.get("until") or []
             for stop in [stops] if isinstance(stops, str) else stops:
                 text = text.split(stop)[0] if stop else text
@@ -101,37 +107,40 @@ class DistilledPRAGHarness(LM):
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log probability of the continuation after the prompt, whether greedy decoding would write it)."""
-        made = []
+        found = []
         for request in track(requests, "likelihoods", disable=disable_tqdm):
             question, continuation = request.args
-            prompts, adapters = METHODS[self.method](self.setting, [self._item(question, request)])
-            base = self.setting.base
-            answer = base.tokenizer(" " + continuation.strip(), add_special_tokens=False).input_ids
-            made.append(self._scored(prompts[0], answer, adapters))
-        return made
+            made = METHODS[self.method](self.setting, [self._question(question, request)])
+            answer = self.setting.base.tokenizer(" " + continuation.strip(), add_special_tokens=False).input_ids
+            found.append(self._scored(made, answer))
+        return found
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         raise ConfigError("perplexity tasks have no question and no documents; use tasks that generate or choose an answer")
 
     @torch.no_grad()
-    def _scored(self, prompt: list[int], answer: list[int], adapters: Any) -> tuple[float, bool]:
-        model = self.setting.base.model
-        ids = torch.tensor([[*prompt, *answer]], device=self.setting.base.device)
-        injected = contextlib.nullcontext() if adapters is None else inject(model, adapters)
-        with mask_embedded_as(self.setting.base, mask_row(self.setting, self.method)), injected:
-            logits = model(input_ids=ids, use_cache=False).logits
+    def _scored(self, made: Prepared, answer: list[int]) -> tuple[float, bool]:
+        base, prompt = self.setting.base, made.prompts[0]
+        ids = torch.tensor([[*prompt, *answer]], device=base.device)
+        with contextlib.ExitStack() as changes:
+            changes.enter_context(mask_embedded_as(base, mask_row(self.setting, self.method)))
+            if made.adapters is not None:
+                changes.enter_context(inject(base.model, made.adapters))
+            if made.states is not None:
+                changes.enter_context(written_states(base.model, made.states, ids == base.mask_token_id))
+            logits = base.model(input_ids=ids, use_cache=False).logits
         scores = functional.log_softmax(logits[0, len(prompt) - 1 : -1].float(), dim=-1)  # (answer tokens, V)
         wanted = ids[0, len(prompt) :]
         return float(scores.gather(1, wanted[:, None]).sum()), bool((scores.argmax(-1) == wanted).all())
 
-    def _item(self, question: str, request: Instance) -> Item:
+    def _question(self, question: str, request: Instance) -> Question:
         documents = self._documents(question, request)
         if not documents and self.method != "closed_book":
             raise ConfigError(
                 f"a request of {request.task_name or 'the task'} has no documents; give docs=FOLDER, or rows with a list of "
                 f"texts in the field {self.documents_field!r}"
             )
-        return Item(question, "", tuple(documents), tuple(documents))
+        return Question(question, passages=tuple(documents))
 
     def _documents(self, question: str, request: Instance) -> Sequence[str]:
         given = request.doc.get(self.documents_field) if isinstance(request.doc, dict) else None

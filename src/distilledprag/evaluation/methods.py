@@ -1,132 +1,241 @@
-"""The compared methods behind one interface: a batch of questions -> prompts and adapters. One prompt template, one
-decoding, one token budget for all of them.
+"""The compared methods behind one interface: a batch of questions -> prompts and adapters. All have one prompt template, one
+decoding and one token budget.
 
-A parametric method X (an adapter made from documents) also runs as `rag_X` (plaintext and adapter) and `shuffled_X` (the
-control: this question's prompt, the adapter of another question's documents).
+    closed_book, rag                     without documents; with the documents in plaintext (the teacher)
+    state, state_plain, state_chosen     state adapters: exact; by plain PEFT semantics; only the rows that the question needs
+    shuffled                             control: `state` with another question's documents
+    paper, dyprag, prag                  trained: an adapter made from the documents, and the masked prompt
+    rag_X                                plaintext and the adapter of the trained method X
+    shuffled_X                           control: this question's prompt, X's adapter of another question's documents
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.baselines.augmented import AugmentedDocument
-from distilledprag.baselines.recipes import PromptStyle
-from distilledprag.baselines.store import PragAdapters
-from distilledprag.baselines.training import styled_prompt
+from distilledprag.baselines import AugmentedDocument
+from distilledprag.baselines.prag import PromptVariant, prompt_ids
+from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.mask_kind import mask_row_of
+from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.interface import mask_row_of
+from distilledprag.generators.state import StateGenerator
 from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import PromptBuilder
 
-GENERATED = ("distilled_paper", "dyprag")
-PARAMETRIC = (*GENERATED, "prag")
+GENERATED = ("paper", "dyprag")
+TRAINED = (*GENERATED, "prag")
+STATE_METHODS = ("state", "state_plain", "state_chosen", "shuffled")
+CHOSEN_ROWS = 0.4
 
 
 @dataclass(frozen=True)
-class Item:
-    """One question. `other_documents`: another question's, for the shuffled control. `augmented`, `other_augmented`: the same
-    documents with rewrites and questions about them, in the same order, for PRAG; empty where it does not run."""
+class Question:
+    """A question with its passages as texts.
 
-    question: str
-    answer: str
-    documents: tuple[str, ...]
-    other_documents: tuple[str, ...]
+    other_passages: another question's, for the shuffled control. augmented, other_augmented: the same passages with rewrites
+    and questions about them, in the same order, for PRAG (empty where it does not run). index: the question's place among all
+    questions of its sources, whatever their limits, so that a run with a larger limit finds the answers of a smaller one.
+    """
+
+    text: str
+    answers: tuple[str, ...] = ()
+    passages: tuple[str, ...] = ()
+    other_passages: tuple[str, ...] = ()
     augmented: tuple[AugmentedDocument, ...] = ()
     other_augmented: tuple[AugmentedDocument, ...] = ()
+    index: int = 0
+    id: str = ""
+    dataset: str = ""
+    type: str = ""
+    retrieve_seconds: float = 0.0
+    recall: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits, of the question, its answers and its passages."""
+        return hashlib.sha256(repr((self.text, self.answers, self.passages)).encode()).hexdigest()[:16]
+
+
+def passage_ids(texts: Sequence[str]) -> list[str]:
+    """A hash (16 hex digits) of each passage as it is read."""
+    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
 
 
 @dataclass
 class Setting:
-    """What methods work with. `generators`: by parametric method's name (`shuffled`: of the control of that name; else the
-    paper's). `prag`: makes PRAG's adapters. `styles`: methods that deviate from the masked prompt."""
+    """What methods work with.
+
+    generators: by trained method's name. prag: makes PRAG's adapters. states: makes state adapters; None for a base that was
+    not prepared. prompt_variant: methods that deviate from the masked prompt. chosen_rows: of `state_chosen`.
+    """
 
     base: BaseLLM
     prompts: PromptBuilder
-    generators: dict[str, ParameterGenerator]
+    generators: dict[str, ParameterGenerator] = field(default_factory=dict)
     prag: PragAdapters | None = None
-    styles: dict[str, PromptStyle] = field(default_factory=dict)
+    states: StateGenerator | None = None
+    prompt_variant: dict[str, PromptVariant] = field(default_factory=dict)
+    chosen_rows: float = CHOSEN_ROWS
 
 
-Prepared = tuple[list[list[int]], LoraBatch | None]
-Method = Callable[[Setting, list[Item]], Prepared]
+@dataclass
+class Prepared:
+    """What a method sends for each of a batch's questions.
+
+    prompts: token ids. adapters: LoRA, or states: rows for an engine of ours (at most one of them is there). read: the passages
+    that were read. adapter_bytes, rows: size of each adapter and its rank; LoRA count as half precision.
+    """
+
+    prompts: list[list[int]]
+    read: list[tuple[str, ...]]
+    adapters: LoraBatch | None = None
+    states: list[StateAdapter] | None = None
+    adapter_bytes: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.adapter_bytes = self.adapter_bytes or [0] * len(self.prompts)
+        self.rows = self.rows or [0] * len(self.prompts)
 
 
-def closed_book(setting: Setting, items: list[Item]) -> Prepared:
-    """No documents at all."""
-    return [setting.prompts.closed_book(item.question) for item in items], None
+@dataclass(frozen=True)
+class Method:
+    """needs: "states" (a prepared base), or the trained method whose generator or PRAG adapters it needs; None: nothing.
+    shuffled: whether it is a control that reads another question's passages."""
+
+    name: str
+    needs: str | None
+    prepare: Callable[[Setting, Sequence[Question]], Prepared]
+    shuffled: bool = False
+
+    def __call__(self, setting: Setting, questions: Sequence[Question]) -> Prepared:
+        """Raises ConfigError when the setting lacks what the method needs."""
+        return self.prepare(setting, questions)
 
 
-def rag(setting: Setting, items: list[Item]) -> Prepared:
-    """The documents in plaintext."""
-    return [setting.prompts.build(item.question, item.documents).open_ids for item in items], None
+def _closed_book(setting: Setting, questions: Sequence[Question]) -> Prepared:
+    return Prepared([setting.prompts.closed_book(one.text) for one in questions], [()] * len(questions))
 
 
-def _generator(setting: Setting, name: str) -> ParameterGenerator:
-    if name not in setting.generators:
-        raise ConfigError(f"{name} needs a generator; give its checkpoint, or leave the method out")
-    return setting.generators[name]
+def _rag(setting: Setting, questions: Sequence[Question]) -> Prepared:
+    prompts = [setting.prompts.build(one.text, one.passages).open_ids for one in questions]
+    return Prepared(prompts, [one.passages for one in questions])
 
 
-def adapters_of(setting: Setting, name: str, items: list[Item], shuffled: bool = False) -> LoraBatch:
-    """One adapter per item, made by the parametric method `name` (or `shuffled`) from the item's or the other documents.
+def _state_generator(setting: Setting) -> StateGenerator:
+    if setting.states is None:
+        raise ConfigError(
+            f"state adapters need a prepared base, which {setting.base.id} is not; make one with `dprag prepare-base`"
+        )
+    return setting.states
+
+
+def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = False, chosen: bool = False) -> Prepared:
+    """As an engine of ours reads it: a row for every mask, in int8."""
+    generator, prompts, states, sizes, read = _state_generator(setting), [], [], [], []
+    for one in questions:
+        passages = list(one.other_passages if shuffled else one.passages)
+        if chosen:
+            passages = chosen_sentences(
+                one.text, passages, setting.chosen_rows, lambda text: len(setting.prompts.document_ids(text))
+            )
+        prompts.append(setting.prompts.build(one.text, passages).masked_ids)
+        sent = generator.states(passages).to_bytes()
+        states.append(StateAdapter.from_bytes(sent))
+        sizes.append(len(sent))
+        read.append(tuple(passages))
+    return Prepared(prompts, read, states=states, adapter_bytes=sizes, rows=[adapter.count for adapter in states])
+
+
+def _state_plain(setting: Setting, questions: Sequence[Question]) -> Prepared:
+    """As any LoRA server applies it: a rank for every mask, in half precision, on every token."""
+    generator = _state_generator(setting)
+    masked = [setting.prompts.build(one.text, one.passages).masked_ids for one in questions]
+    loras = [generator.plain_lora(one.passages).to(dtype=torch.bfloat16) for one in questions]
+    return Prepared(
+        [generator.numbered(prompt) for prompt in masked],
+        [one.passages for one in questions],
+        LoraBatch.stack(loras),
+        adapter_bytes=[lora.nbytes for lora in loras],
+        rows=[lora.rank for lora in loras],
+    )
+
+
+def _trained(
+    setting: Setting,
+    questions: Sequence[Question],
+    *,
+    name: str,
+    method: str,
+    variant: PromptVariant = "masked",
+    shuffled: bool = False,
+) -> Prepared:
+    chosen = setting.prompt_variant.get(method, setting.prompt_variant.get(name, variant) if shuffled else variant)
+    prompts = [prompt_ids(setting.prompts, one.text, one.passages, chosen) for one in questions]
+    if name in setting.generators and setting.generators[name].settings.mask == "none":
+        prompts = [[token for token in prompt if token != setting.prompts.mask_token_id] for prompt in prompts]
+    adapters = adapters_of(setting, name, questions, shuffled)
+    factors = [factor for pair in adapters.modules.values() for factor in pair]
+    rank = next(iter(adapters.modules.values()))[0].shape[1]
+    return Prepared(
+        prompts,
+        [one.other_passages if shuffled else one.passages for one in questions],
+        adapters,
+        adapter_bytes=[2 * sum(factor[0].numel() for factor in factors)] * len(questions),
+        rows=[rank] * len(questions),
+    )
+
+
+def adapters_of(setting: Setting, name: str, questions: Sequence[Question], shuffled: bool = False) -> LoraBatch:
+    """An adapter for each question, made by the trained method `name` from its passages or (`shuffled`) the other ones.
 
     Raises ConfigError when what the method needs is missing, InputError when PRAG has nothing to train on.
     """
-    with torch.no_grad():
-        if name != "prag":
-            module = _generator(setting, name)
-            chosen = [item.other_documents if shuffled else item.documents for item in items]
+    if name != "prag":
+        if name not in setting.generators:
+            raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
+        module = setting.generators[name]
+        chosen = [one.other_passages if shuffled else one.passages for one in questions]
+        with torch.no_grad():
             return module(module.encode(setting.base, chosen))
     if setting.prag is None:
         raise ConfigError("prag needs its settings (how its adapters are trained); give them, or leave the method out")
-    augmented = [item.other_augmented if shuffled else item.augmented for item in items]
-    for item, documents in zip(items, augmented, strict=True):
+    augmented = [one.other_augmented if shuffled else one.augmented for one in questions]
+    for one, documents in zip(questions, augmented, strict=True):
         if not documents:
-            raise InputError(f"prag needs questions about the documents; there are none for {item.question[:60]!r}")
+            raise InputError(f"prag needs questions about the documents; there are none for {one.text[:60]!r}")
     return LoraBatch.stack([setting.prag.combined(documents) for documents in augmented]).to(device=setting.base.device)
 
 
-def prepare_adapters(setting: Setting, method: str, items: list[Item]) -> dict[str, float]:
+def prepare_adapters(setting: Setting, method: str, questions: Sequence[Question]) -> dict[str, float]:
     """Fine-tune what PRAG needs for these questions and does not have yet: `documents` of them took `seconds`."""
-    if NEEDS.get(method) != "prag" or setting.prag is None:
+    if METHODS[method].needs != "prag" or setting.prag is None:
         return {}
-    shuffled = method.startswith("shuffled")
+    shuffled = METHODS[method].shuffled
     began = time.perf_counter()
-    made = setting.prag.prepare(d for item in items for d in (item.other_augmented if shuffled else item.augmented))
+    made = setting.prag.prepare(d for one in questions for d in (one.other_augmented if shuffled else one.augmented))
     return {"documents": made, "seconds": time.perf_counter() - began} if made else {}
 
 
-def _parametric(name: str, method: str, shuffled: bool = False, style: PromptStyle = "masked") -> Method:
-    def run(setting: Setting, items: list[Item]) -> Prepared:
-        chosen = setting.styles.get(method, setting.styles.get(name, style) if shuffled else style)
-        prompts = [styled_prompt(setting.prompts, item.question, item.documents, chosen) for item in items]
-        if name in setting.generators and setting.generators[name].settings.mask == "none":
-            prompts = [[token for token in prompt if token != setting.prompts.mask_token_id] for prompt in prompts]
-        return prompts, adapters_of(setting, name, items, shuffled)
-
-    return run
-
-
-def shuffled(setting: Setting, items: list[Item]) -> Prepared:
-    """Control: this question's masked prompt, the LoRA of the paper's generator for another question's documents."""
-    name = "shuffled" if "shuffled" in setting.generators else "distilled_paper"
-    return _parametric(name, "shuffled", shuffled=True)(setting, items)
-
-
 def deviations(setting: Setting, methods: Sequence[str]) -> dict[str, str]:
-    """How methods deviate from the one prompt, for the table: their style, their kind of mask."""
+    """How methods deviate from the one prompt, for the table: their prompt, their kind of mask."""
     found: dict[str, list[str]] = {}
     for method in methods:
-        own = setting.styles.get(method)
-        if style := own or (setting.styles.get(NEEDS[method]) if method.startswith("shuffled") else None):
-            found[method] = [style]
-        generator = setting.generators.get(NEEDS.get(method, ""))
+        needs = METHODS[method].needs or ""
+        own = setting.prompt_variant.get(method)
+        if variant := own or (setting.prompt_variant.get(needs) if METHODS[method].shuffled else None):
+            found[method] = [variant]
+        generator = setting.generators.get(needs)
         if generator is not None and generator.settings.mask != "statistics":
             found.setdefault(method, []).append(f"{generator.settings.mask} mask")
     return {method: ", ".join(what) for method, what in found.items()}
@@ -134,37 +243,35 @@ def deviations(setting: Setting, methods: Sequence[str]) -> dict[str, str]:
 
 def require_architecture(name: str, generator: ParameterGenerator) -> ParameterGenerator:
     """The generator. Raises ConfigError when it is not of the kind that the method `name` stands for."""
-    wanted = _short(name)
-    if generator.settings.architecture != wanted:
+    if generator.settings.architecture != name:
         raise ConfigError(
-            f"{name} needs a generator of architecture {wanted}; this checkpoint's is {generator.settings.architecture}"
+            f"{name} needs a generator of architecture {name}; this checkpoint's is {generator.settings.architecture}"
         )
     return generator
 
 
 def mask_row(setting: Setting, method: str) -> torch.Tensor | None:
     """The mask embedding (D,) that the method's generator was trained with, where it is not the installed one."""
-    return mask_row_of(setting.generators.get(NEEDS.get(method, "")))
+    return mask_row_of(setting.generators.get(METHODS[method].needs or ""))
 
 
-def _short(name: str) -> str:
-    return name.removeprefix("distilled_")
+def _methods() -> list[Method]:
+    found = [
+        Method("closed_book", None, _closed_book),
+        Method("rag", None, _rag),
+        Method("state", "states", _state),
+        Method("state_plain", "states", _state_plain),
+        Method("state_chosen", "states", partial(_state, chosen=True)),
+        Method("shuffled", "states", partial(_state, shuffled=True), shuffled=True),
+    ]
+    for name in TRAINED:
+        found.append(Method(name, name, partial(_trained, name=name, method=name)))
+    for name in TRAINED:
+        found.append(Method(f"rag_{name}", name, partial(_trained, name=name, method=f"rag_{name}", variant="open")))
+    for name in TRAINED:
+        run = partial(_trained, name=name, method=f"shuffled_{name}", shuffled=True)
+        found.append(Method(f"shuffled_{name}", name, run, shuffled=True))
+    return found
 
 
-METHODS: dict[str, Method] = {
-    "closed_book": closed_book,
-    "rag": rag,
-    **{name: _parametric(name, name) for name in PARAMETRIC},
-    **{f"rag_{name}": _parametric(name, f"rag_{name}", style="open") for name in PARAMETRIC},
-    "shuffled": shuffled,
-    **{f"shuffled_{_short(name)}": _parametric(name, f"shuffled_{_short(name)}", shuffled=True) for name in PARAMETRIC},
-}
-NEEDS: dict[str, str] = {
-    **{name: name for name in PARAMETRIC},
-    **{f"rag_{name}": name for name in PARAMETRIC},
-    "shuffled": "distilled_paper",
-    **{f"shuffled_{_short(name)}": name for name in PARAMETRIC},
-}
-"""The parametric method whose generator (or PRAG adapters) a method needs."""
-USUAL = ("closed_book", "rag", *PARAMETRIC, "shuffled")
-"""What runs when no methods are named."""
+METHODS = {method.name: method for method in _methods()}

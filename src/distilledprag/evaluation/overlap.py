@@ -1,17 +1,17 @@
-"""How much test documents repeat training documents: MinHash estimates of the Jaccard similarity (Broder 1997).
+"""How much test documents repeat training documents: MinHash estimates of the Jaccard similarity (Broder 1997; datasketch).
 
-Knows texts only. D = documents, P = permutations, S = shingles of a document.
+D = documents, P = permutations.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from datasketch import MinHash
 from numpy.typing import NDArray
 
 from distilledprag.errors import InputError
@@ -19,11 +19,9 @@ from distilledprag.errors import InputError
 PERMUTATIONS = 256  # the standard error of an estimate is at most 1 / (2 sqrt(256)) = 0.03
 SHINGLE_WORDS = 3
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_PRIME = 4_294_967_311  # the smallest above 2^32; (2^32 - 1)^2 + _PRIME is below 2^64, so nothing below overflows
 _WORD = re.compile(r"\w+")
-_BLOCK = 16_000_000  # compared numbers at a time
 
-Signatures = NDArray[np.uint32]
+Signatures = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,20 @@ def minhash(documents: Sequence[str], permutations: int = PERMUTATIONS, words: i
     """
     if permutations < 1 or words < 1:
         raise InputError(f"MinHash with {permutations} permutations of {words} words cannot be made; give at least 1 of both")
-    random = np.random.default_rng(seed)
-    factors = random.integers(1, 2**32, size=permutations, dtype=np.uint64)
-    offsets = random.integers(0, _PRIME, size=permutations, dtype=np.uint64)
-    signatures = np.empty((len(documents), permutations), dtype=np.uint32)
-    for place, document in enumerate(documents):
-        found = shingles(document, words)
-        if not found:
-            raise InputError(f"document {place + 1} has no words; leave it out")
-        digests = b"".join(hashlib.blake2b(shingle.encode("utf-8", "surrogatepass"), digest_size=4).digest() for shingle in found)
-        hashes = np.frombuffer(digests, dtype="<u4").astype(np.uint64)  # (S,)
-        signatures[place] = ((hashes[:, None] * factors + offsets) % np.uint64(_PRIME)).min(axis=0).astype(np.uint32)
-    return signatures
+    found = []
+    for place, document in enumerate(documents, start=1):
+        parts = shingles(document, words)
+        if not parts:
+            raise InputError(f"document {place} has no words; leave it out")
+        found.append([part.encode("utf-8", "surrogatepass") for part in parts])
+    made = MinHash.bulk(found, num_perm=permutations, seed=seed)
+    return np.array([one.hashvalues for one in made], dtype=np.uint64).reshape(len(documents), permutations)
 
 
-def nearest(test: Signatures, training: Signatures) -> list[Overlap]:
+def nearest(test: Signatures, training: Signatures, block: int = 16_000_000) -> list[Overlap]:
     """The most similar training document of every test document; of equally similar ones the first.
 
-    test: (D, P); training: (D', P). Raises InputError when either is empty or P differs.
+    test: (D, P); training: (D', P); block: numbers compared at a time. Raises InputError when either is empty or P differs.
     """
     if not len(test) or not len(training):
         raise InputError("there are no documents to compare; give at least one test and one training document")
@@ -74,7 +68,7 @@ def nearest(test: Signatures, training: Signatures) -> list[Overlap]:
         raise InputError(
             f"the signatures have {test.shape[1]} and {training.shape[1]} permutations; make both with the same settings"
         )
-    rows = max(1, _BLOCK // training.shape[1])
+    rows = max(1, block // training.shape[1])
     found = []
     for place, signature in enumerate(test):
         agreeing = np.concatenate(

@@ -1,26 +1,20 @@
-"""Questions with the passages that every method gets. Knows nothing about models.
-
-The shuffled control's passages are those of the next question that has others (the last one's: of the first).
-"""
+"""The questions of a recipe, each with the passages that every method reads, and with those of its shuffled control."""
 
 from __future__ import annotations
 
-import hashlib
+import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distilledprag.baselines.augmented import AugmentedDocument, documents_of_pairs
+from distilledprag.baselines import AugmentedDocument, documents_of_pairs
 from distilledprag.distillation.pair_data import read_pairs
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.benchmarks import (
-    BenchmarkQuestion,
-    first_per_subtask,
-    load_augmented_passages,
-    load_benchmark,
-)
+from distilledprag.evaluation.benchmark_files import BenchmarkQuestion, first_per_subtask
+from distilledprag.evaluation.benchmarks import load_augmented_passages, load_benchmark
+from distilledprag.evaluation.methods import METHODS, Question
 from distilledprag.evaluation.metrics import answer_recall_at_k, recall_at_k
 from distilledprag.evaluation.overlap import minhash, nearest, summarise
 from distilledprag.evaluation.recipe import (
@@ -30,54 +24,69 @@ from distilledprag.evaluation.recipe import (
     FileRetriever,
     PragPart,
 )
-from distilledprag.retrieval.bm25 import BM25Retriever, Retriever
+from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever, Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
-from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
+
+Fits = Callable[[Sequence[str]], bool]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question, its retrieved passages as the methods read them, and what is measured about them."""
+def load_questions(recipe: EvaluationRecipe, fits: Fits | None = None) -> list[Question]:
+    """All questions of the recipe, with the passages of their controls, and with what PRAG trains on where it runs.
 
-    question: BenchmarkQuestion
-    texts: tuple[str, ...]
-    retrieve_seconds: float
-    recall: dict[str, float]
-    augmented: tuple[AugmentedDocument, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """Unique in a run."""
-        return f"{self.question.subtask}/{self.question.id}"
-
-
-def passage_ids(texts: Sequence[str]) -> list[str]:
-    """A hash (16 hex digits) of each passage as it is read."""
-    return [hashlib.sha256(text.encode()).hexdigest()[:16] for text in texts]
-
-
-def load_questions(recipe: EvaluationRecipe) -> list[Asked]:
-    """All questions of the recipe in order. Raises InputError for files that cannot be used, or a question without passages."""
-    source = recipe.data
+    fits: of a question's passages, whether they can be read; questions whose passages cannot are left out. Raises InputError
+    for files that cannot be used and questions without passages, ConfigError for subtasks that do not exist.
+    """
     retriever = _retriever(recipe)
-    if isinstance(source, list):
-        questions = [replace(q, subtask=f"{q.benchmark}/{q.subtask}") for one in source for q in _of_benchmark(one)]
-    else:
-        questions = _of_benchmark(source)
-    return [_asked(recipe, question, retriever) for question in questions]
+    questions: list[Question] = []
+    begin = 0
+    for source in recipe.sources:
+        found = _of_source(source)
+        taken = _taken(recipe, source, found, retriever, fits)
+        if not taken:
+            raise InputError(f"{source.file} holds no question with an answer and passages that fit")
+        questions += [replace(one, index=begin + one.index) for one in taken]
+        begin += len(found)
+    if any(METHODS[method].needs == "prag" for method in recipe.methods):
+        questions = with_augmented(questions, recipe.prag)
+    return with_others(questions)
 
 
-def _of_benchmark(source: BenchmarkSource) -> list[BenchmarkQuestion]:
+def _of_source(source: BenchmarkSource) -> list[BenchmarkQuestion]:
+    """All questions of the chosen subtasks, in the order in which they are taken."""
     questions = load_benchmark(source.name, source.file, **source.options)
     if source.subtasks is not None:
         present = sorted({question.subtask for question in questions})
         if missing := sorted(set(source.subtasks) - set(present)):
             raise ConfigError(f"{source.file} has no subtask {', '.join(missing)}; it has {', '.join(present)}")
         questions = [question for question in questions if question.subtask in source.subtasks]
-    return questions if source.first is None else first_per_subtask(questions, source.first)
+    if source.seed is not None:
+        random.Random(source.seed).shuffle(questions)
+    return questions
 
 
-def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
+def _taken(
+    recipe: EvaluationRecipe,
+    source: BenchmarkSource,
+    questions: list[BenchmarkQuestion],
+    retriever: Retriever | None,
+    fits: Fits | None,
+) -> list[Question]:
+    """The first `limit` that fit, numbered in the order in which they are taken."""
+    drawn = source.seed is not None
+    first = questions if drawn or source.limit is None else first_per_subtask(questions, source.limit)
+    wanted = set(map(id, first))
+    taken: list[Question] = []
+    for place, question in enumerate(questions):
+        if drawn and len(taken) == source.limit:
+            break
+        if id(question) in wanted:
+            one = _asked(recipe, question, retriever, len(taken) if drawn else place)
+            if fits is None or fits(one.passages):
+                taken.append(one)
+    return taken
+
+
+def with_augmented(questions: Sequence[Question], prag: PragPart) -> list[Question]:
     """The questions with what PRAG trains on.
 
     Raises ConfigError when the recipe names no source of it, InputError for a passage that the source does not have.
@@ -92,24 +101,40 @@ def with_augmented(asked: Sequence[Asked], prag: PragPart) -> list[Asked]:
     if not known:
         raise ConfigError("prag trains on questions about the passages: name their source, prag.augmented or prag.pairs")
     found = []
-    for one in asked:
-        if missing := [text for text in one.texts if text not in known]:
-            raise InputError(f"prag has no questions about the passage {missing[0][:80]!r} of question {one.key}")
-        found.append(replace(one, augmented=tuple(known[text] for text in one.texts)))
+    for one in questions:
+        if missing := [text for text in one.passages if text not in known]:
+            raise InputError(f"prag has no questions about the passage {missing[0][:80]!r} of question {one.id}")
+        found.append(replace(one, augmented=tuple(known[text] for text in one.passages)))
     return found
 
 
-def overlap_of(files: Sequence[Path], asked: Sequence[Asked]) -> dict[str, Any]:
+def with_others(questions: Sequence[Question]) -> list[Question]:
+    """The questions with the passages of their shuffled controls: those of the next question that has others (for the last
+    questions of the list, counted on from its beginning)."""
+    found = []
+    for place, one in enumerate(questions):
+        own = set(one.passages)
+        following = [*range(place + 1, len(questions)), *range(place)]
+        having = (questions[index] for index in following if questions[index].passages)
+        other = next((o for o in having if not own.intersection(o.passages)), None)
+        if other is None:
+            having = (questions[index] for index in following if questions[index].passages)
+            other = next((o for o in having if o.passages != one.passages), one)
+        found.append(replace(one, other_passages=other.passages, other_augmented=other.augmented))
+    return found
+
+
+def overlap_of(files: Sequence[Path], questions: Sequence[Question]) -> dict[str, Any]:
     """`overlap`: how much the questions' passages repeat the documents of the training pairs; nothing without files."""
     if not files:
         return {}
     training = dict.fromkeys(document for file in files for pair in read_pairs(file) for document in pair.documents)
-    tested = dict.fromkeys(text for one in asked for text in one.texts)
+    tested = dict.fromkeys(text for one in questions for text in one.passages)
     return {"overlap": summarise(nearest(minhash(list(tested)), minhash(list(training))))}
 
 
 def _retriever(recipe: EvaluationRecipe) -> Retriever | None:
-    settings: Any = recipe.retriever
+    settings = recipe.retriever
     if isinstance(settings, FileRetriever):
         return None
     if isinstance(settings, CorpusRetriever):
@@ -117,21 +142,32 @@ def _retriever(recipe: EvaluationRecipe) -> Retriever | None:
     return ElasticsearchRetriever(**settings.model_dump(exclude={"kind"}))
 
 
-def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Retriever | None) -> Asked:
+def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Retriever | None, index: int) -> Question:
+    """The question with its passages, found now."""
     began = time.perf_counter()
-    if retriever is not None:
+    if retriever is not None and recipe.top_k is not None:
         found = [passage for passage, _ in retriever.retrieve(question.question, recipe.top_k)]
     else:
         found = list(question.passages)
         if not found:
             raise InputError(f"question {question.id} comes without passages; choose a retriever over a corpus")
+        count = min(recipe.top_k or len(found), len(found))
         if isinstance(recipe.retriever, FileRetriever) and recipe.retriever.order == "bm25":
-            ranked = BM25Retriever(found).retrieve(question.question, min(recipe.top_k, len(found)))
-            found = [passage for passage, _ in ranked]
-        found = found[: recipe.top_k]
+            found = [passage for passage, _ in BM25Retriever(found).retrieve(question.question, count)]
+        found = found[:count]
     seconds = time.perf_counter() - began
-    recall = {"answer_recall": answer_recall_at_k([passage.text for passage in found], question.answers, recipe.top_k)}
+    k = recipe.top_k or max(1, len(found))
+    recall = {"answer_recall": answer_recall_at_k([passage.text for passage in found], question.answers, k)}
     if question.gold_titles:
-        recall["title_recall"] = recall_at_k([passage.title for passage in found], question.gold_titles, recipe.top_k)
-    texts = tuple(f"{p.title}\n{p.text}" if recipe.titles and p.title else p.text for p in found)
-    return Asked(question, texts, seconds, recall)
+        recall["title_recall"] = recall_at_k([passage.title for passage in found], question.gold_titles, k)
+    return Question(
+        text=question.question,
+        answers=question.answers,
+        passages=tuple(f"{p.title}\n{p.text}" if recipe.titles and p.title else p.text for p in found),
+        index=index,
+        id=question.id,
+        dataset=question.benchmark,
+        type=question.subtask,
+        retrieve_seconds=seconds,
+        recall=recall,
+    )

@@ -1,4 +1,4 @@
-"""An evaluation recipe: which questions, which passages, which methods. Knows nothing about how they run."""
+"""An evaluation recipe: which questions, which passages, which methods. `dprag evaluate --data` makes one from its options."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel as Settings
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from distilledprag.baselines.prag import PragSettings
-from distilledprag.baselines.recipes import PromptStyle
-from distilledprag.evaluation.methods import METHODS, NEEDS
+from distilledprag.baselines.prag import PragSettings, PromptVariant
+from distilledprag.evaluation.methods import CHOSEN_ROWS, METHODS, STATE_METHODS
+
+ROWS_MAX_NEW_TOKENS, ROWS_BATCH_SIZE = 24, 16
 
 
 class Part(Settings):
@@ -18,19 +19,25 @@ class Part(Settings):
 
 
 class BenchmarkSource(Part):
-    """A benchmark's file. `first`: so many questions of each subtask (None: all); `subtasks`: these only; `options`: of its
-    loader, as `aliases` of 2wikimultihopqa and `skip_unnamed` of complexwebquestions."""
+    """A benchmark's file.
+
+    limit: None takes all questions. Without `seed` the first `limit` of each subtask are taken, in the file's order (the
+    protocol of PRAG and DistilledPRAG); with it `limit` questions of the whole file are drawn, and those of a smaller limit
+    come first in a larger one. subtasks: only these. options: of the loader, such as `aliases` of 2wikimultihopqa and
+    `skip_unnamed` of complexwebquestions.
+    """
 
     source: Literal["benchmark"] = "benchmark"
     name: str
     file: Path
     subtasks: list[str] | None = None
-    first: int | None = Field(300, gt=0)
+    limit: int | None = Field(300, gt=0)
+    seed: int | None = None
     options: dict[str, Any] = {}
 
 
 class FileRetriever(Part):
-    """The passages that come with each question: as given, or the best of them by BM25."""
+    """The passages that come with each question: as given, or ranked by BM25."""
 
     kind: Literal["file"] = "file"
     order: Literal["given", "bm25"] = "bm25"
@@ -45,7 +52,7 @@ class CorpusRetriever(Part):
 
 
 class ElasticsearchRetriever(Part):
-    """An Elasticsearch or OpenSearch index. The key is read from the variable `api_key_variable`, if it is set."""
+    """An Elasticsearch or OpenSearch index. The key is read from the environment variable `api_key_variable`, if it is set."""
 
     kind: Literal["elasticsearch"] = "elasticsearch"
     url: str
@@ -66,44 +73,91 @@ class PragPart(Part):
 
 
 class EvaluationRecipe(Part):
-    """`data`: of several benchmarks, subtasks are named "benchmark/subtask". `checkpoints`: a generator's folder for each
-    parametric method that runs. `styles`: methods that deviate from the masked prompt. `answer_tokens`: the budget of every
-    method. `titles`: whether a passage's title is put before its text. `batch`: questions answered together (seconds are then
-    a share of the batch's; 1: those of one user). `training_pairs`: `dprag synthesize` files whose documents the questions'
-    are compared with."""
+    """What `dprag evaluate` runs.
+
+    data: of several benchmarks, subtasks are named "benchmark/subtask". top_k: passages of a question; None: all that come
+    with it. titles: whether a passage's title is put before its text. skip_long: leave out questions whose passages do not fit
+    into the prompt, or have more tokens than the base has numbered masks. layer: after which states are written (None: the
+    base's own). chosen_rows: what `state_chosen` keeps of the passages, a share of the rows or a number of rows. checkpoints: a
+    generator's folder for each trained method. prompt_variant: methods that deviate from the masked prompt. max_new_tokens:
+    the budget of every method. first_line: cut answers at the end of their first line. metric: whose script computes F1.
+    batch_size: questions answered together (seconds are then a share of the batch's; with 1 they are those of one user).
+    training_pairs: `dprag synthesize` files; the summary says how much the questions' passages repeat their documents.
+    """
 
     task: Literal["evaluate"] = "evaluate"
     output: Path
     base: str | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     data: BenchmarkSource | Annotated[list[BenchmarkSource], Field(min_length=1)]
     retriever: Annotated[FileRetriever | CorpusRetriever | ElasticsearchRetriever, Field(discriminator="kind")] = FileRetriever()
-    top_k: int = Field(3, gt=0)
+    top_k: int | None = Field(3, gt=0)
     titles: bool = True
+    skip_long: bool = False
     methods: list[str] = Field(min_length=1)
+    layer: int | None = Field(None, ge=0)
+    chosen_rows: float = Field(CHOSEN_ROWS, gt=0)
     checkpoints: dict[str, str] = {}
     prag: PragPart = PragPart()
-    styles: dict[str, PromptStyle] = {}
-    answer_tokens: int = Field(32, gt=0)
-    batch: int = Field(1, gt=0)
+    prompt_variant: dict[str, PromptVariant] = {}
+    max_new_tokens: int = Field(32, gt=0)
+    first_line: bool = False
+    metric: Literal["hotpotqa", "squad"] = "hotpotqa"
+    batch_size: int = Field(1, gt=0)
     training_pairs: list[Path] = []
 
-    @field_validator("styles")
+    @property
+    def sources(self) -> list[BenchmarkSource]:
+        return self.data if isinstance(self.data, list) else [self.data]
+
+    @field_validator("prompt_variant")
     @classmethod
-    def deviating(cls, styles: dict[str, PromptStyle]) -> dict[str, PromptStyle]:
-        for name in styles:
-            if name not in METHODS:
-                raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-            if name not in NEEDS:
-                raise ValueError(f"{name} has one prompt only; take it out of styles")
-        return styles
+    def deviating(cls, variants: dict[str, PromptVariant]) -> dict[str, PromptVariant]:
+        for name in _known(variants):
+            if METHODS[name].needs in (None, "states"):
+                raise ValueError(f"{name} has one prompt only; take it out of prompt_variant")
+        return variants
 
     @field_validator("methods")
     @classmethod
     def known(cls, methods: list[str]) -> list[str]:
-        for name in methods:
-            if name not in METHODS:
-                raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
-        if len(set(methods)) != len(methods):
+        if len(set(_known(methods))) != len(methods):
             raise ValueError("a method is named twice")
         return methods
+
+    @model_validator(mode="after")
+    def countable(self) -> EvaluationRecipe:
+        if self.top_k is None and not isinstance(self.retriever, FileRetriever):
+            raise ValueError("top_k: a retriever over a corpus needs a number of passages")
+        return self
+
+
+def _known(names: Any) -> list[str]:
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; choose from {', '.join(METHODS)}")
+    return list(names)
+
+
+def rows_recipe(
+    file: Path, *, output: Path, n: int | None, seed: int, methods: list[str] | None, base: str | None, chosen_rows: float
+) -> dict[str, Any]:
+    """The recipe, not yet checked, of `dprag evaluate --data FILE`: `n` rows (None: all) with the passages that they name.
+
+    methods: None takes the bounds (closed book, RAG), state adapters and their control.
+    """
+    return {
+        "output": str(output),
+        "base": base,
+        "dtype": "auto",
+        "data": {"name": "rows", "file": str(file), "limit": n, "seed": seed},
+        "retriever": {"kind": "file", "order": "given"},
+        "top_k": None,
+        "skip_long": True,
+        "methods": methods if methods is not None else ["closed_book", "rag", *STATE_METHODS],
+        "chosen_rows": chosen_rows,
+        "max_new_tokens": ROWS_MAX_NEW_TOKENS,
+        "first_line": True,
+        "metric": "squad",
+        "batch_size": ROWS_BATCH_SIZE,
+    }

@@ -1,5 +1,8 @@
-"""Runs an evaluation recipe: every method on every question, `batch` at a time (1: seconds are those of one user).
+"""Runs an evaluation recipe: every method on every question, `batch_size` at a time, each answer in a journal before the next.
 
+    recipe -> Setting (base, generators) and questions -> answers, in a Journal -> summary
+
+A run that was killed, or has a larger limit or more methods than the run before, asks only what the journal does not hold.
 A question for which nothing was retrieved is asked closed-book by every method. PRAG's fine-tuning is not in the seconds of a
 question; it is counted apart, as `offline`.
 """
@@ -7,161 +10,305 @@ question; it is counted apart, as `offline`.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import itertools
+import json
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
-from distilledprag.base.llm import load_base, weights_hash
+from distilledprag.base.default import cache_folder, default_base
+from distilledprag.base.llm import BaseLLM, load_base, weights_hash
+from distilledprag.base.prepare import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
 from distilledprag.decoding import greedy_ids
-from distilledprag.errors import ConfigError
-from distilledprag.evaluation.machine import machine
+from distilledprag.device import chosen_device
+from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
+    GENERATED,
     METHODS,
-    NEEDS,
-    Item,
+    Question,
     Setting,
     deviations,
     mask_row,
+    passage_ids,
     prepare_adapters,
     require_architecture,
 )
-from distilledprag.evaluation.metrics import best_exact_match, best_token_scores, containment
-from distilledprag.evaluation.questions import Asked, load_questions, overlap_of, passage_ids, with_augmented
+from distilledprag.evaluation.questions import load_questions, overlap_of
 from distilledprag.evaluation.recipe import EvaluationRecipe
-from distilledprag.evaluation.records import Record, Records
-from distilledprag.evaluation.summary import recall_of, summarise
+from distilledprag.evaluation.summary import Answered, recall_of, scores_of, summarise
+from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
-from distilledprag.generators.mask_kind import mask_embedded_as
+from distilledprag.generators.interface import mask_embedded_as
+from distilledprag.generators.state import PlainPath, StateGenerator
+from distilledprag.journal import Journal
 from distilledprag.prompts import PromptBuilder
 
-Report = Callable[[int, int], None]
+QUESTION_TOKENS = 300  # of a prompt, left free for the question and the template when long passages are skipped
+
+Progress = Callable[[str, int, int], None]
 
 
-def evaluate(recipe: EvaluationRecipe, on_question: Report | None = None) -> dict[str, Any]:
-    """Run what is not done yet, write the summary and return it. on_question: called with (done, all) after each one.
+class Evaluation:
+    """A recipe with its base and generators loaded; it can run other recipes that differ in their questions only.
 
-    Raises ConfigError when a method lacks its checkpoint or the output folder holds another run.
+    setting: what the methods work with. identity: what every answer depends on. Raises ConfigError when a method lacks its
+    checkpoint, CheckpointError for a base or a checkpoint that cannot be used.
     """
-    setting, weights = _setting(recipe)
-    asked = load_questions(recipe)
-    if any(NEEDS.get(method) == "prag" for method in recipe.methods):
-        asked = with_augmented(asked, recipe.prag)
-    identity = {
-        "recipe": recipe.model_dump(mode="json", exclude={"output"}),
-        "base": {**setting.base.identity.to_dict(), "weights": weights},
-        "checkpoints": _identities(recipe, setting),
-        "questions": _questions_hash(asked),
-    }
-    records = Records(recipe.output, identity)
-    items = _items(asked)
-    done, total = 0, len(asked) * len(recipe.methods)
-    for method in recipe.methods:
-        missing = [pair for pair in zip(asked, items, strict=True) if (method, pair[0].key) not in records.done]
-        done += len(asked) - len(missing)
-        for batch in _batches(missing, recipe.batch):
-            records.add(answer(setting, method, batch, recipe.answer_tokens))
-            done += len(batch)
-            if on_question:
-                on_question(done, total)
-    ordered = [records.done[method, one.key] for method in recipe.methods for one in asked]
+
+    def __init__(self, recipe: EvaluationRecipe, say: Callable[[str], None] = lambda line: None) -> None:
+        folder = Path(recipe.base or default_base(say)).expanduser()
+        say("loading the base")
+        dtype = None if recipe.dtype == "auto" else getattr(torch, recipe.dtype)
+        base = load_base(
+            folder if folder.exists() else recipe.base or folder,
+            device=chosen_device(),
+            dtype=dtype,
+        )
+        prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - recipe.max_new_tokens)
+        weights = _known_weights_hash(base, folder)
+        self.setting = Setting(
+            base,
+            prompts,
+            _generators(recipe, base),
+            prompt_variant=dict(recipe.prompt_variant),
+            chosen_rows=recipe.chosen_rows,
+        )
+        self.checkpoints = {name: generator_identity(made) for name, made in self.setting.generators.items()}
+        if "prag" in _needed(recipe):
+            self.setting.prag = PragAdapters(base, prompts, recipe.prag.settings, weights, recipe.prag.adapters)
+            self.checkpoints["prag"] = self.setting.prag.identity
+        self.identity: dict[str, Any] = {"base": base.id, "weights": weights, "max_new_tokens": recipe.max_new_tokens}
+        if recipe.dtype != "auto":
+            self.identity["dtype"] = recipe.dtype
+        if (folder / RECORD).is_file():
+            record = prepared_record(folder)
+            layer = record.layer if recipe.layer is None else recipe.layer
+            layers = base.model.config.num_hidden_layers
+            if layer >= layers:
+                raise ConfigError(f"layer {layer}: the base has layers 0 to {layers - 1}")
+            self.setting.states = StateGenerator(base, prompts, layer, PlainPath.of(folder, record))
+            self.identity |= {
+                "layer": layer,
+                "plain_layer": record.plain_layer,
+                "chosen_rows": recipe.chosen_rows,
+                "rows_sent_as": "int8",
+            }
+
+    def questions(self, recipe: EvaluationRecipe) -> list[Question]:
+        """The recipe's questions; with `skip_long` those whose passages fit the prompt and the base's numbered masks."""
+        return load_questions(recipe, self._fits if recipe.skip_long else None)
+
+    def _fits(self, passages: Sequence[str]) -> bool:
+        most = (self.setting.prompts.max_tokens or self.setting.base.context_length) - QUESTION_TOKENS
+        if self.setting.states and self.setting.states.plain:
+            most = min(most, len(self.setting.states.plain.numbered))
+        return sum(len(self.setting.prompts.document_ids(text)) for text in passages) <= most
+
+    def run(
+        self,
+        recipe: EvaluationRecipe,
+        questions: Sequence[Question],
+        file: Path,
+        *,
+        other_run: Literal["refuse", "restart"] = "refuse",
+        on_progress: Progress = lambda method, done, of: None,
+    ) -> dict[str, list[Answered]]:
+        """Answer what the journal `file` does not hold yet; all answers by method, in the order of the questions.
+
+        other_run: what to do with a journal of another base or other settings. on_progress: called with (method, done, all)
+        after each batch. Raises ConfigError for a journal that is refused, or whose answers are to other questions or of
+        other checkpoints.
+        """
+        with Journal(file, self.identity | _draw(recipe), other_run) as journal:
+            known: dict[tuple[str, int], Answered] = {}
+            for number, record in enumerate(journal, start=1):
+                answered = _answered(record, file, number)
+                known[answered.method, answered.index] = answered
+            for method in recipe.methods:
+                for one in questions:
+                    answered_before = known.get((method, one.index))
+                    if answered_before and answered_before.asked not in ("", self._asked(method, one)):
+                        raise ConfigError(
+                            f"{file} holds {method}'s answer to another question {one.index}, or with another checkpoint; choose "
+                            "another output"
+                        )
+            for method in recipe.methods:
+                missing = [one for one in questions if (method, one.index) not in known]
+                done = len(questions) - len(missing)
+                for batch in batches(missing, recipe.batch_size):
+                    made = self.answer(method, batch, recipe)
+                    journal.append(*map(asdict, made))
+                    known |= {(method, one.index): one for one in made}
+                    done += len(batch)
+                    on_progress(method, done, len(questions))
+        return {
+            method: [_described(known[method, one.index], one, recipe.metric) for one in questions] for method in recipe.methods
+        }
+
+    @torch.no_grad()
+    def answer(self, method: str, batch: Sequence[Question], recipe: EvaluationRecipe) -> list[Answered]:
+        """Answer questions together."""
+        setting = self.setting
+        run = method if batch[0].passages else "closed_book"
+        offline = prepare_adapters(setting, run, batch)
+        began = time.perf_counter()
+        prepared = METHODS[run](setting, batch)
+        between = time.perf_counter()
+        with mask_embedded_as(setting.base, mask_row(setting, run)):
+            made = greedy_ids(
+                setting.base,
+                prepared.prompts,
+                prepared.adapters,
+                setting.prompts.end_of_turn_id,
+                recipe.max_new_tokens,
+                states=prepared.states,
+            )
+        ended = time.perf_counter()
+        answers = []
+        for place, one in enumerate(batch):
+            text = setting.base.tokenizer.decode(made[place], skip_special_tokens=True).strip()
+            answered = Answered(
+                method=method,
+                index=one.index,
+                text=text.split("\n")[0].strip() if recipe.first_line else text,
+                adapter_bytes=prepared.adapter_bytes[place],
+                prompt_tokens=len(prepared.prompts[place]),
+                rows=prepared.rows[place],
+                seconds=round((ended - began) / len(batch), 4),
+                answer_tokens=len(made[place]),
+                prepare_seconds=round((between - began) / len(batch), 4),
+                retrieve_seconds=0.0 if method == "closed_book" else one.retrieve_seconds,
+                asked=self._asked(method, one),
+                prompt=hashlib.sha256(repr(prepared.prompts[place]).encode()).hexdigest()[:16],
+                passages=passage_ids(prepared.read[place]),
+                offline=offline if place == 0 else {},
+            )
+            answers.append(_described(answered, one, recipe.metric))
+        return answers
+
+    def _asked(self, method: str, question: Question) -> str:
+        """16 hex digits of the question with its passages, the method's checkpoint and its kind of prompt."""
+        checkpoint = self.checkpoints.get(METHODS[method].needs or "", "")
+        variant = deviations(self.setting, [method]).get(method, "")
+        return hashlib.sha256(repr((question.hash, checkpoint, variant)).encode()).hexdigest()[:16]
+
+
+def evaluate(recipe: EvaluationRecipe, on_progress: Progress = lambda method, done, of: None) -> dict[str, Any]:
+    """Run what is not done yet, write the summary and return it. Errors as in `Evaluation` and its `run`.
+
+    `questions.jsonl` in the recipe's output holds a line for each question and method, `summary.json` the rest.
+    """
+    evaluation = Evaluation(recipe)
+    questions = evaluation.questions(recipe)
+    answers = evaluation.run(recipe, questions, recipe.output / "questions.jsonl", on_progress=on_progress)
+    digest = hashlib.sha256("".join(one.hash for one in questions).encode()).hexdigest()[:16]
     summary = {
-        "config": {**identity, **machine()},
-        "deviations": deviations(setting, recipe.methods),
-        "retrieval": recall_of([one.recall for one in asked], recipe.top_k),
-        **overlap_of(recipe.training_pairs, asked),
-        **summarise(ordered, recipe.methods),
+        "config": {
+            "recipe": recipe.model_dump(mode="json", exclude={"output"}),
+            "base": {**evaluation.setting.base.identity.to_dict(), "weights": evaluation.identity["weights"]},
+            "checkpoints": evaluation.checkpoints,
+            "questions": digest,
+            **machine(),
+        },
+        "deviations": deviations(evaluation.setting, recipe.methods),
+        "retrieval": recall_of([one.recall for one in questions], recipe.top_k),
+        **overlap_of(recipe.training_pairs, questions),
+        **summarise(answers),
     }
-    records.finish(summary)
+    write_atomically(recipe.output / "summary.json", json.dumps(summary, indent=1, default=str) + "\n")
     return summary
 
 
-@torch.no_grad()
-def answer(setting: Setting, method: str, batch: Sequence[tuple[Asked, Item]], answer_tokens: int) -> list[Record]:
-    """The records of questions that are answered together. `seconds.prepare`: making the prompt and the adapter."""
-    items = [item for _, item in batch]
-    run = method if items[0].documents else "closed_book"
-    offline = prepare_adapters(setting, run, items)
-    began = time.perf_counter()
-    prompts, adapters = METHODS[run](setting, items)
-    prepared = time.perf_counter()
-    with mask_embedded_as(setting.base, mask_row(setting, run)):
-        made = greedy_ids(setting.base, prompts, adapters, setting.prompts.end_of_turn_id, answer_tokens)
-    finished = time.perf_counter()
-    seconds = {"prepare": (prepared - began) / len(batch), "answer": (finished - prepared) / len(batch)}
-    records = []
-    for (one, item), prompt, ids in zip(batch, prompts, made, strict=True):
-        text = setting.base.tokenizer.decode(ids, skip_special_tokens=True).strip()
-        right = one.question.answers
-        scores = {"exact_match": best_exact_match(text, right), **best_token_scores(text, right)._asdict()}
-        read = () if run == "closed_book" else item.other_documents if method.startswith("shuffled") else item.documents
-        records.append({
-            "method": method,
-            "key": one.key,
-            "id": one.question.id,
-            "benchmark": one.question.benchmark,
-            "subtask": one.question.subtask,
-            "prompt": hashlib.sha256(repr(prompt).encode()).hexdigest()[:16],
-            "passages": passage_ids(read),
-            "answer": text,
-            "scores": {**scores, "containment": containment(text, right)},
-            "seconds": {"retrieve": 0.0 if method == "closed_book" else one.retrieve_seconds, **seconds},
-            "tokens": {"prompt": len(prompt), "answer": len(ids)},
-        })  # fmt: skip
-    records[0]["offline"] = offline
-    return records
-
-
-def _batches(pairs: list[tuple[Asked, Item]], size: int) -> Iterator[list[tuple[Asked, Item]]]:
-    """In order; questions without documents are not mixed with others."""
-    for _, alike in itertools.groupby(pairs, key=lambda pair: bool(pair[1].documents)):
+def batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+    """Questions to answer together: with and without passages apart, and for a size above 1 those of similar length."""
+    ordered = list(questions)
+    if size > 1:
+        ordered.sort(key=lambda one: (bool(one.passages), sum(map(len, one.passages))))
+    for _, alike in itertools.groupby(ordered, key=lambda one: bool(one.passages)):
         group = list(alike)
         yield from (group[begin : begin + size] for begin in range(0, len(group), size))
 
 
-def _items(asked: Sequence[Asked]) -> list[Item]:
-    items = []
-    for place, one in enumerate(asked):
-        following = [*asked[place + 1 :], *asked[:place]]
-        other = next((o for o in following if not set(o.texts) & set(one.texts)), None)
-        other = other or next((o for o in following if o.texts != one.texts), one)
-        main = one.question.answers[0]
-        items.append(Item(one.question.question, main, one.texts, other.texts, one.augmented, other.augmented))
-    return items
+def file_hash(path: Path) -> str:
+    """12 hex digits of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def _setting(recipe: EvaluationRecipe) -> tuple[Setting, str]:
-    from distilledprag.base.default import default_base
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    base = load_base(recipe.base or default_base(), device=device, dtype=getattr(torch, recipe.dtype))
-    prompts, weights = PromptBuilder(base.tokenizer, base.mask_token_id), weights_hash(base.model)
-    needed = dict.fromkeys(NEEDS[method] for method in recipe.methods if method in NEEDS)
-    generators = {}
-    for name in needed:
-        checkpoint = recipe.checkpoints.get(name)
-        if name == "prag":
-            continue
-        if checkpoint is None:
-            raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
-        generators[name] = require_architecture(name, load_generator(checkpoint, base))
-    if unknown := sorted(set(recipe.checkpoints) - {name for name in NEEDS.values() if name != "prag"}):
-        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; see the list of methods")
-    prag = PragAdapters(base, prompts, recipe.prag.settings, weights, recipe.prag.adapters) if "prag" in needed else None
-    return Setting(base, prompts, generators, prag, dict(recipe.styles)), weights
+def machine() -> dict[str, Any]:
+    """`versions` and `hardware` of this process."""
+    versions = {name: importlib.metadata.version(name) for name in ("distilledprag", "torch", "transformers", "peft")}
+    hardware = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        hardware["accelerator"] = torch.cuda.get_device_name()
+    return {"versions": {**versions, "python": platform.python_version()}, "hardware": hardware}
 
 
-def _identities(recipe: EvaluationRecipe, setting: Setting) -> dict[str, str]:
-    found = {name: generator_identity(made) for name, made in setting.generators.items()}
-    return {**found, "prag": setting.prag.identity} if setting.prag else found
+def _needed(recipe: EvaluationRecipe) -> list[str]:
+    """The trained methods that the recipe's methods need."""
+    return list(dict.fromkeys(need for method in recipe.methods if (need := METHODS[method].needs) not in (None, "states")))
 
 
-def _questions_hash(asked: Sequence[Asked]) -> str:
-    """Of all questions, right answers and passages, in order."""
-    digest = hashlib.sha256()
-    for one in asked:
-        digest.update(repr((one.key, one.question.question, one.question.answers, one.texts)).encode())
-    return digest.hexdigest()[:16]
+def _generators(recipe: EvaluationRecipe, base: BaseLLM) -> dict[str, Any]:
+    if unknown := sorted(set(recipe.checkpoints) - set(GENERATED)):
+        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(GENERATED)}")
+    found = {}
+    for name in _needed(recipe):
+        if name != "prag":
+            if name not in recipe.checkpoints:
+                raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
+            found[name] = require_architecture(name, load_generator(recipe.checkpoints[name], base))
+    return found
+
+
+def _draw(recipe: EvaluationRecipe) -> dict[str, Any]:
+    """What decides which questions have which index, where they are drawn. Not the limit, so a run can be extended."""
+    draws = [
+        {"dataset": source.file.name.split(".")[0], "file": file_hash(source.file), "seed": source.seed}
+        for source in recipe.sources
+        if source.seed is not None
+    ]
+    return {"draws": draws} if len(draws) > 1 else dict(*draws)
+
+
+def _answered(record: dict[str, Any], file: Path, number: int) -> Answered:
+    try:
+        return Answered(**record)
+    except TypeError as error:
+        raise InputError(f"{file}: record {number} is no answer ({error}); choose another output") from error
+
+
+def _described(answered: Answered, question: Question, metric: str) -> Answered:
+    """The answer with what the question says, and scored."""
+    return replace(
+        answered,
+        id=question.id,
+        dataset=question.dataset,
+        type=question.type,
+        documents=len(question.passages),
+        scores=scores_of(answered.text, question.answers, metric),
+    )
+
+
+def _known_weights_hash(base: BaseLLM, folder: Path) -> str:
+    """`weights_hash` of the base, computed once for a folder whose weight files do not change.
+
+    Hashing reads all weights, half a minute for 8 billion of them.
+    """
+    files = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.glob("*.safetensors"))]
+    key = hashlib.sha256(repr((files, str(base.model.dtype))).encode()).hexdigest()
+    kept = cache_folder() / "weights-hashes" / key
+    if files and kept.is_file():
+        return kept.read_text().strip()
+    made = weights_hash(base.model)
+    if files:
+        write_atomically(kept, made + "\n")
+    return made

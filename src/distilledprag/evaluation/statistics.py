@@ -1,15 +1,18 @@
-"""How sure a measured mean is, and whether two methods differ: bootstrap intervals and a paired permutation test.
+"""How sure a measured mean is, and whether two methods differ: bootstrap intervals and a paired permutation test (scipy.stats).
 
-Knows numbers only. Q = questions, R = resamples. Same values and seed, same result.
+Q = questions, R = resamples. Same values and seed, same result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from distilledprag.errors import InputError
 
@@ -21,7 +24,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval."""
+    """A mean (or another figure) and its confidence interval."""
 
     mean: float
     low: float
@@ -47,8 +50,22 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, resamples: 
     outside of 0..1, and fewer than 100 resamples.
     """
     scores = _checked(values, "values")
-    low, high = _bootstrap(scores, level, resamples, seed)
+    low, high = _bootstrap((scores,), np.mean, level, resamples, seed)
     return Interval(float(scores.mean()), low, high)
+
+
+def share_interval(
+    part: Sequence[float], whole: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval | None:
+    """The mean of `part` (Q,) as a share of the mean of `whole` (Q,) on the same questions, with a paired bootstrap interval.
+
+    None where the mean of `whole` is 0. Errors as in `paired_comparison`.
+    """
+    ours, theirs = _paired(part, whole)
+    if not theirs.any():
+        return None
+    low, high = _bootstrap((ours, theirs), _share, level, resamples, seed)
+    return Interval(float(ours.mean() / theirs.mean()), low, high)
 
 
 def paired_comparison(
@@ -56,45 +73,71 @@ def paired_comparison(
 ) -> PairedComparison:
     """Compare two methods by their scores (Q,) on the same questions in the same order.
 
-    p_value: Fisher's permutation test. The signs of the Q differences are flipped at random R times; p is the share of means
-    at least as far from 0 as the measured one, that one included: (count + 1) / (R + 1), so never below 1 / (R + 1).
+    p_value: Fisher's permutation test, the share of sign flips of the Q differences whose mean is at least as far from 0 as the
+    measured one. All 2^Q of them where they are no more than R; else R random ones and the measured one, (count + 1) / (R + 1).
     Raises InputError as `bootstrap_interval` does, and for different numbers of scores.
     """
+    ours, theirs = _paired(first, second)
+    differences = ours - theirs
+    low, high = _bootstrap((differences,), np.mean, level, resamples, seed)
+    test = stats.permutation_test(
+        (differences,),
+        lambda values, axis: np.abs(np.mean(values, axis=axis)),
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=resamples,
+        batch=_rows(len(differences)),
+        rng=np.random.default_rng(seed),
+    )
+    return PairedComparison(float(differences.mean()), low, high, float(test.pvalue), len(differences))
+
+
+def _share(part: Numbers, whole: Numbers, axis: int) -> Any:
+    """Not a number where a resample of `whole` is all zeros."""
+    below = np.asarray(np.mean(whole, axis=axis))
+    return np.divide(np.mean(part, axis=axis), below, out=np.full_like(below, np.nan), where=below != 0)
+
+
+def _bootstrap(
+    samples: tuple[Numbers, ...], statistic: Callable[..., Any], level: float, resamples: int, seed: int
+) -> tuple[float, float]:
+    """Percentile interval of a statistic of samples (Q,) that are drawn together."""
+    if not 0 < level < 1:
+        raise InputError(f"a confidence level of {level} is not between 0 and 1; give for example 0.95")
+    if resamples < 100:
+        raise InputError(f"{resamples} resamples say too little; take at least 100, better {RESAMPLES}")
+    if len(samples[0]) == 1:
+        only = float(statistic(*samples, axis=0))
+        return only, only
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of resamples that have no share
+        drawn = stats.bootstrap(
+            samples,
+            statistic,
+            n_resamples=resamples,
+            batch=_rows(len(samples[0])),
+            vectorized=True,
+            paired=True,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _rows(questions: int) -> int:
+    """How many resamples to draw at a time."""
+    return max(1, _BLOCK // questions)
+
+
+def _paired(first: Sequence[float], second: Sequence[float]) -> tuple[Numbers, Numbers]:
     ours, theirs = _checked(first, "scores of the first method"), _checked(second, "scores of the second method")
     if len(ours) != len(theirs):
         raise InputError(
             f"the methods have {len(ours)} and {len(theirs)} scores; compare them on the same questions in the same order"
         )
-    differences = ours - theirs
-    low, high = _bootstrap(differences, level, resamples, seed)
-    measured = abs(differences.sum())
-    random = np.random.default_rng(seed)
-    as_far = 0
-    for rows in _blocks(resamples, len(differences)):
-        signs = random.integers(0, 2, size=(rows, len(differences)), dtype=np.int8) * 2 - 1
-        as_far += int((np.abs(signs @ differences) >= measured - 1e-9).sum())
-    return PairedComparison(float(differences.mean()), low, high, (as_far + 1) / (resamples + 1), len(differences))
-
-
-def _bootstrap(scores: Numbers, level: float, resamples: int, seed: int) -> tuple[float, float]:
-    if not 0 < level < 1:
-        raise InputError(f"a confidence level of {level} is not between 0 and 1; give for example 0.95")
-    if resamples < 100:
-        raise InputError(f"{resamples} resamples say too little; take at least 100, better {RESAMPLES}")
-    random = np.random.default_rng(seed)
-    means = np.concatenate([
-        scores[random.integers(0, len(scores), size=(rows, len(scores)))].mean(axis=1)
-        for rows in _blocks(resamples, len(scores))
-    ])  # fmt: skip
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _blocks(resamples: int, questions: int) -> Iterator[int]:
-    """How many resamples to draw at a time; they add up to `resamples`."""
-    most = max(1, _BLOCK // questions)
-    for begin in range(0, resamples, most):
-        yield min(most, resamples - begin)
+    return ours, theirs
 
 
 def _checked(values: Sequence[float], name: str) -> Numbers:

@@ -1,18 +1,17 @@
 """The trusted side as a server: keeps the documents, sends the untrusted engine masks and adapters, answers clients.
 
-    client --HTTP--> application --> answering --+--> store       passages for the question (SQLite, on this machine)
-                                                 +--> adapters    passages -> state adapter, once
-                                                 +--> guard       looks at every byte before it leaves
-                                                 +--> outbound    the only door to the engine
+    client --HTTP--> application --> chat --> answering --+--> documents.store   passages for the question (SQLite)
+                                                          +--> adapter_cache     passages -> state adapter, once
+                                                          +--> engine_client     the only door to the engine, behind the guard
 
-failures.py      what can go wrong, with its HTTP status
-store/           documents and their search, in one SQLite file
-guard/           what may leave, decided on the bytes themselves
-outbound/        requests to the engine, each through the guard
-adapters.py      adapters by content hash: made once, uploaded once, refreshed
-conversation.py  a chat request -> question, history, mode
-answering.py     one question from passages to answer
-web/             the HTTP interface and the page
+application.py      one ASGI application; the page and /health
+chat.py             /v1/models, /v1/chat/completions: a chat request -> what is asked -> an answer in OpenAI's form
+document_routes.py  /v1/documents, /v1/collections
+answering.py        one question, from passages to answer
+quotes.py           may the user's own words be sent?
+adapter_cache.py    adapters by content hash: made once, uploaded once, refreshed
+guard/              what may leave, decided on the bytes themselves
+engine_client.py    requests to the engine, each through the guard
 
-Knows nothing of how the engine works: HTTP is all that is between them.
+HTTP is all that is between gateway and engine: nothing of the engine's code is imported here.
 """

@@ -1,9 +1,7 @@
 """One question, from passages to answer.
 
-    question -> quotes? -> passages -> adapter -> masked prompt -> engine (through the guard) -> answer, piece by piece
-                                                                     adapter gone (404)? upload it again, once
-
-Knows nothing of HTTP's side towards clients.
+question -> quotes? -> passages -> adapter -> masked prompt -> engine (through the guard) -> answer, piece by piece
+                                                                 adapter gone (404)? upload it again, once
 """
 
 from __future__ import annotations
@@ -13,33 +11,54 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
 from distilledprag.documents import Passage
-from distilledprag.errors import InputError
-from distilledprag.gateway.adapters import Adapter, AdapterCache
-from distilledprag.gateway.conversation import Asked
-from distilledprag.gateway.expected import Expected
-from distilledprag.gateway.failures import AdapterGoneError, ForbiddenError, StoreError
-from distilledprag.gateway.guard import AnswerSettings, Clearance, Masks, PlainTextClearance, PromptClearance, Protected
-from distilledprag.gateway.outbound import Completion, EngineClient, SentRequest
-from distilledprag.gateway.policy import QuotePolicy
-from distilledprag.gateway.store import DocumentStore, StoreRetriever
+from distilledprag.documents.store import DocumentStore
+from distilledprag.errors import InputError, StoreError
+from distilledprag.gateway.adapter_cache import Adapter, AdapterCache
+from distilledprag.gateway.engine_client import AdapterGoneError, Completion, EngineClient, SentRequest
+from distilledprag.gateway.guard.protected import Protected
+from distilledprag.gateway.guard.reference import EgressReference
+from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
+from distilledprag.gateway.quotes import QuotePolicy
+from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
+from distilledprag.retrieval.sqlite import StoreRetriever
 
+Mode = Literal["parametric", "closed_book", "rag"]
+MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
+NOTHING_FOUND = "no passage of the store shares a word with the question, so it was asked without documents"
 Found = list[tuple[Passage, float, str]]  # passage, score, id of its document
 
-NOTHING_FOUND = "no passage of the store shares a word with the question, so it was asked without documents"
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked. history: earlier messages `{"role", "content"}`; max_tokens: of the answer, None for the default."""
+
+    question: str
+    history: list[dict[str, str]]
+    mode: Mode
+    collection: str
+    top_k: int
+    max_tokens: int | None
+    temperature: float
+    top_p: float | None
+    seed: int | None
+    stream: bool
 
 
 @dataclass
 class Report:
-    """What an answer rests on and what was sent for it. seconds: by step; requests: everything that left, in order."""
+    """What an answer rests on and what was sent for it. texts: of the passages, as they are encoded (all, or the sentences that
+    were chosen); seconds: by step; requests: everything that left, in order."""
 
     mode: str
     passages: Found = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     requests: list[SentRequest] = field(default_factory=list)
     prompt: str = ""
@@ -63,7 +82,7 @@ class Report:
                 "prompt_tokens": self.prompt_tokens,
                 "masked_tokens": self.masked_tokens,
                 "adapter_bytes": len(adapter.data) if adapter else 0,
-                "adapter": adapter.picture if adapter else None,
+                "adapter": adapter.summary if adapter else None,
                 "adapter_uploaded": any(request.path == "/v1/adapters" for request in self.requests),
                 "bytes_total": sum(request.bytes for request in self.requests),
                 "requests": [vars(request) for request in self.requests],
@@ -83,7 +102,8 @@ class Reply:
 
 
 class Answering:
-    """`allow_rag`: the operator's switch for sending documents in the open when a request asks for that."""
+    """Make it before the first document is read. allow_plaintext: documents may be sent in the open when a request asks for that.
+    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all."""
 
     def __init__(
         self,
@@ -92,12 +112,14 @@ class Answering:
         engine: EngineClient,
         adapters: AdapterCache,
         quotes: QuotePolicy,
-        allow_rag: bool,
+        *,
+        allow_plaintext: bool = False,
+        rows: float | None = None,
     ) -> None:
         self._prag, self._store, self._engine = prag, store, engine
-        self._adapters, self._quotes = adapters, quotes
-        self._expected = Expected(prag.prompts, prag.base.tokenizer)
-        self.allow_rag = allow_rag
+        self._adapters, self._quotes, self._rows = adapters, quotes, rows
+        self._reference = EgressReference(prag.prompts, prag.base.tokenizer)
+        self.allow_plaintext = allow_plaintext
 
     @property
     def prompts(self) -> PromptBuilder:
@@ -105,9 +127,9 @@ class Answering:
 
     @contextlib.asynccontextmanager
     async def ask(self, asked: Asked) -> AsyncIterator[Reply]:
-        """Inside the block the engine has accepted the request. Raises InputError, GatewayError."""
-        if asked.mode == "rag" and not self.allow_rag:
-            raise ForbiddenError("plain RAG is switched off; the operator of this gateway can allow it with --allow-rag")
+        """Inside the block the engine has accepted the request. Raises InputError, RequestError."""
+        if asked.mode == "rag" and not self.allow_plaintext:
+            raise ForbiddenError("plain RAG is switched off; the operator of this gateway can allow it with --allow-plaintext")
         clock = _Clock()
         report = Report(asked.mode, seconds=clock.seconds)
         report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history)
@@ -117,13 +139,18 @@ class Answering:
             if not report.passages:
                 report.mode = "closed_book"
                 report.warnings.append(NOTHING_FOUND)
+        report.texts = [passage.text for passage, _, _ in report.passages]
+        if self._rows is not None and report.mode == "parametric":
+            report.texts = await asyncio.to_thread(
+                chosen_sentences, asked.question, report.texts, self._rows, lambda text: len(self.prompts.document_ids(text))
+            )
         clock.lap("retrieve")
-        length = await self._build(asked, report)
+        prompts = await self._build(asked, report)
         async with contextlib.AsyncExitStack() as stack:
-            completion = await self._open(stack, asked, report, length, clock)
+            completion = await self._open(stack, asked, report, prompts, clock)
             yield Reply(report, completion, self._read(completion, asked, clock))
 
-    async def _build(self, asked: Asked, report: Report) -> _Prompts:
+    async def _build(self, asked: Asked, report: Report) -> Prompts:
         """The prompt that is sent, and the one without documents that it is compared with."""
         longest = asked.max_tokens or MAX_ANSWER_TOKENS
         room = self._prag.base.context_length - longest
@@ -131,38 +158,37 @@ class Answering:
             raise InputError(
                 f"max_tokens {longest} leaves no room for a prompt in the model's {room + longest} tokens; ask for less"
             )
-        texts = [passage.text for passage, _, _ in report.passages]
-        prompt = self.prompts.build(asked.question, texts, asked.history, max_tokens=room)
-        reference = self.prompts.build(asked.question, [""] * len(texts), asked.history, max_tokens=room).open_ids
+        prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
+        reference = self.prompts.build(asked.question, [""] * len(report.texts), asked.history, max_tokens=room).open_ids
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
         report.prompt = self._prag.base.tokenizer.decode(ids, skip_special_tokens=False)
         report.prompt_tokens = len(ids)
         report.masked_tokens = sum(prompt.is_document) if report.mode == "parametric" else 0
-        return _Prompts(ids, reference, longest)
+        return Prompts(ids, reference, longest)
 
     async def _open(
-        self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: _Prompts, clock: _Clock
+        self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: Prompts, clock: _Clock
     ) -> Completion:
         """The engine's answer, begun. An adapter that it no longer has is uploaded again, once."""
         passages = [passage for passage, _, _ in report.passages]
         messages = [*(message["content"] for message in asked.history), asked.question]
-        protected = await asyncio.to_thread(self._expected.protected, passages, messages)
+        protected = await asyncio.to_thread(self._reference.protected, passages, messages)
         base = await self._engine.base_name(self._prag.base.id)
         if report.mode == "parametric":
-            texts, documents = [passage.text for passage in passages], {id for _, _, id in report.passages}
-            report.adapter, report.adapter_was_made = await self._adapters.get(texts, documents)
+            documents = [id for _, _, id in report.passages]
+            report.adapter, report.adapter_was_made = await self._adapters.get(report.texts, documents)
             clock.lap("encode")
-        masks = self._expected.masks(passages)
+        masks = self._reference.masks(report.texts)
         for attempt in (1, 2):
             model, upload_id = base, ""
             if report.adapter is not None:
                 upload_id = await self._adapters.uploaded(report.adapter, sum(masks.lengths), protected, report.requests)
                 model = f"{base}:{upload_id}"
                 clock.lap("upload")
-            fields = _fields(asked, prompts, model)
-            clearance = self._clearance(asked, report, prompts, protected, masks, model)
+            fields = request_fields(asked, prompts, model)
+            rule = self._rule(asked, report, prompts, protected, masks, model)
             try:
-                return await stack.enter_async_context(self._engine.complete(fields, clearance, report.requests))
+                return await stack.enter_async_context(self._engine.complete(fields, rule, report.requests))
             except AdapterGoneError:
                 self._engine.forget_base_name()
                 if attempt == 2:
@@ -172,13 +198,11 @@ class Answering:
                     self._adapters.lost(report.adapter, upload_id)
         raise AssertionError("the loop returns or raises")
 
-    def _clearance(
-        self, asked: Asked, report: Report, prompts: _Prompts, protected: Protected, masks: Masks, model: str
-    ) -> Clearance:
+    def _rule(self, asked: Asked, report: Report, prompts: Prompts, protected: Protected, masks: Masks, model: str) -> EgressRule:
         settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p, asked.seed)
         if report.mode == "rag":
-            return PlainTextClearance(prompts.ids, model, settings)
-        return PromptClearance(protected, prompts.reference, masks, model, settings, self._expected.decode)
+            return PlainTextRule(prompts.ids, model, settings)
+        return PromptRule(protected, prompts.reference, masks, model, settings, self._reference.decode)
 
     async def _read(self, completion: Completion, asked: Asked, clock: _Clock) -> AsyncIterator[str]:
         """The answer's pieces without the space before it; when it is whole it may come back as history."""
@@ -198,8 +222,9 @@ class Answering:
 
 
 @dataclass(frozen=True)
-class _Prompts:
-    """ids: to be sent; reference: the same without any passage; longest: tokens of the answer."""
+class Prompts:
+    """What is sent for a question, and what it is compared with. ids: to be sent; reference: the same without any passage;
+    longest: tokens of the answer."""
 
     ids: list[int]
     reference: list[int]
@@ -222,7 +247,7 @@ class _Clock:
         self.seconds[name] = time.perf_counter() - self._begin
 
 
-def _fields(asked: Asked, prompts: _Prompts, model: str) -> dict[str, Any]:
+def request_fields(asked: Asked, prompts: Prompts, model: str) -> dict[str, Any]:
     """The request to the engine."""
     fields: dict[str, Any] = {"model": model, "prompt": prompts.ids, "max_tokens": prompts.longest}
     fields |= {"temperature": asked.temperature, "stream": asked.stream}

@@ -1,13 +1,26 @@
-"""Parameter generators: documents in, the adapter that an LLM needs to answer about them out.
+"""Generators: documents in, the adapter that an LLM needs to answer about them out.
 
-state.py       ours: the passages' hidden states       interface.py   what every learned generator is
-choosing.py    the sentences that a question needs     registry.py    learned generators by name
-paper.py       the paper's                             checkpoint.py  on disk and on the Hub
-dyprag.py      DyPRAG's
+state.py      ours: the passages' hidden states            interface.py         what a learned generator is; by name
+choosing.py   the sentences that a question needs          checkpoint.py        their files, on disk and on the Hub
+paper.py      the paper's                                  document_states.py   what they read of the passages
+dyprag.py     DyPRAG's
+
+Every module of this folder is imported here, so that a new generator is registered by its file being there.
 """
 
-from distilledprag.generators.checkpoint import generator_identity, load_generator
-from distilledprag.generators.interface import DocumentStates, ParameterGenerator
-from distilledprag.generators.registry import build_generator
+import importlib
+import pkgutil
 
-__all__ = ["DocumentStates", "ParameterGenerator", "build_generator", "generator_identity", "load_generator"]
+from distilledprag.generators.document_states import DocumentStates
+from distilledprag.generators.interface import (
+    ParameterGenerator,
+    build_generator,
+    generator_identity,
+    load_generator,
+    register,
+)
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["DocumentStates", "ParameterGenerator", "build_generator", "generator_identity", "load_generator", "register"]

@@ -1,19 +1,52 @@
-"""Chosen rows: of the passages, only the sentences that a question seems to need leave the trusted side.
+"""Sentence selection: only the sentences that a question seems to need leave the trusted side.
 
-Whole sentences, in their order, by the words they share with the question, rare words counting more. Short passages go whole:
-where a document has a handful of sentences, the one with the answer often shares no word with the question ("he").
+Whole sentences are kept, in their order, by a small trained scorer (sentence_scorer.py). Short passages are kept whole: where
+a document has a handful of sentences, the one with the answer often shares no word with the question ("he").
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
-from distilledprag.errors import InputError
-from distilledprag.text import sentences, words_of
+import numpy as np
+from numpy.typing import NDArray
 
-FEWEST = 60  # rows; passages of fewer in all go whole
+from distilledprag.errors import InputError
+from distilledprag.generators.sentence_scorer import Sentence, SentenceScorer
+from distilledprag.text import sentences
+
+FEWEST = 60  # rows; passages that have fewer altogether are kept whole
+
+
+def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
+    """(sentence, begin, end) of each sentence of a passage, in tokens. count: tokens of a text."""
+    spans, begin = [], 0
+    for sentence in sentences(text):
+        end = begin + count(sentence)
+        spans.append((sentence, begin, end))
+        begin = end
+    return spans
+
+
+def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:
+    """All sentences of the passages, in order. count: tokens of a text."""
+    return [
+        Sentence(number, place, text, end - begin)
+        for number, passage in enumerate(passages)
+        for place, (text, begin, end) in enumerate(sentence_spans(passage, count))
+    ]
+
+
+def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float) -> set[int]:
+    """Places of the sentences to keep: the best first, as long as they fit. rows: a share up to 1, or a number of rows."""
+    budget = max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
+    kept: set[int] = set()
+    used = 0
+    for index in np.argsort(-scores, kind="stable"):
+        if not kept or used + parts[index].size <= budget:
+            kept.add(int(index))
+            used += parts[index].size
+    return kept
 
 
 def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
@@ -23,26 +56,12 @@ def chosen_sentences(question: str, passages: Sequence[str], rows: float, count:
     """
     if not rows > 0:
         raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
-    parts = [(number, place, text) for number, passage in enumerate(passages) for place, text in enumerate(sentences(passage))]
-    sizes = [count(text) for _, _, text in parts]
-    budget = max(FEWEST, rows * sum(sizes) if rows <= 1 else rows)
-    if sum(sizes) <= budget:
+    parts = cut(passages, count)
+    total = sum(part.size for part in parts)
+    if total <= max(FEWEST, rows * total if rows <= 1 else rows):
         return list(passages)
-    words = [set(words_of(text)) for _, _, text in parts]
-    frequency = Counter(word for found in words for word in found)
-    asked = set(words_of(question))
-
-    def score(index: int) -> float:
-        shared = words[index] & asked
-        return sum(math.log(1 + len(parts) / frequency[word]) for word in shared) / (1 + 0.3 * math.log(1 + sizes[index]))
-
-    kept: set[int] = set()
-    used = 0
-    for index in sorted(range(len(parts)), key=score, reverse=True):
-        if not kept or used + sizes[index] <= budget:
-            kept.add(index)
-            used += sizes[index]
+    kept = choose(SentenceScorer.default().scores(question, parts), parts, rows)
     return [
-        " ".join(text for index, (owner, _, text) in enumerate(parts) if owner == number and index in kept)
+        " ".join(part.text for index, part in enumerate(parts) if part.passage == number and index in kept)
         for number in range(len(passages))
     ]

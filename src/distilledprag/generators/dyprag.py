@@ -7,7 +7,7 @@ B = prompts   S = documents of a prompt (padded)   D = width of the base   L = l
     [embedding ; layer number] (D + 1) --linear, ReLU--> (p) --linear--> flat A (r d_in) or flat B (d_out r)
   a prompt's A is the mean of its documents' A, and its B the mean of their B
 
-It knows nothing about PRAG, whose adapters it is trained to imitate.
+It is trained to imitate PRAG's adapters (baselines/dyprag.py).
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import hidden_states
 from distilledprag.base.llm import BaseLLM
-from distilledprag.errors import ConfigError, InputError
-from distilledprag.generators.interface import DocumentStates, GeneratorSettings, ParameterGenerator, module_shapes
+from distilledprag.errors import InputError
+from distilledprag.generators.document_states import DocumentStates
+from distilledprag.generators.interface import (
+    GeneratorSettings,
+    ParameterGenerator,
+    adapter_modules,
+    adapter_sizes,
+    register,
+)
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
@@ -35,6 +42,7 @@ class DypragSettings(GeneratorSettings):
     intermediate: int = Field(32, gt=0)
 
 
+@register(DypragSettings)
 class DypragTranslator(ParameterGenerator):
     """See the module's docstring. Raises ConfigError when a module's size differs between layers."""
 
@@ -43,17 +51,11 @@ class DypragTranslator(ParameterGenerator):
         self.settings: DypragSettings = settings
         self.base_identity = base.identity
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
-        self.shapes = module_shapes(base.model, settings.target_modules)
+        self.modules_of_base = adapter_modules(base, settings)
+        self.sizes = adapter_sizes(base, settings)
         width = int(base.model.config.hidden_size)
         self.networks_a, self.networks_b = nn.ModuleDict(), nn.ModuleDict()
-        for module in settings.target_modules:
-            sizes = {(shape.d_in, shape.d_out) for shape in self.shapes if shape.module == module}
-            if len(sizes) != 1:
-                raise ConfigError(
-                    f"the dyprag translator needs {module} of one size in all layers, found {sorted(sizes)}; take another base "
-                    "or leave it out of target_modules"
-                )
-            d_in, d_out = sizes.pop()
+        for module, (d_in, d_out) in self.sizes.items():
             self.networks_a[module] = _network(width + 1, settings.intermediate, settings.rank * d_in)
             self.networks_b[module] = _network(width + 1, settings.intermediate, settings.rank * d_out)
 
@@ -85,18 +87,17 @@ class DypragTranslator(ParameterGenerator):
 
     def forward(self, documents: DocumentStates) -> LoraBatch:
         """The averaged LoRA of each prompt. Raises InputError when a row has no document."""
-        if not bool(documents.mask.any(dim=1).all()):
-            raise InputError("a prompt has no document to make an adapter from; pass at least one passage")
+        documents.require_text()
         settings, modules = self.settings, {}
         embeddings = documents.states[-1]  # (B, S, D)
         weights = documents.mask.float() / documents.mask.sum(dim=1, keepdim=True)  # (B, S), each row adds up to 1
-        for shape in self.shapes:
-            layer = torch.full_like(embeddings[..., :1], float(shape.layer))
+        for key, number, module in self.modules_of_base:
+            d_in, d_out = self.sizes[module]
+            layer = torch.full_like(embeddings[..., :1], float(number))
             inputs = torch.cat([embeddings, layer], dim=-1)  # (B, S, D + 1)
-            flat_a = (self.networks_a[shape.module](inputs) * weights[..., None]).sum(dim=1)  # (B, r d_in)
-            flat_b = (self.networks_b[shape.module](inputs) * weights[..., None]).sum(dim=1)  # (B, d_out r)
-            a = flat_a.unflatten(-1, (settings.rank, shape.d_in))
-            modules[shape.key] = (a, flat_b.unflatten(-1, (shape.d_out, settings.rank)))
+            flat_a = (self.networks_a[module](inputs) * weights[..., None]).sum(dim=1)  # (B, r d_in)
+            flat_b = (self.networks_b[module](inputs) * weights[..., None]).sum(dim=1)  # (B, d_out r)
+            modules[key] = (flat_a.unflatten(-1, (settings.rank, d_in)), flat_b.unflatten(-1, (d_out, settings.rank)))
         return LoraBatch(modules, settings.alpha / settings.rank)
 
 

@@ -1,32 +1,57 @@
-"""What every parameter generator is: documents in, one LoRA per prompt out.
+"""What every learned generator is (documents in, one LoRA per prompt out), and generators by name.
 
-B = prompts, S = document tokens (padded), N = state layers, D = state dimension.
-A generator works in two steps so that training can cache the first, which is frozen: `encode` turns passages into
-document states, `forward` turns document states into LoRA. It knows nothing about questions, prompts or losses.
+    B = prompts   S = document tokens (padded)   N = state layers   D = state dimension   E = width of the base
+
+A generator works in two steps so that training can cache the first, which is frozen: `encode` turns passages into document
+states, `forward` turns document states into LoRA. Adding one is adding one file to this folder:
+
+    class MySettings(GeneratorSettings):
+        architecture: Literal["mine"] = "mine"
+
+    @register(MySettings)
+    class MyGenerator(ParameterGenerator):
+        def __init__(self, settings: MySettings, base: BaseLLM) -> None: ...
+        def encode(self, base, passages): ...
+        def forward(self, documents): ...
+        def initialise(self, documents): ...      # optional
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from pydantic import BaseModel as Settings
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from distilledprag.base.architecture import MLP_TARGETS, Target, backbone, decoder_layers, module_key
+from distilledprag.base.architecture import MLP_TARGETS, Target, embedding_table, module_shapes, split_module_key
 from distilledprag.base.llm import BaseLLM
-from distilledprag.generators.checkpoint import GeneratorCheckpoint
-from distilledprag.generators.mask_kind import MaskKind
+from distilledprag.errors import CheckpointError, ConfigError
+from distilledprag.files import replace_folder
+from distilledprag.generators.checkpoint import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
+from distilledprag.generators.document_states import DocumentStates
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
 
+MaskKind = Literal["statistics", "random", "trainable", "none"]
+
 
 class GeneratorSettings(Settings):
-    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT; `mask`: see mask_kind.py."""
+    """What all generators have in common. `alpha / rank` scales the update, exactly as in PEFT.
+
+    `mask`: the mask token that stands for document tokens, or one of the paper's ablations (for measuring only).
+        statistics   the base's installed mask token (mu + eps); all that a served base can do
+        random       the same token with the embedding that a new token gets by default: normal, the base's initializer_range
+        trainable    the same token with an embedding that is trained along, from the installed one on
+        none         no token at all: documents leave nothing in the prompt
+    """
 
     model_config = ConfigDict(extra="forbid")
     architecture: str
@@ -36,51 +61,22 @@ class GeneratorSettings(Settings):
     mask: MaskKind = "statistics"
 
 
-@dataclass(frozen=True)
-class ModuleShape:
-    """One linear layer that gets an adapter: key below `model.` (as in LoraWeights), layer number, in and out widths."""
+class ParameterGenerator(nn.Module, PyTorchModelHubMixin, ABC, library_name="distilledprag", tags=["parametric-rag", "lora"]):
+    """Base class of the generators. `__init__(settings, base)` sets `settings` and `base_identity`.
 
-    key: str
-    layer: int
-    module: str
-    d_in: int
-    d_out: int
-
-
-def module_shapes(model: Any, target_modules: Sequence[str]) -> list[ModuleShape]:
-    """The base's target modules, layer by layer, in the order of `target_modules`."""
-    shapes = []
-    for number in range(len(decoder_layers(model))):
-        for module in target_modules:
-            key = module_key(number, module)
-            linear = backbone(model).get_submodule(key)
-            shapes.append(ModuleShape(key, number, module, linear.in_features, linear.out_features))
-    return shapes
-
-
-@dataclass
-class DocumentStates:
-    """`states`: (N, B, S, D) frozen encoder states of the passages' tokens; `mask`: (B, S) bool, False on padding."""
-
-    states: Tensor
-    mask: Tensor
-
-    def to(self, device: torch.device | str) -> DocumentStates:
-        return DocumentStates(self.states.to(device), self.mask.to(device))
-
-
-class ParameterGenerator(nn.Module, GeneratorCheckpoint, ABC):
-    """Base class of the generators. A subclass registers its `architecture` in generator/registry.py.
-
-    reads_base: True if the document states are the hidden states of the base LLM over the prompt's context (N = layers
-    + 1, D = hidden size, in the order of `output_hidden_states`), which the teacher's forward pass computes anyway.
+    reads_base: True if the document states are the hidden states of the base LLM over the prompt's context (N = layers + 1,
+        D = E, in the order of `output_hidden_states`), which the teacher's forward pass computes anyway.
     encoder_fingerprint: of a frozen encoder of its own, None without one.
+    A generator with `mask: trainable` or `random` has a `mask_row` (E,) of its own, which travels with its checkpoint.
+
+    `save_pretrained(folder)`, `from_pretrained(path_or_id, base=base)`; `push_to_hub(repo_id)` comes from huggingface_hub.
     """
 
     reads_base: bool = False
     encoder_fingerprint: str | None = None
     settings: GeneratorSettings
     base_identity: BaseIdentity
+    saved_dtype: torch.dtype | None = None
 
     @abstractmethod
     def encode(self, base: BaseLLM, passages: Sequence[Sequence[str]]) -> DocumentStates:
@@ -89,3 +85,177 @@ class ParameterGenerator(nn.Module, GeneratorCheckpoint, ABC):
     @abstractmethod
     def forward(self, documents: DocumentStates) -> LoraBatch:
         """LoRA for each of the B prompts; differentiable with respect to the generator's own parameters."""
+
+    @torch.no_grad()
+    def initialise(self, documents: DocumentStates) -> None:
+        """Called once, before the first step of a new training run, with the first batch's documents.
+
+        A place to set parameters from data (biases, norms, latent queries); does nothing unless a generator overrides it.
+        """
+
+    def own_weights(self) -> dict[str, Tensor]:
+        """The generator's parameters by name, contiguous, on the CPU. (A frozen encoder is not among them.)"""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **options: Any) -> str | None:  # type: ignore[override]
+        """Write the checkpoint folder in one step (an older one is replaced). dtype: of the weights on disk."""
+        self.saved_dtype = dtype
+        try:
+            with replace_folder(save_directory) as temporary:
+                return super().save_pretrained(temporary, **options)
+        finally:
+            self.saved_dtype = None
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        weights = {name: tensor.to(self.saved_dtype or tensor.dtype) for name, tensor in self.own_weights().items()}
+        config = {
+            "architecture": self.settings.architecture,
+            "settings": self.settings.model_dump(mode="json"),
+            "base": self.base_identity.to_dict(),
+            "encoder": self.encoder_fingerprint,
+            "parameters": sum(tensor.numel() for tensor in weights.values()),
+        }
+        write_checkpoint(save_directory, config, weights)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, base: BaseLLM, **options: Any) -> ParameterGenerator:  # type: ignore[override]
+        known = ("revision", "cache_dir", "force_download", "token", "local_files_only")
+        return load_generator(model_id, base, **{key: options[key] for key in known if options.get(key) is not None})
+
+
+# --- generators by name
+
+Generator = TypeVar("Generator", bound=type[ParameterGenerator])
+_REGISTERED: dict[str, tuple[type[GeneratorSettings], type[ParameterGenerator]]] = {}
+
+
+def register(settings: type[GeneratorSettings]) -> Callable[[Generator], Generator]:
+    """Class decorator: recipes and checkpoints find the generator by the default of its settings' `architecture`.
+
+    Raises ConfigError when another generator has that name already.
+    """
+    name = settings.model_fields["architecture"].default
+
+    def decorate(generator: Generator) -> Generator:
+        known = _REGISTERED.get(name)
+        if known and known[1].__qualname__ != generator.__qualname__:
+            raise ConfigError(f"two generators are called {name!r}: {known[1].__name__} and {generator.__name__}")
+        _REGISTERED[name] = (settings, generator)
+        return generator
+
+    return decorate
+
+
+def checked_settings(values: Any) -> GeneratorSettings:
+    """Settings of the architecture that `values` names.
+
+    Raises ConfigError for an unknown architecture or an unknown or wrong setting, naming it.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"generator settings must be keys and values, such as `architecture: paper`; got {values!r}")
+    name = values.get("architecture")
+    if not isinstance(name, str) or name not in _REGISTERED:
+        raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(sorted(_REGISTERED))}")
+    try:
+        return _REGISTERED[name][0].model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"generator settings ({name}): {problems}") from error
+
+
+def build_generator(settings: Mapping[str, Any] | GeneratorSettings, base: BaseLLM) -> ParameterGenerator:
+    """A new generator for `base`. Weights are drawn from torch's global random state. Errors as in `checked_settings`."""
+    checked = checked_settings(settings.model_dump() if isinstance(settings, GeneratorSettings) else settings)
+    generator = cast(Any, _REGISTERED[checked.architecture][1])(checked, base)
+    _add_mask_row(generator, base, checked.mask)
+    return generator
+
+
+def load_generator(path_or_id: str | Path, base: BaseLLM, **hub_options: Any) -> ParameterGenerator:
+    """Load a generator for `base` from a folder or a hub id, in evaluation mode on the base's device.
+
+    Raises IncompatibleBaseError when it was trained for another base (naming both), CheckpointError when the folder is
+    missing, damaged, of an unknown architecture, made with another document encoder, or its weights do not fit or are
+    not finite.
+    """
+    folder = find_checkpoint(path_or_id, **hub_options)
+    config = read_config(folder)
+    BaseIdentity.from_dict(config["base"]).require(base.identity, f"The generator in {folder}")
+    generator = build_generator(config["settings"], base)
+    if config.get("encoder") != generator.encoder_fingerprint:
+        raise CheckpointError(
+            f"the generator in {folder} was trained with another document encoder than the one now at "
+            f"{config['settings'].get('encoder')!r} (fingerprint {config.get('encoder')}, found "
+            f"{generator.encoder_fingerprint}); restore the encoder that it was trained with"
+        )
+    weights, wanted = read_weights(folder), generator.own_weights()
+    require_fitting(folder, weights, wanted)
+    generator.load_state_dict({name: tensor.to(wanted[name].dtype) for name, tensor in weights.items()})
+    return generator.to(base.device).eval()
+
+
+def generator_identity(generator: ParameterGenerator) -> str:
+    """Architecture and a short hash of the weights as half precision, e.g. `paper-3f2a9c0d1e5b`."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(generator.own_weights().items()):
+        digest.update(name.encode())
+        digest.update(tensor.half().numpy().tobytes())
+    return f"{generator.settings.architecture}-{digest.hexdigest()[:12]}"
+
+
+# --- helpers for generators
+
+
+def adapter_sizes(base: BaseLLM, settings: GeneratorSettings) -> dict[str, tuple[int, int]]:
+    """Target module -> (d_in, d_out), for generators that share weights between layers.
+
+    Raises ConfigError when a module's size differs between layers.
+    """
+    sizes: dict[str, tuple[int, int]] = {}
+    for key, size in module_shapes(base.model.config, settings.target_modules).items():
+        _, module = split_module_key(key)
+        if sizes.setdefault(module, size) != size:
+            raise ConfigError(
+                f"the {settings.architecture} generator needs {module} of one size in all layers, found {sizes[module]} and "
+                f"{size}; take another base or leave it out of target_modules"
+            )
+    return sizes
+
+
+def adapter_modules(base: BaseLLM, settings: GeneratorSettings) -> list[tuple[str, int, str]]:
+    """(module key, layer, target module) of every linear module that gets an adapter, layer by layer."""
+    return [(key, *split_module_key(key)) for key in module_shapes(base.model.config, settings.target_modules)]
+
+
+def _add_mask_row(generator: ParameterGenerator, base: BaseLLM, kind: MaskKind, seed: int = 0) -> None:
+    """Give the generator its own `mask_row` (E,) where its kind of mask needs one. The global random state is not used."""
+    installed = embedding_table(base.model)[base.mask_token_id].detach().float().clone()
+    if kind == "trainable":
+        generator.register_parameter("mask_row", nn.Parameter(installed))
+    elif kind == "random":
+        deviation = float(getattr(base.model.config, "initializer_range", 0.02))
+        drawn = torch.randn(installed.shape, generator=torch.Generator().manual_seed(seed)) * deviation
+        generator.register_buffer("mask_row", drawn.to(installed.device))
+
+
+def mask_row_of(generator: ParameterGenerator | None) -> Tensor | None:
+    """The generator's own embedding of the mask token (E,), or None: the installed one."""
+    return cast("Tensor | None", getattr(generator, "mask_row", None))
+
+
+@contextlib.contextmanager
+def mask_embedded_as(base: BaseLLM, row: Tensor | None) -> Iterator[None]:
+    """While the block runs, mask tokens are embedded as `row` (E,), through which gradients flow; None: as installed."""
+    if row is None:
+        yield
+        return
+
+    def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        is_mask = (inputs[0] == base.mask_token_id)[..., None]  # (B, T, 1)
+        return torch.where(is_mask, row.to(output), output)
+
+    handle = cast(nn.Module, base.model.get_input_embeddings()).register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

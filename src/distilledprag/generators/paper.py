@@ -22,10 +22,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.errors import ConfigError, InputError
-from distilledprag.generators.base_states import base_document_states
-from distilledprag.generators.interface import DocumentStates, GeneratorSettings, ParameterGenerator, module_shapes
-from distilledprag.generators.text_encoder import TextEncoder
+from distilledprag.errors import ConfigError
+from distilledprag.generators.document_states import DocumentStates, TextEncoder, base_document_states
+from distilledprag.generators.interface import (
+    GeneratorSettings,
+    ParameterGenerator,
+    adapter_modules,
+    adapter_sizes,
+    register,
+)
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
@@ -48,6 +53,7 @@ class PaperSettings(GeneratorSettings):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
+@register(PaperSettings)
 class PaperGenerator(ParameterGenerator):
     """See the module's docstring. Raises ConfigError when a module's size differs between layers, CheckpointError when
     the encoder cannot be loaded."""
@@ -57,7 +63,8 @@ class PaperGenerator(ParameterGenerator):
         self.settings: PaperSettings = settings
         self.base_identity = base.identity
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
-        self.shapes = module_shapes(base.model, settings.target_modules)
+        self.modules_of_base = adapter_modules(base, settings)
+        self.sizes = adapter_sizes(base, settings)
         self.reads_base = settings.encoder == "base"
         if self.reads_base:
             width = base.model.config.hidden_size
@@ -68,14 +75,7 @@ class PaperGenerator(ParameterGenerator):
             raise ConfigError(f"the encoder's width {width} cannot be split into {settings.heads} heads; change heads")
         self.document_norm = nn.LayerNorm(width)
         self.stacks = nn.ModuleDict()
-        for module in settings.target_modules:
-            sizes = {(shape.d_in, shape.d_out) for shape in self.shapes if shape.module == module}
-            if len(sizes) != 1:
-                raise ConfigError(
-                    f"the paper generator needs {module} of one size in all layers, found {sorted(sizes)}; take another base or "
-                    "leave it out of target_modules"
-                )
-            d_in, d_out = sizes.pop()
+        for module, (d_in, d_out) in self.sizes.items():
             layers = base.model.config.num_hidden_layers
             self.stacks[module] = ModuleStack(settings, width, layers, settings.rank * (d_in + d_out))
         self.scale = nn.Parameter(torch.tensor(-8.0))
@@ -92,17 +92,17 @@ class PaperGenerator(ParameterGenerator):
 
     def forward(self, documents: DocumentStates) -> LoraBatch:
         """Only the last of the N states is read. Raises InputError when a row has no document token."""
-        if not bool(documents.mask.any(dim=1).all()):
-            raise InputError("a prompt has no document token to make an adapter from; pass at least one passage")
+        documents.require_text()
         states, rank = self.document_norm(documents.states[-1].to(self.scale.dtype)), self.settings.rank  # (B, S, E)
-        strength = 1e-4 + 0.9999 * torch.sigmoid(self.scale)
+        scale = 1e-4 + 0.9999 * torch.sigmoid(self.scale)
         flat = {module: stack(states, ~documents.mask) for module, stack in self.stacks.items()}  # (B, L, r (d_in + d_out))
         modules: dict[str, tuple[Tensor, Tensor]] = {}
-        for shape in self.shapes:
-            values = flat[shape.module][:, shape.layer]
-            a = values[:, : rank * shape.d_in].unflatten(-1, (rank, shape.d_in))
-            b = values[:, rank * shape.d_in :].unflatten(-1, (shape.d_out, rank)) * strength
-            modules[shape.key] = (a, b)
+        for key, layer, module in self.modules_of_base:
+            d_in, d_out = self.sizes[module]
+            values = flat[module][:, layer]
+            a = values[:, : rank * d_in].unflatten(-1, (rank, d_in))
+            b = values[:, rank * d_in :].unflatten(-1, (d_out, rank)) * scale
+            modules[key] = (a, b)
         return LoraBatch(modules, self.settings.alpha / rank)
 
 

@@ -1,18 +1,21 @@
 """State adapters: the passages' hidden states, written where plain RAG would have them (docs/method.md).
 
+    n = tokens of a passage   N = tokens of all passages   D = hidden size   U = width of the MLP   L = a layer's number
+
     passage --layers 0..L, behind the opening of the prompt--> states (n, D), one row a token
 
-    exact   StateAdapter: the engine writes row k after layer L at the k-th mask
-    plain   LoraWeights on one down projection: A (r, U) belongs to the base, B = wanted - present states (D, r)
+    exact path   StateAdapter: the engine writes row k after layer L at the k-th mask
+    plain path   LoraWeights on one down projection: A (N, U) belongs to the base, B = wanted - present states (D, N)
 
 Passages are encoded one by one, each as passage 1 of a prompt, so that a passage's rows can be cached and put beside others.
-Needs the embeddings and layers 0..L of the base, nothing else. Knows nothing about questions.
+Only the embeddings and layers 0..L of the base are needed.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,28 +49,48 @@ class PlainPath:
 
 
 class StateGenerator:
-    """Encodes passages for one base. `layer`: after which states are written on the exact path."""
+    """Encodes passages for one base. `layer`: after which states are written on the exact path.
+
+    The states of passages seen lately are kept in memory (some 200,000 tokens); `forget` removes those of a deleted document.
+    """
 
     def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
         self.base, self.prompts, self.layer, self.plain = base, prompts, layer, plain
         self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
-        self._cached = 0
+        self._lock = threading.Lock()
+
+    @property
+    def cached_tokens(self) -> int:
+        """Rows held in memory, all passages and layers together."""
+        with self._lock:
+            return sum(map(len, self._cache.values()))
+
+    def forget(self, texts: Iterable[str]) -> None:
+        """Drop the states of these passages (after every layer) from memory."""
+        gone = set(texts)
+        with self._lock:
+            for key in [key for key in self._cache if key[0] in gone]:
+                del self._cache[key]
 
     @torch.inference_mode()
     def rows(self, passages: Sequence[str], layer: int | None = None) -> list[Tensor]:
         """States (n, D) after `layer` of each passage's tokens; passages seen before come from the cache."""
         layer = self.layer if layer is None else layer
-        missing = [text for text in dict.fromkeys(passages) if (text, layer) not in self._cache]
+        with self._lock:
+            found = {text: self._cache[text, layer] for text in passages if (text, layer) in self._cache}
+        missing = [text for text in dict.fromkeys(passages) if text not in found]
         if missing:
-            self._encode(missing, layer)
-        found = [self._cache[(text, layer)] for text in passages]
-        for text in passages:
-            self._cache.move_to_end((text, layer))
-        while self._cached > _CACHED_TOKENS and len(self._cache) > 1:
-            self._cached -= len(self._cache.popitem(last=False)[1])
-        return found
+            found |= self._encoded(missing, layer)
+        with self._lock:
+            for text in passages:
+                self._cache[text, layer] = found[text]
+                self._cache.move_to_end((text, layer))
+            total = sum(map(len, self._cache.values()))
+            while total > _CACHED_TOKENS and len(self._cache) > 1:
+                total -= len(self._cache.popitem(last=False)[1])
+        return [found[text] for text in passages]
 
-    def _encode(self, passages: list[str], layer: int) -> None:
+    def _encoded(self, passages: list[str], layer: int) -> dict[str, Tensor]:
         built = [self.prompts.context([text]) for text in passages]
         longest = max(len(prompt) for prompt in built)
         if longest > self.base.context_length:
@@ -81,12 +104,11 @@ class StateGenerator:
             ids[row, : len(prompt)] = torch.tensor(prompt.open_ids)
             attention[row, : len(prompt)] = 1
         hidden = hidden_after(self.base.model, [layer], input_ids=ids.to(device), attention_mask=attention.to(device))[layer]
+        encoded = {}
         for row, (text, prompt) in enumerate(zip(passages, built, strict=True)):
-            index = torch.tensor(
-                [i for i, document in enumerate(prompt.is_document) if document], dtype=torch.long, device=device
-            )
-            self._cache[(text, layer)] = hidden[row, index].clone()
-            self._cached += len(index)
+            places = [place for place, document in enumerate(prompt.is_document) if document]
+            encoded[text] = hidden[row, torch.tensor(places, dtype=torch.long, device=device)].clone()
+        return encoded
 
     def states(self, passages: Sequence[str]) -> StateAdapter:
         """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""
@@ -126,12 +148,10 @@ class StateGenerator:
         plain = self.plain
         assert plain is not None
         wanted = torch.cat(self.rows(passages, plain.layer)).float()
-        hidden = hidden_after(self.base.model, [plain.layer], input_ids=torch.tensor([ids], device=self.base.device))[
-            plain.layer
-        ][0]
-        places = torch.tensor(
-            [i for i, index in enumerate(masked) if index == self.prompts.mask_token_id], device=self.base.device
-        )
+        inputs = torch.tensor([ids], device=self.base.device)
+        hidden = hidden_after(self.base.model, [plain.layer], input_ids=inputs)[plain.layer][0]
+        masks = [place for place, index in enumerate(masked) if index == self.prompts.mask_token_id]
+        places = torch.tensor(masks, device=self.base.device)
         b = (wanted - hidden[places].float()).T.contiguous().cpu()
         count = b.shape[1]
         pair = LoraPair(plain.a[:count].contiguous(), b)

@@ -4,8 +4,7 @@
     response = DistilledPRAGLLM(api_key="...").complete("In which city does Ingrid Lindovic live?")
     response.text, response.additional_kwargs["distilledprag"]["passages"]
 
-Made of `llama-index-core` and the `openai` client, whose versions LlamaIndex' own OpenAI package holds back. Knows the gateway
-only through its HTTP interface.
+Built on `llama-index-core` and the `openai` client directly: LlamaIndex' own OpenAI package restricts their versions.
 """
 
 from __future__ import annotations
@@ -27,24 +26,22 @@ from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_ca
 from openai import OpenAI
 from pydantic import Field, PrivateAttr
 
-from distilledprag.integrations.defaults import BASE_URL, MODEL
-
-_DETAILS = "distilledprag"
+from distilledprag.integrations import BASE_URL, DETAILS, MODEL
 
 
 class DistilledPRAGLLM(CustomLLM):
-    """Asks a gateway. `additional_kwargs["distilledprag"]` of an answer has its passages, what was sent and the seconds.
+    """Asks a gateway. An answer's `additional_kwargs["distilledprag"]` holds the passages, what was sent and the seconds.
 
-    options: the gateway's own, for every question, such as `{"top_k": 2}`. Raises the `openai` client's errors.
+    options: the gateway's own options for every question, such as `{"top_k": 2}`. Raises the `openai` client's errors.
     """
 
     base_url: str = Field(default=BASE_URL, description="The gateway's address, ending in /v1.")
-    api_key: str = Field(default="none", description="The gateway's key, if it has one.", repr=False)
+    api_key: str = Field(default="none", description="The gateway's key, if it needs one.", repr=False)
     model: str = Field(default=MODEL, description="distilledprag, or distilledprag:closed_book.")
-    max_tokens: int = Field(default=256, description="Of an answer.")
-    temperature: float = Field(default=0.0, description="0: always the likeliest token.")
-    context_window: int = Field(default=2048, description="Tokens of the engine's model.")
-    options: dict[str, Any] = Field(default_factory=dict, description="The gateway's own, for every question.")
+    max_tokens: int = Field(default=256, description="Most tokens of an answer.")
+    temperature: float = Field(default=0.0, description="0: always the most probable token.")
+    context_window: int = Field(default=2048, description="Tokens that the engine's model reads.")
+    options: dict[str, Any] = Field(default_factory=dict, description="The gateway's own options, for every question.")
     _client: OpenAI | None = PrivateAttr(default=None)
 
     @classmethod
@@ -100,10 +97,10 @@ class DistilledPRAGLLM(CustomLLM):
         sent: list[Any] = [{"role": message.role.value, "content": message.content or ""} for message in messages]
         fields = {"model": self.model, "max_tokens": self.max_tokens, "temperature": self.temperature, **settings}
         if self.options:
-            fields.setdefault("extra_body", {_DETAILS: self.options})
+            fields.setdefault("extra_body", {DETAILS: self.options})
         return self._client.chat.completions.create(messages=sent, stream=stream, **fields)
 
 
 def _details(made: Any) -> dict[str, Any]:
-    details = getattr(made, _DETAILS, None)
-    return {_DETAILS: details} if details else {}
+    details = getattr(made, DETAILS, None)
+    return {DETAILS: details} if details else {}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distilledprag.base.architecture import MLP_TARGETS, module_shapes, split_module_key
+from distilledprag.base.architecture import MLP_TARGETS, module_shapes
 from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.container import HEADER_LIMIT, Header, load_tensors, read_header
 from distilledprag.lora.identity import BaseIdentity
@@ -31,8 +31,7 @@ _BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 class AdapterSpec:
     """What a served base model accepts.
 
-    shapes: module key -> (d_in, d_out); an adapter must have exactly these modules, in all layers or in some (then all
-        of a layer's).
+    shapes: module key -> (d_in, d_out); an adapter may change any of these modules and no others.
     identity: the served base model; None leaves the identity unchecked.
     maximum_rank: inclusive.
     largest_value: bound on every |value| of A and B, below float16's largest so that no cast overflows.
@@ -93,16 +92,7 @@ def _check_record(header: Header) -> AdapterRecord:
 
 
 def _check_names(header: Header, spec: AdapterSpec) -> None:
-    given = set(modules_of(header.tensors))
-    layers = {split_module_key(key)[0] for key in given}
-    for key in spec.shapes:
-        if key not in given and split_module_key(key)[0] in layers:
-            raise AdapterError(
-                Rejection.KEYS,
-                f"The adapter has no tensors for {key!r}; a layer that it changes must have all of the served base "
-                "model's adapted modules. Export the whole adapter.",
-            )
-    for key in given - set(spec.shapes):
+    for key in set(modules_of(header.tensors)) - set(spec.shapes):
         raise AdapterError(
             Rejection.KEYS,
             f"The adapter changes {key!r}, which the served base model does not let adapters change. "

@@ -1,4 +1,4 @@
-"""The passages that a question needs: BM25 in memory, over a corpus on disk, or by an Elasticsearch server."""
+"""The passages that a question needs, by BM25: in memory, over a corpus on disk, or on an Elasticsearch server."""
 
 from distilledprag.retrieval.bm25 import BM25Retriever, Retriever, usual_k
 from distilledprag.retrieval.corpus_index import CorpusIndex

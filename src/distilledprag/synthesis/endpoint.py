@@ -1,25 +1,37 @@
-"""Any OpenAI-compatible endpoint as a LanguageModel: retries with backoff, and the server's rate limits kept by all requests.
+"""Any OpenAI-compatible endpoint as a LanguageModel: retries with backoff, and rate limits that all requests keep together.
 
-What is retried: broken or timed-out connections, bodies that are cut or no chat completion, 408, 409, 425, 429 and 5xx.
-What ends the run (EndpointError): a wrong key, address or model, an empty account, and a wait longer than `longest_wait`.
-Everything else the server refuses fails that request alone.
+Retried: broken or timed-out connections, bodies that are cut or not a chat completion, 408, 409, 425, 429 and 5xx.
+Ends the run (EndpointError): a wrong key, address or model, an empty account, and a wait longer than `longest_wait`.
+Every other refusal fails that request alone.
+
+The `openai` client's own retries are off. It retries each request for itself, so that many requests at once would run into the
+same rate limit again; it ignores a `Retry-After` of more than a minute, retries an empty account, accepts a body that is
+not a chat completion, and does not report what it repeated.
 """
 
 from __future__ import annotations
 
+import asyncio
+import datetime
+import email.utils
 import json
+import math
 import random
+import re
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from distilledprag.errors import ConfigError, EndpointError
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
-from distilledprag.synthesis.rate_limits import Gate, pause_after, retry_after
 
 RETRIED = frozenset({408, 409, 425, 429})
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds; doubled from try to try, with jitter of one half
+LONGEST_PAUSE = 60.0  # seconds; a server that wants a longer pause says so with a 429
+_PART = re.compile(r"([0-9.]+)(ms|h|m|s)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass
@@ -37,8 +49,30 @@ class EndpointSettings:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class _TryAgain(Exception):
-    """A try that may go better next time. wait: seconds the server asks for; everyone: other requests would fare alike."""
+class Gate:
+    """Holds all requests back until a moment. `clock` and `sleep` count seconds; tests give their own."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self._clock = clock
+        self.sleep = sleep
+        self._until = -math.inf
+
+    def hold(self, seconds: float) -> None:
+        """Close the gate for all requests for this long, unless it is closed for longer already."""
+        self._until = max(self._until, self._clock() + seconds)
+
+    async def wait(self) -> None:
+        """Return when the gate is open."""
+        while (left := self._until - self._clock()) > 0:
+            await self.sleep(left)
+
+
+class _Retry(Exception):
+    """A try to be repeated. wait: seconds that the server asks for; everyone: holds for all requests."""
 
     def __init__(self, reason: str, wait: float | None = None, everyone: bool = False) -> None:
         super().__init__(reason)
@@ -54,7 +88,7 @@ class Endpoint:
         except ImportError as error:
             raise ConfigError("--base-url needs the openai client: pip install 'distilledprag[synthesize]'") from error
         if not settings.base_url.startswith(("http://", "https://")):
-            raise ConfigError(f"--base-url {settings.base_url!r} is no web address; give one like http://localhost:8000/v1")
+            raise ConfigError(f"--base-url {settings.base_url!r} is not a web address; give one like http://localhost:8000/v1")
         self.name = settings.model
         self.settings = settings
         self.gate = gate or Gate()
@@ -75,7 +109,7 @@ class Endpoint:
             await self.gate.wait()
             try:
                 return await self._try(request)
-            except _TryAgain as failure:
+            except _Retry as failure:
                 reason = str(failure)
                 if tries == self.settings.retries:
                     raise RequestFailed(f"{reason}, {tries + 1} times") from failure
@@ -83,8 +117,8 @@ class Endpoint:
                 await self._back_off(failure, tries)
         raise AssertionError("the last try returns or raises")
 
-    async def _back_off(self, failure: _TryAgain, tries: int) -> None:
-        """Hold this request, or all of them, as long as the server asks or else longer from try to try."""
+    async def _back_off(self, failure: _Retry, tries: int) -> None:
+        """Hold this request, or all of them, as long as the server asks for; without that, longer from try to try."""
         backoff = min(LONGEST_DELAY, FIRST_DELAY * 2**tries) * (0.5 + self._jitter.random() / 2)
         wait = backoff if failure.wait is None else failure.wait
         if wait > self.settings.longest_wait:
@@ -100,9 +134,9 @@ class Endpoint:
         except self._openai.APIStatusError as error:
             self._refused(error.status_code, error.response.headers, error, request)
         except self._openai.APITimeoutError as error:
-            raise _TryAgain("timed out") from error
+            raise _Retry("timed out") from error
         except self._openai.APIConnectionError as error:
-            raise _TryAgain(f"connection failed ({type(error.__cause__ or error).__name__})") from error
+            raise _Retry(f"connection failed ({type(error.__cause__ or error).__name__})") from error
         reply = _read(raw.content)
         self.gate.hold(pause_after(raw.headers, (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)))
         return reply
@@ -118,7 +152,7 @@ class Endpoint:
         return body
 
     def _refused(self, status: int, headers: Mapping[str, str], error: Any, request: Request) -> NoReturn:
-        """Raise what a status that is not 2xx means. error: an `openai.APIStatusError`."""
+        """Raise the exception for a status that is not 2xx. error: an `openai.APIStatusError`."""
         said = " ".join(str(error.message).split())[:300]
         where = self.settings.base_url
         if status in (401, 403):
@@ -127,20 +161,20 @@ class Endpoint:
             raise EndpointError(f"the account at {where} is used up (HTTP {status}): {said}; fill it and run again") from error
         if status == 404:
             raise EndpointError(
-                f"{where} knows no such path or model (HTTP 404): {said}; check --base-url (it often ends in /v1) and "
+                f"{where} has no such path or model (HTTP 404): {said}; check --base-url (it often ends in /v1) and "
                 f"--model {self.name}"
             ) from error
         if status in RETRIED or status >= 500:
             wait = retry_after(headers)
-            raise _TryAgain(f"HTTP {status}", wait, everyone=status == 429 or wait is not None) from error
+            raise _Retry(f"HTTP {status}", wait, everyone=status == 429 or wait is not None) from error
         if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in said:
             self._limit_name = "max_completion_tokens"  # newer models of OpenAI know only this name
-            raise _TryAgain("max_tokens renamed", 0.0) from error
+            raise _Retry("max_tokens renamed", 0.0) from error
         raise RequestFailed(f"refused (HTTP {status}): {said}") from error
 
 
 def _read(content: bytes) -> Reply:
-    """The first choice of a chat completion, without trust in its form."""
+    """The first choice of a chat completion; nothing about its form is taken for granted."""
     try:
         body = json.loads(content)
         choice = body["choices"][0]
@@ -150,7 +184,7 @@ def _read(content: bytes) -> Reply:
         prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
         return Reply(str(text or ""), prompt, completion, str(choice.get("finish_reason") or ""))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise _TryAgain("the body was no chat completion") from error
+        raise _Retry("the body was not a chat completion") from error
 
 
 _TEXT = {"type": "string"}
@@ -166,3 +200,52 @@ RESPONSE_FORMATS: dict[str, dict[str, Any]] = {
     "json_object": {"type": "json_object"},
     "json_schema": {"type": "json_schema", "json_schema": {"name": "pairs", "strict": True, "schema": _SCHEMA}},
 }
+
+
+def retry_after(headers: Mapping[str, str], now: datetime.datetime | None = None) -> float | None:
+    """Seconds that `Retry-After-Ms` or `Retry-After` (seconds or HTTP date) asks for; None without a usable header."""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    value = headers.get("retry-after", "")
+    if (seconds := _number(value)) is not None:
+        return seconds
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds())
+
+
+def pause_after(headers: Mapping[str, str], tokens: int) -> float:
+    """Seconds to hold further requests back after an answered one, by its `x-ratelimit-*` headers.
+
+    tokens: how many the answered request used; with fewer left, the next one would be refused.
+    """
+    pause = 0.0
+    for what, needed in (("requests", 1), ("tokens", max(1, tokens))):
+        remaining = _number(headers.get(f"x-ratelimit-remaining-{what}"))
+        reset = duration(headers.get(f"x-ratelimit-reset-{what}"))
+        if remaining is not None and remaining < needed and reset is not None:
+            pause = max(pause, min(reset, LONGEST_PAUSE))
+    return pause
+
+
+def duration(text: str | None) -> float | None:
+    """`6m0s`, `1.5s`, `20ms` or a bare number of seconds, in seconds; None for anything else."""
+    text = (text or "").strip()
+    if (seconds := _number(text)) is not None:
+        return seconds
+    parts = _PART.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum((_number(number) or 0.0) * _SECONDS[unit] for number, unit in parts)
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None

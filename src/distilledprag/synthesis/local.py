@@ -1,6 +1,6 @@
 """A Hugging Face causal LM in this process as a LanguageModel. For much text, a server with `--base-url` is faster.
 
-Waiting requests are generated together, left-padded. Knows nothing about documents or questions.
+Waiting requests with the same sampling are generated together, left-padded.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distilledprag.device import chosen_device
 from distilledprag.errors import CheckpointError, EndpointError
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 
 
 class LocalModel:
-    """Answers up to `batch` requests at a time, on the first GPU or else the CPU.
+    """Answers up to `batch` requests at a time, on the first GPU or, without one, the CPU.
 
-    Raises CheckpointError if `path_or_id` is no causal LM that transformers can load.
+    Raises CheckpointError if transformers cannot load `path_or_id` as a causal LM.
     """
 
     def __init__(self, path_or_id: str, batch: int = 8) -> None:
@@ -32,7 +33,7 @@ class LocalModel:
                 f"--model {path_or_id} cannot be loaded as a local model: {reason}; give a folder or hub id, or --base-url for "
                 f"a model behind an endpoint"
             ) from error
-        self.model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.eval().to(chosen_device())
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token or self.tokenizer.convert_ids_to_tokens(0)
         self.name = f"local:{path_or_id}"
@@ -54,7 +55,7 @@ class LocalModel:
         return future.result()
 
     async def _generate(self) -> None:
-        """Answer the request that waits longest, and with it those of the same sampling."""
+        """Answer the request that has waited longest together with others of the same sampling."""
         first = self._waiting[0][0]
         chosen = [pair for pair in self._waiting if _sampling(pair[0]) == _sampling(first)][: self.batch]
         self._waiting = [pair for pair in self._waiting if not any(pair is taken for taken in chosen)]
@@ -106,7 +107,7 @@ class LocalModel:
         return results
 
     def _prompt_ids(self, request: Request) -> list[int]:
-        """The chat as the model's template writes it; for a model without one, its messages and an empty line each."""
+        """The chat in the model's template; for a model without one, the messages with an empty line after each."""
         if self.tokenizer.chat_template:
             return list(
                 self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, return_dict=True)["input_ids"]

@@ -1,33 +1,43 @@
-"""From items to checked pairs: who is asked what, what is kept, when to ask again and when to stop.
+"""From items to checked pairs: what is asked, what is kept, when to ask again and when to stop.
 
-Every reply goes to the journal first; whatever is in the journal is not asked again. Pairs are a pure function of items,
-settings and journal, in the order of the items. Knows nothing about files of documents, progress bars or HTTP.
+Every reply goes to the journal first, and what is in the journal is not asked again. The same items, settings and replies give
+the same pairs, in the order of the items.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from distilledprag.errors import EndpointError
-from distilledprag.synthesis.checks import fault, same_answer, same_question
-from distilledprag.synthesis.journal import Journal
-from distilledprag.synthesis.llm import LanguageModel, Reply, Request, RequestFailed
-from distilledprag.synthesis.parsing import QuestionAnswer, parse_pairs
-from distilledprag.synthesis.plan import Item
-from distilledprag.synthesis.prompts import Message, answer_from_documents, answer_from_memory, write_pairs
+from distilledprag.errors import ConfigError, EndpointError
+from distilledprag.synthesis.llm import LanguageModel, Replies, Reply, Request, RequestFailed
+from distilledprag.synthesis.pairs import (
+    Message,
+    QuestionAnswer,
+    answer_from_documents,
+    answer_from_memory,
+    parse_pairs,
+    question_key,
+    rejection_reason,
+    same_answer,
+    write_pairs,
+)
+from distilledprag.synthesis.sources import Item
 
 GRACE = 30.0  # seconds that requests under way get to be answered and journaled when the run must stop
 VERIFY_TEMPERATURE = 0.0
 
 
 class QaSettings(BaseModel):
-    """The paper's numbers, and how to ask. attempts: how often the same documents are asked about while pairs are missing;
-    prices: US dollars per million tokens; budget: US dollars, over all runs of the journal; give_up_after: failed requests
-    in a row."""
+    """How many pairs (defaults: the paper's) and how to ask for them.
+
+    attempts: how often the same documents are asked about while pairs are missing; prices: US dollars per million tokens;
+    budget: US dollars, over all runs of the journal; give_up_after: failed requests in a row that end the run.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     single_min: int = Field(2, ge=1)
@@ -56,7 +66,7 @@ class QaSettings(BaseModel):
 
 @dataclass
 class Rejection:
-    """A pair (or, as `found`, what stood where pairs should) that was not kept, and why: a key of `checks.REASONS`."""
+    """A pair (or, as `found`, what stood where pairs should) that was not kept, and why: a key of `pairs.REASONS`."""
 
     reason: str
     question: str = ""
@@ -102,15 +112,20 @@ class _Stopped(Exception):
 
 
 class Synthesis:
-    """One run over `items`. `usage` counts what the journal holds, `usage_now` what this run added."""
+    """One run over `items`. `usage` counts all replies in the journal, `usage_now` those of this run.
 
-    def __init__(self, items: Sequence[Item], model: LanguageModel, journal: Journal, settings: QaSettings) -> None:
+    Raises ConfigError when the package's extra `synthesize` is not installed.
+    """
+
+    def __init__(self, items: Sequence[Item], model: LanguageModel, replies: Replies, settings: QaSettings) -> None:
+        if importlib.util.find_spec("json_repair") is None:
+            raise ConfigError("reading an LLM's replies needs json-repair: pip install 'distilledprag[synthesize]'")
         self.items = items
         self.model = model
-        self.journal = journal
+        self.replies = replies
         self.settings = settings
         self.usage, self.usage_now = Usage(), Usage()
-        for reply in journal.replies():
+        for reply in replies:
             self.usage.add(reply)
         self.pairs = self.pairs_now = 0
         self._stop: str | None = None
@@ -158,35 +173,35 @@ class Synthesis:
             missing = minimum - len(outcome.pairs)
             if missing <= 0:
                 return
-            count = f"{minimum} to {self.settings.single_max}" if single and not attempt else f"at least {missing}"
+            num_questions = f"{minimum} to {self.settings.single_max}" if single and not attempt else f"at least {missing}"
             taken = [pair.question for pair in outcome.pairs] + [r.question for r in outcome.rejected if r.question]
-            messages = write_pairs(outcome.item.texts, count, list(dict.fromkeys(taken)) if attempt else [])
+            messages = write_pairs(outcome.item.texts, num_questions, list(dict.fromkeys(taken)) if attempt else [])
             reply = await self._ask(outcome, "write", messages, self.settings.temperature, attempt)
-            await self._keep_the_good(outcome, reply)
+            await self._keep_good_pairs(outcome, reply)
 
-    async def _keep_the_good(self, outcome: Outcome, reply: Reply) -> None:
+    async def _keep_good_pairs(self, outcome: Outcome, reply: Reply) -> None:
         parsed = parse_pairs(reply.text)
         outcome.rejected += [Rejection("malformed_pair", found=what) for what in parsed.malformed]
         if not parsed.pairs and not parsed.malformed:
             outcome.rejected.append(Rejection("unreadable_reply", found=reply.text[:200]))
         most = self.settings.single_max if outcome.item.kind == "single" else None
-        asked = {same_question(known.question) for known in outcome.pairs}
+        asked = {question_key(known.question) for known in outcome.pairs}
         for pair in parsed.pairs:
-            same = same_question(pair.question)
-            reason = fault(pair, outcome.item.documents)
+            same = question_key(pair.question)
+            reason = rejection_reason(pair, outcome.item.documents)
             if reason is None and same in asked:
                 reason = "duplicate"
             if reason is None and most is not None and len(outcome.pairs) >= most:
                 reason = "beyond_maximum"
             if reason is None and self.settings.verify:
-                reason = await self._disproof(outcome, pair)
+                reason = await self._verify(outcome, pair)
             if reason is None:
                 outcome.pairs.append(pair)
                 asked.add(same)
             else:
                 outcome.rejected.append(Rejection(reason, pair.question, pair.answer))
 
-    async def _disproof(self, outcome: Outcome, pair: QuestionAnswer) -> str | None:
+    async def _verify(self, outcome: Outcome, pair: QuestionAnswer) -> str | None:
         """The LLM must give the answer with the documents in context, and must not give it without them."""
         messages = answer_from_documents(pair.question, outcome.item.texts)
         opened = await self._ask(outcome, "verify_open", messages, VERIFY_TEMPERATURE)
@@ -199,14 +214,14 @@ class Synthesis:
     async def _ask(
         self, outcome: Outcome, purpose: str, messages: list[Message], temperature: float | None, attempt: int = 0
     ) -> Reply:
-        """The journal's reply, or the model's, which is journaled first. The same request never goes out twice at once."""
+        """The journal's reply, or a new one of the model. The same request never goes out twice at the same time."""
         if self.settings.temperature is None:
             temperature = None
         request = Request(purpose, messages, temperature, self.settings.max_tokens, attempt)
         key = request.key(self.model.name)
         while key in self._under_way:
             await self._under_way[key].wait()
-        if key not in self.journal:
+        if key not in self.replies:
             answered = self._under_way[key] = asyncio.Event()
             try:
                 await self._send(request, key)
@@ -214,7 +229,7 @@ class Synthesis:
             finally:
                 del self._under_way[key]
                 answered.set()
-        return self.journal[key]
+        return self.replies[key]
 
     async def _send(self, request: Request, key: str) -> None:
         self._stop_at_the_budget()
@@ -227,11 +242,11 @@ class Synthesis:
             if self._failed_in_a_row >= self.settings.give_up_after:
                 raise EndpointError(
                     f"{self._failed_in_a_row} requests in a row failed, the last one because: {error}; what was answered is "
-                    f"kept in {self.journal.path}: mend the cause and run the same command again"
+                    f"kept in {self.replies.path}: mend the cause and run the same command again"
                 ) from error
             raise
         self._failed_in_a_row = 0
-        self.journal.add(key, request.purpose, reply)
+        self.replies.add(key, request.purpose, reply)
         self.usage.add(reply)
         self.usage_now.add(reply)
 
@@ -246,12 +261,12 @@ class Synthesis:
 
 
 def _remove_duplicates(outcomes: list[Outcome]) -> None:
-    """A question asked about other documents too does not say which it means: the first one stays."""
+    """Of a question that was asked about several documents, and so does not say which it means, the first stays."""
     asked: set[str] = set()
     for outcome in outcomes:
         kept: list[QuestionAnswer] = []
         for pair in outcome.pairs:
-            same = same_question(pair.question)
+            same = question_key(pair.question)
             if same in asked:
                 outcome.rejected.append(Rejection("duplicate", pair.question, pair.answer))
             else:

@@ -1,8 +1,8 @@
-"""Documents for QA synthesis: files and folders, and collections of records as their owners publish them.
+"""What questions are written about: documents from files and collections, each alone and paired with others.
 
 Text files (.txt, .md, .html, .pdf, .docx) become one document per passage. A row of .jsonl, .json, .parquet or .tsv (DPR's
 `psgs_w100.tsv`: columns id, text, title) is one document and is never cut. Collections are read as streams, so that a sample
-of 21 million rows needs memory for the sample only. Knows nothing about LLMs.
+of 21 million rows needs memory for the sample only.
 """
 
 from __future__ import annotations
@@ -12,31 +12,33 @@ import gzip
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
-from distilledprag.documents.loading import load_file
-from distilledprag.documents.readers import READERS
+from distilledprag.documents.loading import READERS, load_file
 from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
 
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 BATCH_ROWS = 1024  # Parquet rows decoded at a time
+PARTNER_DRAWS = 20  # attempts to find a partner that the document has not been paired with yet
+
+Kind = Literal["single", "cross"]
 
 
 @dataclass(frozen=True)
 class Document:
-    """One text to ask about. The title is known to us, but not part of what is asked about or trained on."""
+    """One text to ask about. The title is used by the checks only: it is neither asked about nor trained on."""
 
     text: str
     title: str = ""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """documents: distinct, in reading order; read: how many there were before sampling; skipped: why others are missing."""
+class DocumentSample:
+    """documents: distinct, in reading order; read: how many there were in all; skipped: how many are missing, by reason."""
 
     documents: list[Document]
     read: int
@@ -52,11 +54,11 @@ def read_documents(
     min_words: int = 10,
     titles: bool = False,
     on_file: Callable[[Path], None] | None = None,
-) -> Reading:
-    """The documents of files and folders; with `limit`, a seeded uniform sample of them.
+) -> DocumentSample:
+    """The documents of files and folders; with `limit`, a seeded uniform sample of that many.
 
     passage_words: longest passage cut from a text file (DPR's passages have 100 words); min_words: shorter documents are left
-    out; titles: write a document's title before its text, so that it is asked about and trained on.
+    out; titles: put a document's title before its text, so that it is asked about and trained on; on_file: called after each.
 
     Raises InputError (missing, damaged, unsupported or empty file, a row without text) and ConfigError (limit).
     """
@@ -83,7 +85,47 @@ def read_documents(
             on_file(file)
     if not kept:
         raise InputError(f"{', '.join(map(str, paths))}: no document has at least {min_words} words; see --min-words")
-    return Reading([document for _, document in sorted(kept, key=lambda pair: pair[0])], number, dict(skipped))
+    return DocumentSample([document for _, document in sorted(kept, key=lambda pair: pair[0])], number, dict(skipped))
+
+
+@dataclass(frozen=True)
+class Item:
+    """The documents that one group of questions is about: one for `single`, two for `cross`."""
+
+    kind: Kind
+    documents: tuple[Document, ...]
+
+    @property
+    def texts(self) -> list[str]:
+        return [document.text for document in self.documents]
+
+
+def plan_items(documents: Sequence[Document], partners: int, seed: int) -> list[Item]:
+    """Each document alone and with `partners` random others; no two documents are paired twice (paper, "QA synthesis").
+
+    The paper has about 5 cross-document questions per document, which is one partner. The same arguments give the same items.
+    With few documents there are fewer pairs than asked for.
+    """
+    rng = random.Random(f"partners/{seed}")
+    paired: set[frozenset[int]] = set()
+    items: list[Item] = []
+    for index, document in enumerate(documents):
+        items.append(Item("single", (document,)))
+        for _ in range(partners):
+            other = _partner(index, len(documents), paired, rng)
+            if other is not None:
+                paired.add(frozenset((index, other)))
+                items.append(Item("cross", (document, documents[other])))
+    return items
+
+
+def _partner(index: int, count: int, paired: set[frozenset[int]], rng: random.Random) -> int | None:
+    for _ in range(PARTNER_DRAWS if count > 1 else 0):
+        other = rng.randrange(count - 1)
+        other += other >= index
+        if frozenset((index, other)) not in paired:
+            return other
+    return None
 
 
 def _sample(
@@ -130,7 +172,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _kind(file: Path) -> str:
-    """The suffix, less `.gz`."""
+    """The suffix, without `.gz`."""
     return Path(file.name.lower().removesuffix(".gz")).suffix
 
 

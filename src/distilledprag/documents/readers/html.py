@@ -1,4 +1,4 @@
-"""HTML and Markdown -> blocks. Markdown is rendered to HTML first, so that both are read alike."""
+"""HTML and Markdown -> blocks. Markdown is rendered to HTML first, so that both are read the same way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bs4 import BeautifulSoup, NavigableString, Tag
 from bs4.dammit import EncodingDetector
 
-from distilledprag.documents.blocks import Block, Kind, Outline, clean
+from distilledprag.documents.passages import Block, Kind, Outline, clean
 from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError
 
@@ -37,7 +37,7 @@ def read_markdown(file: Path) -> list[Block]:
 
 
 def read_html(file: Path) -> list[Block]:
-    """What a browser would show, less navigation and controls; the page's title stands in until the first heading."""
+    """What a browser would show, without navigation and controls; the page's title serves until the first heading."""
     declared = EncodingDetector.find_declared_encoding(file.read_bytes()[:4096], is_html=True)
     return _blocks(decode(file, declared), None, file)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distilledprag.documents.blocks import Block, clean
+from distilledprag.documents.passages import Block, clean
 from distilledprag.documents.readers.text import decode
 from distilledprag.errors import InputError
 
@@ -13,7 +13,7 @@ TEXT_KEYS = ("text", "contents", "passage")
 
 
 def read_jsonl(file: Path) -> list[Block]:
-    """One record per line; blank lines are passed over. Raises InputError naming the line."""
+    """One record per line; blank lines are skipped. Raises InputError naming the line."""
     blocks: list[Block] = []
     # Only "\n" ends a line here: JSON strings may hold the other characters at which str.splitlines() cuts.
     for number, line in enumerate(decode(file).split("\n"), start=1):
@@ -41,7 +41,7 @@ def read_json(file: Path) -> list[Block]:
 
 
 def title_and_text(row: object, place: str) -> tuple[str, str]:
-    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is no record."""
+    """Title and text of a record, cleaned; either may be empty. Raises InputError naming `place` for what is not a record."""
     if not isinstance(row, dict):
         raise InputError(f'{place} is not an object; write {{"text": ...}}')
     text = next((row[key] for key in TEXT_KEYS if isinstance(row.get(key), str)), None)

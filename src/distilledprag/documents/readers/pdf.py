@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.blocks import Block, Outline, clean
+from distilledprag.documents.passages import Block, Outline, clean
 from distilledprag.errors import InputError
 
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’»)\]]*$")

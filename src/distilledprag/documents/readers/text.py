@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilledprag.documents.blocks import Block, Outline
+from distilledprag.documents.passages import Block, Outline
 from distilledprag.errors import InputError
 
 # UTF-32's little-endian mark begins with UTF-16's, so it comes first.
@@ -30,7 +30,7 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _UNDERLINE = re.compile(r"[=\-~_*#]{3,}")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*$")
 WIDEST_WRAP = 200  # characters; nobody wraps lines wider than this, so longer lines are whole paragraphs
-RECORD_WORDS = 15  # words; lines that are records have at least so many on average
+RECORD_WORDS = 15  # words; lines that are records have at least this many on average
 
 
 def decode(file: Path, declared: str | None = None) -> str:

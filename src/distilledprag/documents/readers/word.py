@@ -16,7 +16,7 @@ from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
-from distilledprag.documents.blocks import Block, Outline
+from distilledprag.documents.passages import Block, Outline
 from distilledprag.errors import InputError
 
 _CONTAINERS = {qn(name) for name in ("w:sdt", "w:sdtContent", "w:customXml", "w:ins", "w:smartTag")}

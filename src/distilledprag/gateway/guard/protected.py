@@ -1,25 +1,94 @@
 """What must not leave: runs of words and of tokens, and rare words, of passages - less what the user's own words contain.
 
-Knows nothing of requests.
+Texts are compared as case-folded words. What may stand in a prompt (`AllowedRuns`) are runs of the frame and of the user's own
+messages, also those that only come about at a joint: the end of a message and then the frame, for instance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+import unicodedata
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from distilledprag.gateway.failures import WireGuardError
-from distilledprag.gateway.guard.numbers import holds_token_run
-from distilledprag.gateway.guard.sources import Sources
-from distilledprag.gateway.guard.views import spread_texts, views
-from distilledprag.gateway.guard.words import RUN, rare_words, runs, words
+from distilledprag.gateway.guard.encodings import RUN, holds_token_run, spread_texts, views
+from distilledprag.http.errors import RequestError
 
 LONG_ENOUGH = 4  # characters of a rare word that is looked for in bytes that are not a prompt
 _LONG_IN_BINARY = 7  # bytes; random ones hold a given word of so many once in some million adapters
 _LONG_RUN = 8  # token ids that an adapter's numbers do not hold by chance
 _ZEROS = 3  # in a row that are kept of an adapter's numbers: UTF-32 has so many
+
+# Chinese and Japanese are written without spaces: each character counts as a word.
+_UNSPACED = "\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+", re.UNICODE)
+_CHARACTER = re.compile(f"[{_UNSPACED}]")
+
+
+def written_words(text: str) -> list[str]:
+    """The words of a text (letters and digits; NFKC), as they are written."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text))
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, case-folded."""
+    return [word.casefold() for word in written_words(text)]
+
+
+def is_character(word: str) -> bool:
+    """Whether a word is one character of a language that writes no spaces."""
+    return _CHARACTER.fullmatch(word) is not None
+
+
+def runs(items: Sequence, length: int = RUN) -> set[tuple]:
+    """All runs of `length` neighbouring items."""
+    return {tuple(items[start : start + length]) for start in range(len(items) - length + 1)}
+
+
+def rare_words(text: str) -> set[str]:
+    """Names, numbers and identifiers of a text, case-folded: words with a digit or a capital letter."""
+    return {
+        word.casefold()
+        for word in written_words(text)
+        if any(character.isdigit() or character.isupper() for character in word)
+    }  # fmt: skip
+
+
+class WireGuardError(RequestError):
+    """The guard stopped a request to the engine; nothing was sent."""
+
+    status, kind, code = 500, "server_error", "wire_guard"
+
+
+class AllowedRuns:
+    """Sequences of words, or of tokens, that may stand in a prompt.
+
+    `frame`: what the prompt's form writes, which may be cut anywhere; `messages`: the user's, each kept whole.
+    """
+
+    def __init__(self, frame: Iterable[Sequence[Hashable]], messages: Iterable[Sequence[Hashable]]) -> None:
+        assert RUN == 3  # `allows` spells out the ways in which a run of three can be cut
+        frame, messages = [list(items) for items in frame], [list(items) for items in messages if items]
+        self.items: frozenset[Any] = frozenset(item for items in [*frame, *messages] for item in items)
+        self._inside = {run for items in [*frame, *messages] for run in runs(items)}
+        single = {(item,) for items in frame for item in items}
+        double = {pair for items in frame for pair in pairwise(items)}
+        self._begins = single | double | {tuple(items[:size]) for items in messages for size in (1, 2)}
+        self._ends = single | double | {tuple(items[-size:]) for items in messages for size in (1, 2)}
+        self._wholes = single | {tuple(items) for items in messages if len(items) == 1}
+
+    def allows(self, run: Sequence[Hashable]) -> bool:
+        """Whether a run of three can be written with these sequences alone."""
+        run = tuple(run)
+        return (
+            run in self._inside
+            or any(run[:cut] in self._ends and run[cut:] in self._begins for cut in (1, 2))
+            or (run[:1] in self._ends and run[1:2] in self._wholes and run[2:] in self._begins)
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +101,7 @@ class Protected:
 
     @classmethod
     def of(
-        cls, passages: Iterable[str], passage_ids: Iterable[Sequence[int]], allowed_words: Sources, allowed_ids: Sources
+        cls, passages: Iterable[str], passage_ids: Iterable[Sequence[int]], allowed_words: AllowedRuns, allowed_ids: AllowedRuns
     ) -> Protected:
         """passages with their token ids; allowed: what the prompt's frame and the user's own messages say."""
         word_runs: set[tuple[str, ...]] = set()

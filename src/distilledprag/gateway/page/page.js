@@ -39,7 +39,7 @@ async function showState() {
     state.textContent = "the gateway does not answer";
     state.classList.add("bad");
   }
-  if (settings.allow_rag && !find("mode").querySelector("[value=rag]")) {
+  if (settings.allow_plaintext && !find("mode").querySelector("[value=rag]")) {
     const option = element("option", `${MODES.rag} (sent as they are)`);
     option.value = "rag";
     find("mode").append(option);
@@ -114,7 +114,7 @@ function answerView(question, mode) {
   view.querySelector(".mode").textContent = MODES[mode] || mode;
   const again = view.querySelector(".again");
   for (const other of Object.keys(MODES)) {
-    if (other === mode || (other === "rag" && !settings.allow_rag)) continue;
+    if (other === mode || (other === "rag" && !settings.allow_plaintext)) continue;
     const button = element("button", `Ask the same ${other === "rag" ? "as plain RAG" : MODES[other]}`, "plain");
     button.type = "button";
     button.addEventListener("click", () => ask(question, other));

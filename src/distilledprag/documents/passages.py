@@ -1,0 +1,188 @@
+"""A document's text on its way to the prompt: blocks under their headings, and the passages that they are cut into.
+
+    reader -> Outline -> [Block] -> split_blocks -> [(title, text)] -> Passage
+
+A passage has at most a given number of words and ends at a sentence end where possible. A paragraph is never joined with
+another, so one record per paragraph stays one passage. Only short list items, which say little alone, are joined with their
+neighbours and the line that leads in to them, and never across a heading. The same document always gives the same passages.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+SHORT_ITEM = 12  # words; longer items are passages of their own
+
+# Invisible characters that only steer line breaks or mark the start of a file; they would split words in search.
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_CONTROL_OR_SURROGATE = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
+_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+")
+_CLAUSE_END = (",", ";", ":", "–", "—")
+_TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
+# Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.
+_NUMBERED = frozenset(
+    "no nos art sec ch fig vol pp p para approx ca tel ext jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
+
+Kind = Literal["paragraph", "item"]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document, the unit of retrieval. source: its file; title: heading above it; index: its number in the file."""
+
+    text: str
+    source: str
+    title: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Block:
+    """A paragraph, or an item of a list: text on one line; title: nearest heading above it.
+
+    Paragraphs (and rows of a table with a header) stay alone; short items may be joined with their neighbours.
+    """
+
+    text: str
+    title: str = ""
+    kind: Kind = "paragraph"
+
+
+def clean(text: str) -> str:
+    """`text` on one line, in composed Unicode (NFC), without invisible or control characters or lone surrogates."""
+    text = _CONTROL_OR_SURROGATE.sub(" ", _INVISIBLE.sub("", text))
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+class Outline:
+    """Collects a document's blocks in reading order, each with the heading that it stands under.
+
+    No text is lost: a heading without any text before the next one of the same or a higher level becomes a block itself.
+    """
+
+    def __init__(self, title: str = "") -> None:
+        self._title = clean(title)
+        self._level = 0
+        self._bare = False
+        self._blocks: list[Block] = []
+
+    def heading(self, text: str, level: int) -> None:
+        """Begin a section. level: 1 is the highest; only the order of levels counts."""
+        text = clean(text)
+        if not text:
+            return
+        if self._bare and level <= self._level:
+            self._blocks.append(Block(self._title))
+        self._title, self._level, self._bare = text, level, True
+
+    def add(self, text: str, kind: Kind = "paragraph") -> None:
+        """Add a block under the current heading; blank text is skipped."""
+        text = clean(text)
+        if text:
+            self._blocks.append(Block(text, self._title, kind))
+            self._bare = False
+
+    def add_table(self, rows: Sequence[Sequence[str]], header: bool) -> None:
+        """Add a table as readable lines, one per row: `Name: Anna Berg; Role: engineer`.
+
+        header: the first row names the columns. Without one, rows of two cells read `name: value` and may be joined (they
+        mostly describe one thing); other rows are their cells in order.
+        """
+        lines = [[clean(cell) for cell in row] for row in rows]
+        lines = [cells for cells in lines if any(cells)]
+        names = lines.pop(0) if header and len(lines) > 1 else []
+        pairs = not names and all(len(cells) == 2 for cells in lines)
+        for cells in lines:
+            if len(cells) == len(names) > 1:
+                self.add("; ".join(_pair(name, cell) for name, cell in zip(names, cells, strict=True) if cell))
+            elif pairs:
+                self.add(_pair(*cells) if cells[1] else cells[0], "item")
+            else:
+                self.add("; ".join(cell for cell in cells if cell))
+
+    def finish(self) -> list[Block]:
+        """All blocks, in reading order."""
+        if self._bare:
+            self._blocks.append(Block(self._title))
+            self._bare = False
+        return self._blocks
+
+
+def _pair(name: str, value: str) -> str:
+    """`name: value`; just the value when there is no name."""
+    name = name.rstrip(" :")
+    return f"{name}: {value}" if name else value
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of `text` (one line). Joined by single spaces they are the text again."""
+    found: list[str] = []
+    begin = 0
+    for match in _SENTENCE_END.finditer(text):
+        following = text[match.end() : match.end() + 1]
+        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
+            continue
+        found.append(text[begin : match.end()].strip())
+        begin = match.end()
+    return [*found, rest] if (rest := text[begin:].strip()) else found
+
+
+def _is_abbreviation(sentence: str, following: str) -> bool:
+    """Whether the last word of `sentence`, with its full stop, is an abbreviation, so that the sentence goes on."""
+    if not sentence.endswith("."):
+        return False
+    word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
+    initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
+    return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
+
+
+def split_text(text: str, longest: int) -> list[str]:
+    """`text` in pieces of at most `longest` words (>= 1), each ending with a sentence where possible.
+
+    A sentence longer than that is cut after a comma or similar mark in its second half, or else after `longest` words.
+    """
+    pieces: list[list[str]] = []
+    for sentence in sentences(text):
+        words = sentence.split()
+        if pieces and len(pieces[-1]) + len(words) <= longest:
+            pieces[-1] += words
+            continue
+        while len(words) > longest:
+            cut = next((n for n in range(longest, longest // 2, -1) if words[n - 1].endswith(_CLAUSE_END)), longest)
+            pieces.append(words[:cut])
+            words = words[cut:]
+        pieces.append(words)
+    return [" ".join(words) for words in pieces]
+
+
+def split_blocks(blocks: Sequence[Block], longest: int) -> list[tuple[str, str]]:
+    """Blocks -> `[(title, text)]` of at most `longest` words each, in reading order."""
+    return [(block.title, piece) for block in _join_short_items(blocks, longest) for piece in split_text(block.text, longest)]
+
+
+def _join_short_items(blocks: Sequence[Block], longest: int) -> Iterator[Block]:
+    """Join neighbouring short items, and a line that ends with a colon to the first item after it."""
+    current: Block | None = None
+    growing = False  # whether `current` ends with a short item, so that the next short one may join it
+    for block in blocks:
+        short = block.kind == "item" and len(block.text.split()) <= SHORT_ITEM
+        if current is not None:
+            joins = (growing and short) or (block.kind == "item" and _leads_in(current))
+            length = len(current.text.split()) + len(block.text.split())
+            if joins and current.title == block.title and length <= longest:
+                glue = " " if current.text.endswith((".", "!", "?", ";", ":", ",")) else "; "
+                current, growing = Block(current.text + glue + block.text, block.title, "item"), short
+                continue
+            yield current
+        current, growing = block, short
+    if current is not None:
+        yield current
+
+
+def _leads_in(block: Block) -> bool:
+    return block.text.endswith(":") and len(block.text.split()) <= 2 * SHORT_ITEM

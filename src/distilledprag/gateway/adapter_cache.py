@@ -1,0 +1,181 @@
+"""Adapters by content: generated once for the same passages, uploaded once, uploaded again when the engine has lost them.
+
+    passages --hash--> Adapter in memory (bounded, least recently used goes first) --upload--> id at the engine
+
+Use within one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distilledprag.gateway.engine_client import AdapterQuotaError, EngineClient, SentRequest, UploadedAdapter
+from distilledprag.gateway.guard.protected import Protected
+from distilledprag.gateway.guard.rules import AdapterRule
+from distilledprag.lora.states import StateAdapter
+from distilledprag.pipeline import DistilledPRAG
+
+CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
+_MARGIN = 30.0  # seconds before its end at which an adapter is uploaded again
+_MOST_REMOVED = 64  # adapters at the engine, to make room for one
+_MOST_TEXTS = 20_000  # encoded texts whose documents are remembered, so that `forget` finds them
+_NO_DOCUMENT = "."
+
+
+@dataclass
+class Adapter:
+    """A state adapter and where it is. data: as it is sent; upload_id: at the engine, None when it is not there.
+
+    summary: its form, for people. The number of rows is no secret: the masked prompt has as many masks.
+    """
+
+    key: str
+    data: bytes
+    summary: dict[str, Any]
+    documents: frozenset[str]
+    upload_id: str | None = None
+    ends: float = float("inf")
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def is_there(self) -> bool:
+        """Whether the engine should still have it, as far as is known here."""
+        return self.upload_id is not None and time.monotonic() < self.ends - _MARGIN
+
+
+class AdapterCache:
+    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept."""
+
+    def __init__(self, prag: DistilledPRAG, engine: EngineClient, capacity: int = CAPACITY) -> None:
+        self._prag = prag
+        self._engine = engine
+        self._capacity = capacity
+        self._kept: OrderedDict[str, Adapter] = OrderedDict()
+        self._making: dict[str, asyncio.Task[Adapter]] = {}
+        self._generator = asyncio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
+        base = prag.base.identity
+        self._generator_identity = f"{prag.generator_identity} {base.config_hash} {base.mask_row_hash}"
+        self._no_document: StateAdapter | None = None
+        self._encoded: OrderedDict[str, set[str]] = OrderedDict()  # text -> ids of the documents that it is from
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all adapters that are kept."""
+        return sum(len(adapter.data) for adapter in self._kept.values())
+
+    async def get(self, passages: Sequence[str], documents: Sequence[str]) -> tuple[Adapter, bool]:
+        """The adapter for these passages in this order, and whether it had to be made. Made once for callers at one time.
+
+        documents: the id of the document that each passage is from, so that `forget` finds it.
+        """
+        for text, document in zip(passages, documents, strict=True):
+            if not text:  # of which no row was chosen
+                continue
+            self._encoded.setdefault(text, set()).add(document)
+            self._encoded.move_to_end(text)
+        while len(self._encoded) > _MOST_TEXTS:
+            self._encoded.popitem(last=False)
+        key = hashlib.sha256(repr([self._generator_identity, *passages]).encode("utf-8", "surrogatepass")).hexdigest()
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key], False
+        made = key not in self._making
+        if made:
+            self._making[key] = asyncio.create_task(self._make(key, list(passages), frozenset(documents)))
+        return await asyncio.shield(self._making[key]), made
+
+    async def uploaded(self, adapter: Adapter, rows: int, protected: Protected, ledger: list[SentRequest]) -> str:
+        """The adapter's id at the engine, where it is put if it is not there. Errors as in `EngineClient.upload`.
+
+        rows: that it must have, counted apart from the generator.
+        """
+        async with adapter.lock:
+            if not adapter.is_there():
+                if self._no_document is None:
+                    self._no_document = await self._encode([_NO_DOCUMENT])
+                rule = AdapterRule(protected, _blank(self._no_document, rows))
+                result = await self._upload(adapter, rule, ledger)
+                adapter.upload_id = result.id
+                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
+                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
+                adapter.ends = time.monotonic() + result.lifetime if known and result.lifetime else float("inf")
+            assert adapter.upload_id is not None
+            return adapter.upload_id
+
+    async def _upload(self, adapter: Adapter, rule: AdapterRule, ledger: list[SentRequest]) -> UploadedAdapter:
+        """Where the engine has no room, this key's oldest adapters make some: ours, or those of a gateway that was killed."""
+        for _ in range(_MOST_REMOVED):
+            try:
+                return await self._engine.upload(adapter.data, rule, ledger)
+            except AdapterQuotaError:
+                there = await self._engine.uploaded()
+                if not there:
+                    raise
+                for kept in self._kept.values():
+                    self.lost(kept, there[0])
+                await self._engine.remove(there[0])
+        return await self._engine.upload(adapter.data, rule, ledger)
+
+    def lost(self, adapter: Adapter, upload_id: str) -> None:
+        """The engine said that it does not have this upload."""
+        if adapter.upload_id == upload_id:
+            adapter.upload_id = None
+
+    async def forget(self, document: str) -> None:
+        """Drop, here and at the engine, what was made from a document: adapters, and the generator's states of its texts."""
+        for adapter in [adapter for adapter in self._kept.values() if document in adapter.documents]:
+            self._drop(adapter)
+        texts = [text for text, documents in self._encoded.items() if document in documents]
+        async with self._generator:
+            await asyncio.to_thread(self._prag.states.forget, texts)
+        for text in texts:
+            self._encoded.pop(text, None)
+
+    async def close(self) -> None:
+        """Drop everything; waits until the engine was told."""
+        for adapter in list(self._kept.values()):
+            self._drop(adapter)
+        if self._removals:
+            await asyncio.wait(self._removals, timeout=5)
+
+    async def _make(self, key: str, passages: list[str], documents: frozenset[str]) -> Adapter:
+        try:
+            states = await self._encode(passages)
+            data = await asyncio.to_thread(states.to_bytes)
+            adapter = self._kept[key] = Adapter(key, data, summary_of(states, len(data)), documents)
+            while self.nbytes > self._capacity and len(self._kept) > 1:
+                self._drop(next(iter(self._kept.values())))
+            return adapter
+        finally:
+            del self._making[key]
+
+    async def _encode(self, passages: list[str]) -> StateAdapter:
+        """One generator pass at a time: more would only share the same cores."""
+        async with self._generator:
+            return await asyncio.to_thread(self._prag.encode_states, passages)
+
+    def _drop(self, adapter: Adapter) -> None:
+        self._kept.pop(adapter.key, None)
+        if adapter.upload_id is not None:
+            task = asyncio.create_task(self._engine.remove(adapter.upload_id))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+            adapter.upload_id = None
+
+
+def summary_of(states: StateAdapter, size: int) -> dict[str, Any]:
+    """The adapter's form: `rows` states of `width` numbers each, written after `layer`, in `bytes` bytes."""
+    return {"rows": states.count, "width": states.rows.shape[1], "layer": states.layer, "bytes": size}
+
+
+def _blank(states: StateAdapter, rows: int) -> bytes:
+    """A file of the same generator with zeros for numbers: all of it that may be said in the open."""
+    return StateAdapter(torch.zeros(rows, states.rows.shape[1]), states.layer, states.base).to_bytes()

@@ -1,0 +1,121 @@
+"""The gateway as one ASGI application: chat, documents, the page, /health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from distilledprag.documents.store import DocumentStore
+from distilledprag.errors import DiskFullError, DistilledPRAGError, StoreError, UnknownDocumentError
+from distilledprag.gateway.adapter_cache import CAPACITY, AdapterCache
+from distilledprag.gateway.answering import Answering
+from distilledprag.gateway.chat import ChatRequest, chat_routes
+from distilledprag.gateway.document_routes import MAX_UPLOAD, document_routes
+from distilledprag.gateway.engine_client import EngineClient
+from distilledprag.gateway.quotes import QUOTED_WORDS, Policy, QuotePolicy
+from distilledprag.http.bodies import BodyReader, describe_bodies
+from distilledprag.http.errors import InternalError, NotFoundError, RequestError
+from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
+from distilledprag.pipeline import DistilledPRAG
+
+BODY_MEMORY = 256 * 2**20  # bytes of all bodies that are being read or used
+BODY_SECONDS = 120.0  # for a whole body to arrive
+PAGE = Path(__file__).parent / "page"
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """allow_plaintext: documents may be sent in the open when a request asks for that; rows: send only the sentences that the
+    question needs, a share up to 1 or a number of rows (None: all); quotes: what to do when the user's words repeat a document;
+    adapter_memory, max_upload: bytes; body_seconds: for one request's body to arrive; accept_any_model: the gateway answers
+    whatever model a request names."""
+
+    allow_plaintext: bool = False
+    rows: float | None = None
+    quotes: Policy = "refuse"
+    quoted_words: int = QUOTED_WORDS
+    adapter_memory: int = CAPACITY
+    max_upload: int = MAX_UPLOAD
+    body_seconds: float = BODY_SECONDS
+    accept_any_model: bool = True
+
+
+def build_application(
+    prag: DistilledPRAG,
+    store: DocumentStore,
+    engine: EngineClient,
+    keys: ApiKeys,
+    hosts: AllowedHosts,
+    options: Options | None = None,
+) -> ASGIApp:
+    """The gateway, ready to be served. Closes `engine` when it ends; the store is its caller's to close."""
+    options = options or Options()
+    adapters = AdapterCache(prag, engine, options.adapter_memory)
+    quotes = QuotePolicy(store, engine.url, options.quotes, options.quoted_words)
+    answering = Answering(prag, store, engine, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await adapters.close()
+        await engine.aclose()
+
+    def count_tokens(text: str) -> int:
+        return len(prag.base.tokenizer(text, add_special_tokens=False).input_ids)
+
+    app = new_application("gateway", explain, lifespan)
+    bodies = BodyReader(BODY_MEMORY, seconds=options.body_seconds)
+    app.include_router(chat_routes(answering, count_tokens, bodies, explain, options.accept_any_model))
+    app.include_router(document_routes(store, adapters.forget, bodies, options.max_upload))
+    app.include_router(_page_routes())
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:
+        ready, documents = await asyncio.gather(engine.healthy(), asyncio.to_thread(store.count))
+        known = {"allow_plaintext": options.allow_plaintext, "key_required": keys.required}  # what the page must know
+        return {"status": "ok", "engine": "ready" if ready else "unreachable", "documents": documents, **known}
+
+    describe_bodies(app, ChatRequest)
+    return Middleware(app, "gateway", keys, explain, hosts)
+
+
+def explain(error: Exception) -> RequestError | None:
+    """Errors of the store and of the user's input as HTTP errors; None for faults of the program."""
+    message = str(error)
+    if isinstance(error, UnknownDocumentError):
+        return NotFoundError(message)
+    if isinstance(error, DiskFullError):
+        return InternalError(message, status=507, code="disk_full")
+    if isinstance(error, StoreError):
+        return InternalError(message, code="store")
+    if isinstance(error, DistilledPRAGError):
+        return RequestError(message)
+    return None
+
+
+def _page_routes() -> APIRouter:
+    """The page, its scripts and its style, from the package."""
+    router = APIRouter()
+    for file in sorted(PAGE.iterdir()):
+        if file.suffix in _TYPES:
+            _serve(router, file)
+    return router
+
+
+def _serve(router: APIRouter, file: Path) -> None:
+    path = "/" if file.name == "index.html" else f"/{file.name}"
+    content, kind = file.read_bytes(), f"{_TYPES[file.suffix]}; charset=utf-8"
+
+    async def page() -> Response:
+        return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
+
+    router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False, response_class=Response)

@@ -1,0 +1,115 @@
+"""/v1/documents and /v1/collections: upload, list, read and delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from distilledprag.documents.indexing import prepare_bytes, prepare_text
+from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, StoredDocument, checked_collection
+from distilledprag.errors import InputError
+from distilledprag.http.bodies import BodyReader, body_of_type
+from distilledprag.http.openai import explained
+
+MAX_UPLOAD = 64 * 2**20  # bytes of one request
+
+
+class TextDocument(BaseModel):
+    """A document as JSON."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str
+    text: str
+    collection: str = DEFAULT_COLLECTION
+
+
+def document_routes(
+    store: DocumentStore, forget: Callable[[str], Awaitable[None]], bodies: BodyReader, max_upload: int = MAX_UPLOAD
+) -> APIRouter:
+    """`forget`: told the id of each document that is deleted."""
+    router = APIRouter()
+    body = body_of_type({"application/json": TextDocument.model_json_schema(), "multipart/form-data": _FORM})
+
+    @router.post("/v1/documents", openapi_extra=body)
+    async def add(request: Request) -> dict[str, Any]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            async with bodies.held_form(request, max_upload) as form:
+                documents, collection = await _uploaded(form, store)
+        elif kind == "application/json":
+            async with bodies.held(request, max_upload) as sent:
+                documents, collection = await _written(sent, store)
+        else:
+            raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
+        ids = await asyncio.to_thread(store.add, documents, collection)
+        passages = sum(len(document.passages) for document in documents)
+        return {"id": ids[0], "ids": ids, "collection": collection, "passages": passages, "notes": []}
+
+    @router.get("/v1/documents")
+    async def documents(
+        collection: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
+    ) -> dict[str, Any]:
+        found = await asyncio.to_thread(lambda: store.listed(collection, limit=limit, offset=offset))
+        total = await asyncio.to_thread(store.count, collection)
+        return {"object": "list", "data": [_record(document) for document in found], "total": total}
+
+    @router.get("/v1/documents/{id}")
+    async def document(id: str) -> dict[str, Any]:
+        found = await asyncio.to_thread(store.document, id)
+        passages = await asyncio.to_thread(store.passages, id)
+        return _record(found) | {"text": [{"title": passage.title, "text": passage.text} for passage in passages]}
+
+    @router.delete("/v1/documents/{id}")
+    async def delete(id: str) -> dict[str, Any]:
+        await asyncio.to_thread(store.delete, [id])
+        await forget(id)
+        return {"id": id, "deleted": True}
+
+    @router.get("/v1/collections")
+    async def collections() -> dict[str, Any]:
+        found = await asyncio.to_thread(store.collections)
+        return {"object": "list", "data": [{"name": name, "documents": count} for name, count in found.items()]}
+
+    return router
+
+
+_FORM = {
+    "type": "object",
+    "properties": {"file": {"type": "string", "format": "binary"}, "collection": {"type": "string"}},
+    "required": ["file"],
+}
+
+
+def _record(document: StoredDocument) -> dict[str, Any]:
+    record = asdict(document)
+    return {"object": "document", "indexed": record.pop("source") is not None, **record}
+
+
+async def _written(sent: bytes, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
+    try:
+        document = TextDocument.model_validate_json(sent)
+    except ValidationError as error:
+        raise InputError("the document is not usable JSON: " + ": ".join(filter(None, explained(error)))) from None
+    collection = checked_collection(document.collection)
+    return [await asyncio.to_thread(prepare_text, document.name, document.text, store.reading_folder)], collection
+
+
+async def _uploaded(form: FormData, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
+    files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
+    if not files:
+        raise InputError("the upload has no file; send it in the field `file`")
+    chosen = form.get("collection", DEFAULT_COLLECTION)
+    collection = checked_collection(chosen if isinstance(chosen, str) else "")
+    prepared = []
+    for file in files:
+        data = await file.read()
+        prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, store.reading_folder))
+    return prepared, collection

@@ -1,0 +1,142 @@
+"""How much a question seems to need each sentence of its passages: a small trained scorer over shared words.
+
+Features of a sentence (numbers without unit, most of them 0 to 1): the words, word stems and letter 4-grams that it shares
+with the question, rare ones counting more; the same of its neighbours and of its passage; its place and length; whether it
+holds numbers, years and names where the question asks for such. An MLP with one hidden layer makes one score of them.
+Trained by `scripts/train_sentence_scorer.py` on sentences that hold the answer. Words only: no LLM runs here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+
+from distilledprag.text import words_of
+
+WEIGHTS = Path(__file__).parents[1] / "weights" / "sentence-scorer.safetensors"
+FEATURES = 53
+_SUFFIX = re.compile(r"(ing|edly|ed|es|s|ly|er|ers|ion|ions|ment|al|'s)$")
+_NUMBER, _YEAR = re.compile(r"\d"), re.compile(r"\b(1\d{3}|20\d{2})\b")
+_NAME = re.compile(r"(?<!^)(?<![.!?]\s)\b[A-Z][a-z]+")
+_PRONOUN = re.compile(r"\b(he|she|it|they|his|her|its|their|this|these|that|him|them)\b", re.IGNORECASE)
+_OPENS_WITH_PRONOUN = re.compile(r"(He|She|It|They|His|Her|This|These|Its|Their)\b")
+_ASKS_FOR = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\b(who|whom|whose)\b",
+        r"\b(when|what year|which year|what date|what day|what month|how old|how long)\b",
+        r"\b(where|what city|what country|which city|which country|what state)\b",
+        r"\b(how many|how much|how (far|fast|large|big|high|tall)|what (percent|percentage|number|amount|price))\b",
+        r"\b(why|how)\b",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """passage: number of its passage, from 0. place: its number in the passage, from 0. size: tokens."""
+
+    passage: int
+    place: int
+    text: str
+    size: int
+
+
+def stem(word: str) -> str:
+    """A word without common English endings, so that `acquired` meets `acquires`."""
+    return _SUFFIX.sub("", word) if len(word) > 4 else word
+
+
+def features(question: str, sentences: Sequence[Sentence]) -> NDArray[np.float64]:
+    """(sentences, FEATURES), for sentences in the passages' order."""
+    words = [words_of(sentence.text) for sentence in sentences]
+    stems = [[stem(word) for word in found] for found in words]
+    asked_words = words_of(question)
+    asked, asked_stems = set(asked_words), {stem(word) for word in asked_words}
+    asked_pairs = set(pairwise(asked_words))
+    passages = np.array([sentence.passage for sentence in sentences])
+    count = len(sentences)
+
+    shared = _shared(asked_stems, stems)
+    grams = _shared(_grams(asked_stems), [_grams(found) for found in stems])
+    rank = np.argsort(np.argsort(-shared)) / count
+    kinds = _kinds(question)
+    rows = []
+    for i, sentence in enumerate(sentences):
+        same = passages == sentence.passage
+        before = shared[i - 1] if i and same[i - 1] else 0.0
+        after = shared[i + 1] if i + 1 < count and same[i + 1] else 0.0
+        opens = bool(_OPENS_WITH_PRONOUN.match(sentence.text))
+        names = [name for name in _NAME.findall(sentence.text) if stem(name.lower()) not in asked_stems]
+        holds = np.array([
+            bool(_NUMBER.search(sentence.text)),
+            bool(_YEAR.search(sentence.text)),
+            min(3, len(names)) / 3,
+            any(_NUMBER.search(word) and word not in asked for word in words[i]),
+        ], dtype=float)  # fmt: skip
+        pairs = asked_pairs & set(pairwise(words[i]))
+        rows.append([
+            shared[i], shared[i] / (shared.max() or 1), grams[i], grams[i] / (grams.max() or 1),
+            len(asked & set(words[i])) / (len(asked) or 1), len(pairs) / (len(asked_pairs) or 1),
+            before, after, shared[same].max(), grams[same].mean(),
+            math.log(1 + sentence.size), shared[i] / math.log(3 + sentence.size),
+            sentence.place == 0, sentence.place == 1, min(sentence.place, 8) / 8, i + 1 == count or not same[i + 1],
+            bool(_PRONOUN.search(sentence.text)), opens, *holds,
+            len(set(stems[i]) - asked_stems) / 20, sentence.passage == 0, 1 / count,
+            before * opens, (sentence.place == 0) * shared[same].max(), rank[i],
+            *np.outer([*holds, shared[i]], kinds).ravel(),
+        ])  # fmt: skip
+    return np.array(rows, dtype=np.float64)
+
+
+def _shared(asked: Iterable[str], found: Sequence[Iterable[str]]) -> NDArray[np.float64]:
+    """Of what is asked, the share that each sentence holds, each item weighted by how few sentences hold it."""
+    sets = [set(items) for items in found]
+    holding = Counter(item for items in sets for item in items)
+    weights = {item: math.log(1 + len(sets) / max(1, holding[item])) for item in asked}
+    total = sum(weights.values()) or 1.0
+    return np.array([sum(weights[item] for item in weights.keys() & items) / total for items in sets])
+
+
+def _grams(words: Iterable[str]) -> set[str]:
+    """Letter 4-grams of words, with their ends marked."""
+    return {f"_{word}_"[i : i + 4] for word in words for i in range(max(1, len(word) - 1))}
+
+
+def _kinds(question: str) -> NDArray[np.float64]:
+    """What a question asks for, in {0, 1}: a person, a time, a place, an amount, a reason or manner."""
+    found = [bool(pattern.search(question.lower())) for pattern in _ASKS_FOR]
+    found[4] = found[4] and not found[1] and not found[3]
+    return np.array(found, dtype=float)
+
+
+class SentenceScorer:
+    """features -> GELU(W1 x + b1) -> w2; x normalised by the training set's mean and standard deviation."""
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        self._tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
+
+    @classmethod
+    @cache
+    def default(cls) -> SentenceScorer:
+        """The one that ships."""
+        return cls(load_file(WEIGHTS))
+
+    def scores(self, question: str, sentences: Sequence[Sentence]) -> NDArray[np.float64]:
+        """(sentences,), higher for sentences that the question seems to need."""
+        t = self._tensors
+        x = (features(question, sentences) - t["mean"]) / t["deviation"]
+        hidden = x @ t["hidden.weight"].T + t["hidden.bias"]
+        hidden = 0.5 * hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
+        return np.asarray((hidden @ t["out.weight"].T + t["out.bias"])[:, 0])
