@@ -206,7 +206,7 @@ def evaluate(
     ] = Path("evaluation.json"),
     rows: Annotated[
         float, typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 or a number of rows.")
-    ] = 0.4,
+    ] = 0.35,
     overrides: Overrides = None,
     base: Base = None,
 ) -> None:

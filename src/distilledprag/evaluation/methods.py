@@ -35,7 +35,7 @@ from distilledprag.prompts import PromptBuilder
 GENERATED = ("paper", "dyprag")
 TRAINED = (*GENERATED, "prag")
 STATE_METHODS = ("state", "state_plain", "state_chosen", "shuffled")
-CHOSEN_ROWS = 0.4
+CHOSEN_ROWS = 0.35
 
 
 @dataclass(frozen=True)
