@@ -7,8 +7,6 @@ The row is e = mu + eps, eps ~ N(0, diag(sigma^2)), mu and sigma (D,) the per-di
 standard deviation over the table (the paper's mask token). It is never trained. Its numbers are rounded to
 those that bfloat16 and float16 both hold exactly, so copies of a base in any of the three precisions have the
 same mask and one identity.
-
-This module knows nothing about prompts or adapters.
 """
 
 from __future__ import annotations
