@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from distilledprag.base.default import default_base
-from distilledprag.distillation.examples import data_hash, passage_text, read_rows
+from distilledprag.distillation.contexts import data_hash, passage_text, read_rows
 from distilledprag.files import write_atomically
 from distilledprag.generators.choosing import choose, cut
 from distilledprag.generators.sentence_scorer import FEATURES, WEIGHTS, features
