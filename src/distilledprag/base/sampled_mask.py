@@ -123,7 +123,7 @@ def _reserve(tokenizer: Any, token: str) -> int:
     if token in known and not known[token].special:
         raise CheckpointError(f"the tokenizer uses {token!r} as an ordinary word; choose another mask token")
     tokenizer.add_special_tokens({"extra_special_tokens": [token]}, replace_extra_special_tokens=False)
-    return tokenizer.get_vocab()[token]
+    return int(tokenizer.get_vocab()[token])
 
 
 def _grow(model: PreTrainedModel, rows: int) -> None:
