@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
     LlamaConfig,
@@ -26,7 +28,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from distilledprag.base.architecture import decoder_layers, hidden_after
+from distilledprag.base.architecture import adds_mlp_output, decoder_layers, hidden_after
 from distilledprag.base.default import original_base
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
@@ -43,6 +45,7 @@ FAMILIES = {
     "mistral": (MistralConfig, MistralForCausalLM),
     "gemma": (GemmaConfig, GemmaForCausalLM),
     "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
     "phi3": (Phi3Config, Phi3ForCausalLM),
 }
 PASSAGES = ["The rent is $1,249.50 a month.", "Anna Tovberg lives in Oakport."]
@@ -110,7 +113,7 @@ def test_logits_are_those_of_a_run_whose_states_are_overwritten_directly(prag):
 
 
 def test_plain_peft_adapter_writes_the_wanted_states_and_peft_agrees_with_us(prag, prepared, tmp_path):
-    if prag.base.model.config.model_type == "gemma2":
+    if not adds_mlp_output(prag.base.model):
         with pytest.raises(ConfigError, match="norms its MLP's output"):
             prag.encode(PASSAGES)
         return
@@ -160,7 +163,7 @@ def test_answers_through_the_adapter_run_and_report_what_was_sent(prag):
 
 def test_more_tokens_than_numbered_masks_is_refused_for_peft_only(prag):
     long = ["Anna lives in Oakport and works for Velkor Foods as a baker. " * 8]
-    if prag.base.model.config.model_type != "gemma2":
+    if adds_mlp_output(prag.base.model):
         with pytest.raises(InputError, match="masks: use fewer"):
             prag.encode(long)
     assert prag.encode_states(long).count > 64

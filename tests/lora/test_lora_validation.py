@@ -52,7 +52,7 @@ def changed(change) -> bytes:
     """WEIGHTS' file after `change(tensors)`, with its record."""
     tensors = load(WEIGHTS.to_bytes())
     change(tensors)
-    return save(tensors, {"distilledprag": WEIGHTS._record.to_json()})
+    return save(tensors, {"distilledprag": WEIGHTS.record.to_json()})
 
 
 def with_header(change) -> bytes:

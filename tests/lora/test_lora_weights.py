@@ -195,7 +195,7 @@ def test_damaged_bytes_are_refused_with_their_reason():
     assert code_of(resaved(data, lambda tensors: tensors.update(extra=torch.ones(1)))) == Rejection.KEYS
     narrow = tuple(torch.zeros(shape) for shape in ((4, 32), (56, 4)))
     other_rank = LoraWeights({"layers.0.mlp.up_proj": LoraPair(*narrow)}, 1.0, IDENTITY, "")
-    assert code_of(save(load(other_rank.to_bytes()), {"distilledprag": WEIGHTS._record.to_json()})) == Rejection.RANK
+    assert code_of(save(load(other_rank.to_bytes()), {"distilledprag": WEIGHTS.record.to_json()})) == Rejection.RANK
     assert code_of(resaved(data, lambda tensors: tensors.update({NAME: tensors[NAME].int()}))) == Rejection.DTYPE
 
 

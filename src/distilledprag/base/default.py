@@ -126,7 +126,7 @@ def _dequantised(gguf: Path) -> tuple[Any, Any]:
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     # A model read from GGUF refuses to be saved: an ordinary one takes its weights.
     values = read.config.to_dict()
-    model = LlamaForCausalLM(LlamaConfig(**{name: values[name] for name in _CONFIG}))
+    model: Any = LlamaForCausalLM(LlamaConfig(**{name: values[name] for name in _CONFIG}))
     model.load_state_dict(read.state_dict(), strict=False)
     model.tie_weights()
     return model.bfloat16(), tokenizer

@@ -1,7 +1,4 @@
-"""The frozen base LLM: loaded with its tokenizer and mask token, checked, never trained.
-
-This module knows nothing about prompts, generators or documents.
-"""
+"""The frozen base LLM: loaded with its tokenizer and mask token, checked, never trained."""
 
 from __future__ import annotations
 
@@ -82,8 +79,9 @@ def _identity_of_encoder(path_or_id: str | Path) -> BaseIdentity | None:
 
 
 def load_unmasked_base(path_or_id: str | Path, *, dtype: torch.dtype | None = None) -> tuple[PreTrainedModel, Any]:
-    """Load model and tokenizer, on the CPU, whether or not a mask is installed. Errors as in `load_base`,
-    less the mask's.
+    """Load model and tokenizer, on the CPU, whether or not a mask is installed.
+
+    Errors as in `load_base`, except for those about the mask.
     """
     source = _source(path_or_id)
     config = _read(path_or_id, "config.json", lambda: AutoConfig.from_pretrained(source))

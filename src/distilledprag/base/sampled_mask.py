@@ -7,8 +7,6 @@ The row is e = mu + eps, eps ~ N(0, diag(sigma^2)), mu and sigma (D,) the per-di
 standard deviation over the table (the paper's mask token). It is never trained. Its numbers are rounded to
 those that bfloat16 and float16 both hold exactly, so copies of a base in any of the three precisions have the
 same mask and one identity.
-
-This module knows nothing about prompts or adapters.
 """
 
 from __future__ import annotations
@@ -125,7 +123,7 @@ def _reserve(tokenizer: Any, token: str) -> int:
     if token in known and not known[token].special:
         raise CheckpointError(f"the tokenizer uses {token!r} as an ordinary word; choose another mask token")
     tokenizer.add_special_tokens({"extra_special_tokens": [token]}, replace_extra_special_tokens=False)
-    return tokenizer.get_vocab()[token]
+    return int(tokenizer.get_vocab()[token])
 
 
 def _grow(model: PreTrainedModel, rows: int) -> None:

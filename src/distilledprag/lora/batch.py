@@ -1,7 +1,6 @@
 """Several adapters side by side: what a generator returns in training and what one forward pass applies.
 
 B = adapters in the batch, r = rank, d_in / d_out = sizes of the targeted linear module.
-This module knows nothing about models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Opening a safetensors file that a stranger sent: the header is bounded before it is parsed.
 
 The file is: 8 bytes little-endian header length N | N bytes of JSON | tensor bytes.
-This module knows nothing about LoRA; it knows tensor names, shapes, dtypes and byte extents.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which base model an adapter belongs to, and the refusal when it meets another one.
 
 D = hidden size of the base model.
-This module knows nothing about adapters; a generator's checkpoint uses it too.
+Adapters, learned generators and prepared bases all carry a `BaseIdentity`.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@
       distilledprag.json          the same record again, for people and for tools that drop metadata
 
 r = rank, d_in / d_out = sizes of the targeted linear module; `lora_A` is (r, d_in), `lora_B` is (d_out, r).
-This module knows nothing about tensor values; it handles names, texts and bytes.
 """
 
 from __future__ import annotations

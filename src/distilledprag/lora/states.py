@@ -5,7 +5,7 @@
 An engine that knows the mask token writes row k after layer L at the k-th mask of the prompt: that is a LoRA of rank N on
 layer L's down projection with A answering to one position each and B = wanted - present state, without its crosstalk
 (docs/method.md). Rows travel as int8 with one scale a row, around a centre and in units that belong to the base, or in half
-precision. This module knows nothing about documents or generators.
+precision.
 """
 
 from __future__ import annotations

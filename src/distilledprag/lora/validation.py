@@ -1,11 +1,10 @@
-"""The gate for adapters from strangers: what one served base model accepts, checked in a fixed order.
+"""What a served base model accepts of adapters that clients upload, checked in a fixed order.
 
     size of the header -> header -> record -> base model -> names -> dtypes -> shapes and rank -> length
     -> load -> all finite -> size of the values
 
 Everything before "load" looks only at the bounded header, so a hostile file costs no memory and no time.
 r = rank, d_in / d_out = sizes of the targeted linear module.
-This module knows nothing about HTTP, tenants or files; it takes bytes.
 """
 
 from __future__ import annotations

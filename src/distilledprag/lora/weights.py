@@ -2,7 +2,6 @@
 
 r = rank, d_in / d_out = sizes of the targeted linear module.
 The adapter changes a module's output from W x to W x + (alpha / r) B A x.
-This module knows nothing about models, documents or generators.
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ class LoraWeights:
             raise AdapterError(Rejection.RANK, f"An adapter needs modules that all share one rank; got ranks {ranks}.")
         ordered = {key: self.modules[key] for key in sorted(self.modules, key=reading_order)}
         object.__setattr__(self, "modules", ordered)
-        object.__setattr__(self, "alpha", self._record.alpha)
+        object.__setattr__(self, "alpha", self.record.alpha)
 
     @property
     def rank(self) -> int:
@@ -128,6 +127,11 @@ class LoraWeights:
         }
         return LoraWeights(pairs, self.scaling * rank, self.base, self.generator)
 
+    @property
+    def record(self) -> AdapterRecord:
+        """Everything about the adapter that is not a tensor."""
+        return AdapterRecord(alpha=self.alpha, rank=self.rank, base=self.base, generator=self.generator)
+
     def to_bytes(self) -> bytes:
         """A safetensors file with PEFT's names and the record as metadata; equal adapters, equal bytes."""
         tensors: dict[str, Tensor] = {}
@@ -136,7 +140,7 @@ class LoraWeights:
                 # A copy, because slices of one batch tensor share memory, which safetensors refuses.
                 tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
         # One metadata entry only: safetensors writes several in a random order.
-        return save(tensors, metadata={METADATA_KEY: self._record.to_json()})
+        return save(tensors, metadata={METADATA_KEY: self.record.to_json()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LoraWeights:
@@ -182,7 +186,7 @@ class LoraWeights:
 
         Raises `CheckpointError` when `folder` is a file or holds anything but an earlier adapter.
         """
-        write_folder(folder, self.to_bytes(), self._record, self.modules)
+        write_folder(folder, self.to_bytes(), self.record, self.modules)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LoraWeights:
@@ -202,7 +206,3 @@ class LoraWeights:
             return cls.assemble(load_tensors(data, header), record)
         except AdapterError as error:
             raise AdapterError(error.code, f"The adapter in {folder} cannot be loaded: {error}") from error
-
-    @property
-    def _record(self) -> AdapterRecord:
-        return AdapterRecord(alpha=self.alpha, rank=self.rank, base=self.base, generator=self.generator)

@@ -8,8 +8,6 @@ name has the same tokens in a document, a question and an answer (each begins wi
 wording and of the masks: the paper's section on inference; earlier work's prompt puts all of it in the user's
 turn, as is done here, so templates with a system message of their own keep it and those that forbid one are
 served alike.
-
-This module knows nothing about models, adapters or retrieval.
 """
 
 from __future__ import annotations

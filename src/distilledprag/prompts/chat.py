@@ -4,8 +4,6 @@ The template is rendered with unguessable stand-ins for the messages and split a
 outside ever passes through it, and the same frame serves every question.
 
     "<|im_start|>user\\n" BODY "<|im_end|>\\n<|im_start|>assistant\\n"
-
-This module knows nothing about passages, masks or token ids.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ and for what the chat template wrote: there control tokens are recognised.
     model + normalizer + pre-tokenizer, no added tokens    -> text        (what is absent cannot be matched)
     the same + control tokens looked up in a table         -> structure
 
-This module knows nothing about prompts. It never changes the tokenizer it was made from, so threads may
+An encoder never changes the tokenizer it was made from, so threads may
 share it.
 """
 
