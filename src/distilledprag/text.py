@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Callable
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 
@@ -11,6 +12,16 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 def sentences(text: str) -> list[str]:
     """Sentences and lines of a text, in order, none of them empty."""
     return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
+
+
+def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
+    """(sentence, begin, end) of each sentence of a passage, in tokens. count: tokens of a text."""
+    spans, begin = [], 0
+    for sentence in sentences(text):
+        end = begin + count(sentence)
+        spans.append((sentence, begin, end))
+        begin = end
+    return spans
 
 
 WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)

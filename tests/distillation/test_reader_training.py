@@ -131,6 +131,11 @@ def test_a_context_that_fits_in_no_batch_is_passed_over(prompts):
     assert (batch.contexts, taken) == (1, 3)
 
 
+def test_contexts_of_which_none_fits_end_the_run_with_advice(prompts):
+    with pytest.raises(InputError, match="sequence_length"):
+        pack_contexts(itertools.repeat(None), rows=1, length=16, mask_id=prompts[0].mask_token_id, padding=0)
+
+
 @pytest.mark.parametrize("streams", [1, 2])
 def test_batches_go_on_where_a_checkpoint_says(data, prompts, streams):
     builder, _ = prompts
@@ -213,6 +218,13 @@ def test_a_damaged_checkpoint_is_named(data, base, tmp_path):
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         train_reader(base, [data], tmp_path / "run", replace(TINY_RUN, steps=2), resume=True)
+
+
+def test_training_needs_few_packages():
+    """scripts/train_reader.py runs on a lent machine on which little is installed."""
+    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import distilledprag.distillation.reader_training"
+    absent = ("pydantic", "accelerate", "peft", "rich", "typer", "datasketch", "scipy", "bm25s")
+    subprocess.run([sys.executable, "-c", code, *absent], check=True)
 
 
 CHILD = """

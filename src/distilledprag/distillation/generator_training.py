@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distilledprag.base.architecture import backbone, logits_of
+from distilledprag.base.architecture import all_hidden_states, logits_of
 from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.device import chosen_device
@@ -149,13 +149,8 @@ class DistillTask:
 
     def run(self, rows: PackedRows) -> tuple[Tensor, ...]:
         """Embeddings and layer outputs, M + 1 tensors (B, T, D); the last is after the final norm."""
-        return backbone(self.base.model)(
-            input_ids=rows.ids,
-            attention_mask=rows.attention(self.base.model.dtype),
-            position_ids=rows.positions,
-            use_cache=False,
-            output_hidden_states=True,
-        ).hidden_states
+        attention = rows.attention(self.base.model.dtype)
+        return all_hidden_states(self.base.model, input_ids=rows.ids, attention_mask=attention, position_ids=rows.positions)
 
     def _outputs(self, batch: Batch, states: tuple[Tensor, ...]) -> Outputs:
         compared = compared_positions(batch, self.recipe.losses.cosine_positions)

@@ -22,8 +22,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from distilledprag.distillation.contexts import NOT_FOUND, Context, ContextMixer
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair, packed_length
-from distilledprag.generators.choosing import sentence_spans
+from distilledprag.errors import InputError
 from distilledprag.prompts import PromptBuilder
+from distilledprag.text import sentence_spans
+
+_PATIENCE = 1000  # contexts that fit in no batch, one after the other, before a run gives up
 
 
 @dataclass
@@ -137,7 +140,7 @@ def pack_contexts(
     """A batch of as many contexts as fit in `rows` rows of `length` tokens, first fit, and how many items it took.
 
     The first context that does not fit ends the batch and is not taken. None is passed over, and so is a context that does not
-    even fit in an empty batch.
+    even fit in an empty batch. Raises InputError when a thousand in a row do not.
     """
     teacher, student, encoder = (RowTable(rows, length) for _ in range(3))
     sources: list[int] = []
@@ -169,6 +172,11 @@ def pack_contexts(
                         masks, number = masks + 1, number + 1
                 owner += 1
         taken += 1
+        if not owner and taken == _PATIENCE:
+            raise InputError(
+                f"none of {taken} contexts fits in a row of {length} tokens with the masks that there are; give a larger "
+                "training.sequence_length, more training.masks, or shorter passages"
+            )
     index = [torch.tensor(values, dtype=torch.long) for values in (sources, targets, numbers)]
     tables = [table.tensors(padding) for table in (teacher, student, encoder)]
     return ContextBatch(tables[0], tables[1], tables[2], index[0], index[1], index[2], owner), taken

@@ -13,19 +13,9 @@ from numpy.typing import NDArray
 
 from distilledprag.errors import InputError
 from distilledprag.generators.sentence_scorer import Sentence, SentenceScorer
-from distilledprag.text import sentences
+from distilledprag.text import sentence_spans
 
 FEWEST = 60  # rows; passages that have fewer altogether are kept whole
-
-
-def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
-    """(sentence, begin, end) of each sentence of a passage, in tokens. count: tokens of a text."""
-    spans, begin = [], 0
-    for sentence in sentences(text):
-        end = begin + count(sentence)
-        spans.append((sentence, begin, end))
-        begin = end
-    return spans
 
 
 def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from distilledprag.base.architecture import backbone
+from distilledprag.base.architecture import all_hidden_states
 from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.lora.identity import mask_row_hash
@@ -82,8 +82,8 @@ def base_document_states(base: BaseLLM, prompts: PromptBuilder, passages: Sequen
         ids[row, : len(context)] = torch.tensor(context.open_ids)
         mask[row, : len(context)] = torch.tensor(context.is_document)
     # Right padding needs no attention mask: a causal model's states never depend on what comes after them.
-    outputs = backbone(base.model)(input_ids=ids.to(base.device), use_cache=False, output_hidden_states=True)
-    return DocumentStates(torch.stack(outputs.hidden_states), mask.to(base.device))
+    states = all_hidden_states(base.model, input_ids=ids.to(base.device))
+    return DocumentStates(torch.stack(states), mask.to(base.device))
 
 
 class TextEncoder:
