@@ -1,7 +1,7 @@
-"""BM25 over a document store: SQLite's full-text index proposes, the exact formula of `BM25Retriever` ranks.
+"""BM25 over a document store: SQLite's full-text index proposes candidates, the formula of `BM25Retriever` ranks them.
 
-SQLite's own ranking gives nothing for a word that is in more than half of the passages, which in a store of three documents
-is the name that all of them are about. So it only picks candidates (for few passages: all that share a word), and their
+SQLite's own ranking gives a word no weight that is in more than half of the passages, such as the name that all documents of a
+small store are about. So it only picks candidates (in a small store: all passages that share a word with the question); their
 scores are those of `BM25Retriever` over all passages of the store. Changes to the store count at once.
 """
 
@@ -13,16 +13,15 @@ from collections import Counter
 
 from distilledprag.documents import Passage
 from distilledprag.documents.store import Database
-from distilledprag.errors import InputError
-from distilledprag.retrieval.bm25 import K1, B
+from distilledprag.retrieval.bm25 import K1, B, check_request
 from distilledprag.text import words_of
 
 CANDIDATES = 500
-_MOST_WORDS = 64  # of a question; the rarest count
+_MOST_WORDS = 64  # of a question; the rarest are used
 
 
 class StoreRetriever:
-    """The passages' Retriever protocol over a store, or one collection of it."""
+    """A Retriever over a store, or over one collection of it."""
 
     def __init__(self, database: Database, collection: str | None = None) -> None:
         self._database = database
@@ -38,11 +37,8 @@ class StoreRetriever:
         return [(passage, score) for passage, score, _ in self.find(question, k)]
 
     def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
-        """As `retrieve`, each passage with the id of its document."""
-        if not question.strip():
-            raise InputError("the question is empty; write one")
-        if k < 1:
-            raise InputError(f"top-k is {k}; it must be at least 1")
+        """As `retrieve`, but each passage also with the id of its document."""
+        check_request(question, k)
         with self._database.reading() as connection:
             passages, words = connection.execute("SELECT passages, words FROM totals").fetchone()
             counts = Counter(words_of(question))
@@ -79,6 +75,6 @@ class StoreRetriever:
 
 
 def _frequency(connection: sqlite3.Connection, word: str) -> int:
-    """In how many passages of the whole store a word is."""
+    """The number of passages in the whole store that have the word."""
     row = connection.execute("SELECT doc FROM vocabulary WHERE term = ?", (word,)).fetchone()
     return row[0] if row else 0
