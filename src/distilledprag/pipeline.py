@@ -16,7 +16,7 @@ import torch
 from distilledprag.base.architecture import decoder_layers
 from distilledprag.base.default import Say, default_base
 from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.base.prepare import RECORD, prepared_record
+from distilledprag.base.prepare import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
@@ -102,7 +102,7 @@ class DistilledPRAG:
         IncompatibleBaseError when they belong to different bases.
         """
         folder = Path(default_base(say) if base is None else base).expanduser()
-        if generator is not None and not (Path(generator).expanduser() / RECORD).is_file():
+        if generator is not None and _is_trained(Path(generator).expanduser()):
             say("loading the base")
             loaded = load_base(folder if folder.exists() else str(base), device=device, dtype=dtype)
             return cls(loaded, layer=0, generator=load_generator(generator, loaded))
@@ -111,6 +111,7 @@ class DistilledPRAG:
         loaded = load_base(folder, device=device, dtype=dtype)
         encoder = None
         if generator is not None:
+            prepared_record(Path(generator).expanduser())
             encoder = load_base(Path(generator).expanduser(), device=device, dtype=dtype)
         layer = record.layer if layer is None else layer
         return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder)
@@ -219,6 +220,12 @@ class DistilledPRAG:
     def answer_closed_book(self, question: str) -> str:
         """The same model without any passages."""
         return greedy_texts(self.base, [self.prompts.closed_book(question)], None, self.prompts.end_of_turn_id)[0]
+
+
+def _is_trained(generator: Path) -> bool:
+    """Whether this is a trained generator (a folder's config names its settings; what is no folder may be a hub id)."""
+    config = generator / "config.json"
+    return not config.is_file() or b'"settings"' in config.read_bytes()
 
 
 def _checked(texts: Sequence[str], what: str) -> list[str]:
