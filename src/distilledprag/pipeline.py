@@ -20,7 +20,9 @@ from distilledprag.base.prepare import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
+from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
 from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.interface import mask_embedded_as, mask_row_of
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
@@ -32,7 +34,8 @@ from distilledprag.retrieval import BM25Retriever, Retriever, usual_k
 
 @dataclass(frozen=True)
 class Sent:
-    """What leaves the owner's side for one question. masks: rows of the adapter; adapter_bytes: compact form, int8."""
+    """What leaves the owner's side for one question. masks: mask tokens in the prompt; adapter_bytes: state adapters in their
+    compact form (int8), others as PEFT's safetensors file."""
 
     prompt: str
     masks: int
@@ -42,20 +45,30 @@ class Sent:
 
 @dataclass(frozen=True)
 class Answer:
-    """`passages`: what the answer rests on, best first, with retrieval scores; `seconds`: retrieve, encode, answer."""
+    """`passages`: what the answer rests on, best first, with retrieval scores; `seconds`: retrieve, encode, answer; `notes`:
+    what a reader of the answer should know, such as rows that were left out."""
 
     text: str
     passages: list[tuple[Passage, float]]
     sent: Sent
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class DistilledPRAG:
     """The method, ready to use. See `from_pretrained`."""
 
-    def __init__(self, base: BaseLLM, *, layer: int, plain: PlainPath | None = None, encoder: BaseLLM | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseLLM,
+        *,
+        layer: int,
+        plain: PlainPath | None = None,
+        encoder: BaseLLM | None = None,
+        generator: ParameterGenerator | None = None,
+    ) -> None:
         """layer: after which documents' states are written. plain: for PEFT adapters, None without. encoder: reads the
-        documents; None: the base does.
+        documents; None: the base does. generator: a trained one, in place of state adapters.
 
         Raises ConfigError for a layer that is not there, IncompatibleBaseError for an encoder of another base.
         """
@@ -67,6 +80,7 @@ class DistilledPRAG:
         self.base = base
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
         self.states = StateGenerator(reading, self.prompts, layer, plain)
+        self.generator = generator
 
     @classmethod
     def from_pretrained(
@@ -81,12 +95,17 @@ class DistilledPRAG:
     ) -> DistilledPRAG:
         """Load a prepared base (a folder that `dprag prepare-base` wrote); None: the default one, fetched when first used.
 
-        generator: the folder of the trusted side's part, `<base>-encoder`, which then reads the documents; None: the base does.
-        layer: None takes the base's own. say: told about steps that take long.
-        Raises CheckpointError when a folder cannot be loaded or was not prepared, IncompatibleBaseError when they belong to
-        different bases.
+        generator: the folder of the trusted side's part, `<base>-encoder`, which then reads the documents, or the folder or
+        hub id of a trained generator for this base, which takes the place of state adapters; None: state adapters, read by
+        the base. layer: None takes the base's own. say: told about steps that take long.
+        Raises CheckpointError when one of them cannot be loaded, or was not prepared where state adapters need it,
+        IncompatibleBaseError when they belong to different bases.
         """
         folder = Path(default_base(say) if base is None else base).expanduser()
+        if generator is not None and _is_trained(Path(generator).expanduser()):
+            say("loading the base")
+            loaded = load_base(folder if folder.exists() else str(base), device=device, dtype=dtype)
+            return cls(loaded, layer=0, generator=load_generator(generator, loaded))
         record = prepared_record(folder)
         say("loading the base")
         loaded = load_base(folder, device=device, dtype=dtype)
@@ -100,22 +119,33 @@ class DistilledPRAG:
     @property
     def generator_identity(self) -> str:
         """What decides an adapter beside base and passages."""
-        return f"state-{self.states.layer}"
+        return f"state-{self.states.layer}" if self.generator is None else generator_identity(self.generator)
 
     def encode(self, passages: Sequence[str]) -> LoraWeights:
         """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s.
 
         Raises InputError for anything but a list of strings, and for more tokens than the base has numbered masks.
         """
-        return self.states.plain_lora(_checked(passages, "passage"))
+        texts = _checked(passages, "passage")
+        if self.generator is None:
+            return self.states.plain_lora(texts)
+        if not any(text.strip() for text in texts):
+            raise InputError("there is no text to encode; give at least one passage that is not empty")
+        with torch.no_grad():
+            made = self.generator(self.generator.encode(self.base, [texts]))
+        return made.unstack(self.base.identity, self.generator.settings.architecture)[0]
 
     def encode_states(self, passages: Sequence[str]) -> StateAdapter:
-        """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. Errors as in `encode`."""
+        """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. Errors as in `encode`;
+        ConfigError with a trained generator, which makes LoRA only."""
+        if self.generator is not None:
+            raise ConfigError(f"a {self.generator.settings.architecture} generator makes LoRA, no state adapters")
         return self.states.states(_checked(passages, "passage"))
 
     def peft_prompt(self, question: str, passages: Sequence[str]) -> list[int]:
-        """The masked prompt with numbered masks that goes with `encode(passages)`."""
-        return self.states.numbered(self.prompts.build(question, passages).masked_ids)
+        """The masked prompt that goes with `encode(passages)`; for state adapters its masks are numbered."""
+        masked = self.prompts.build(question, passages).masked_ids
+        return self.states.numbered(masked) if self.generator is None else masked
 
     def answer(
         self,
@@ -129,8 +159,9 @@ class DistilledPRAG:
         """Answer `question` from `documents`, which the base LLM does not see.
 
         documents: texts, each one passage; or pass a `retriever` over passages loaded before. Of more than `top_k`
-        documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. Raises InputError
-        for an empty question, no documents, what is no text, and more text than the base reads.
+        documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. rows: send only the
+        sentences that the question seems to need, a share of the rows up to 1 or a number of rows. Raises InputError for an
+        empty question, no documents, what is no text, and more text than the base reads.
         """
         begin = time.perf_counter()
         check_text(question, "the question")
@@ -139,18 +170,37 @@ class DistilledPRAG:
             retriever = BM25Retriever([Passage(text, f"document {number}") for number, text in enumerate(texts, start=1)])
             top_k = None if top_k is None else min(top_k, len(texts))
         found = retriever.retrieve(question, usual_k(retriever) if top_k is None else top_k)
-        texts = [passage.text for passage, _ in found]
+        whole = texts = [passage.text for passage, _ in found]
         if rows is not None:
-            texts = chosen_sentences(question, texts, rows, lambda text: len(self.prompts.document_ids(text)))
+            texts = chosen_sentences(question, texts, rows, self._count)
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
-        sent = self.encode_states(texts).to_bytes()
-        adapter = StateAdapter.from_bytes(sent)  # what an engine would read
+        adapters, states = None, None
+        if self.generator is None:
+            sent = self.encode_states(texts).to_bytes()
+            states = [StateAdapter.from_bytes(sent)]  # what an engine would read
+        else:
+            lora = self.encode(texts).to(dtype=torch.bfloat16)
+            sent, adapters = lora.to_bytes(), LoraBatch.stack([lora])
         encoded = time.perf_counter()
-        text = greedy_texts(self.base, [prompt], None, self.prompts.end_of_turn_id, states=[adapter])[0]
+        with mask_embedded_as(self.base, mask_row_of(self.generator)):
+            text = greedy_texts(self.base, [prompt], adapters, self.prompts.end_of_turn_id, states=states)[0]
         answered = time.perf_counter()
         seconds = {"retrieve": retrieved - begin, "encode": encoded - retrieved, "answer": answered - encoded}
-        return Answer(text, found, self.sent(prompt, adapter.count, len(sent)), seconds)
+        what = self.sent(prompt, prompt.count(self.base.mask_token_id), len(sent))
+        return Answer(text, found, what, seconds, self._notes(found, whole, texts))
+
+    def _count(self, text: str) -> int:
+        return len(self.prompts.document_ids(text))
+
+    def _notes(self, found: list[tuple[Passage, float]], whole: list[str], sent: list[str]) -> list[str]:
+        notes = []
+        if not any(score for _, score in found):
+            notes.append("no passage shares a word with the question, so the passages are no better than any others")
+        total, kept = (sum(map(self._count, texts)) for texts in (whole, sent))
+        if kept < total:
+            notes.append(f"{total - kept} of the passages' {total} tokens were left out (--rows); the answer may be among them")
+        return notes
 
     def sent(self, masked_prompt: Sequence[int], masks: int, adapter_bytes: int) -> Sent:
         """The masked prompt as text and the sizes of what would be sent with it."""
@@ -170,6 +220,12 @@ class DistilledPRAG:
     def answer_closed_book(self, question: str) -> str:
         """The same model without any passages."""
         return greedy_texts(self.base, [self.prompts.closed_book(question)], None, self.prompts.end_of_turn_id)[0]
+
+
+def _is_trained(generator: Path) -> bool:
+    """Whether this is a trained generator (a folder's config names its settings; what is no folder may be a hub id)."""
+    config = generator / "config.json"
+    return not config.is_file() or b'"settings"' in config.read_bytes()
 
 
 def _checked(texts: Sequence[str], what: str) -> list[str]:

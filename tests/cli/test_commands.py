@@ -64,6 +64,35 @@ def test_ask_shows_the_wire(dprag, documents, models):
     assert code == 0 and "answer:" in out and "<|doc_mask|><|doc_mask|>" in out.replace("\n", "").replace(" ", "")
 
 
+def test_notes_say_what_was_left_out_and_that_nothing_was_found(dprag, documents, models):
+    text = "Anna Tovberg lives in Oakport near the old harbour. " + " ".join(f"Wheat number {n} grows slowly." for n in range(12))
+    (documents / "long.txt").write_text(text)
+    long = documents / "long.txt"
+    code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", long, "--rows", 0.3, "--json", *models)
+    assert code == 0, err
+    assert any("tokens were left out" in note for note in json.loads(out)["notes"])
+    code, out, _ = dprag("ask", "Zzyzx?", "--docs", documents, "--top-k", 1, "--json", *models)
+    notes = json.loads(out)["notes"]
+    assert "1 of 3 passages were used (--top-k)" in notes and any("no passage shares a word" in note for note in notes)
+
+
+def test_a_trained_generator_answers_and_encodes(dprag, documents, tiny_base_folder, tiny_generator_folder, tmp_path):
+    models = ["--base", tiny_base_folder, "--generator", tiny_generator_folder]
+    code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 2, "--json", *models)
+    assert code == 0, err
+    sent = json.loads(out)["sent"]
+    assert "Oakport" not in sent["prompt"] and sent["masks"] > 10 and sent["adapter_bytes"] > 0
+    code, out, err = dprag("encode", documents, "--out", tmp_path / "adapter", "--json", *models)
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["masks"] > 10 and record["prompt"].count("<|doc_mask|>") == record["masks"] and "{question}" in record["prompt"]
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["r"] == 2
+    code, _, err = dprag("encode", documents, "--out", tmp_path / "states", "--for", "engine", *models)
+    assert code == 1 and "no state adapters" in err
+    code, _, err = dprag("ask", "Where?", "--docs", documents, "--base", tiny_base_folder, "--generator", documents)
+    assert code == 1 and "not a generator checkpoint" in err
+
+
 def test_encode_writes_a_peft_folder(dprag, documents, models, tmp_path):
     code, out, _ = dprag("encode", documents / "a.txt", "--out", tmp_path / "adapter", *models)
     assert code == 0 and "rows from 2 passages" in " ".join(out.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.evaluation.metrics import exact_match, normalise, token_f1, wilson_interval
+from distilledprag.evaluation.metrics import exact_match, normalise, token_f1
 
 
 @pytest.mark.parametrize("prediction, answer, exact, f1", [
@@ -27,9 +27,3 @@ def test_metrics_on_awkward_cases(prediction, answer, exact, f1):
 
 def test_normalisation_drops_articles_punctuation_and_case():
     assert normalise("  The U.S. of  A-merica! ") == "us of america"
-
-
-def test_wilson_interval_contains_the_share_and_narrows():
-    low, high = wilson_interval(0.9, 500)
-    assert low < 0.9 < high and high - low < 0.06
-    assert wilson_interval(1.0, 100)[1] == pytest.approx(1.0)

@@ -38,9 +38,11 @@ def run(
     show_wire: bool,
     as_json: bool,
     base: str | None,
+    generator: str | None = None,
     rows: float | None = None,
     layer: int | None = None,
 ) -> None:
+    """Raises InputError for an empty question, and for --rows or --top-k that cannot be."""
     if not question.strip():
         raise InputError("the question is empty; write one")
     console = Console(stderr=as_json)
@@ -49,8 +51,10 @@ def run(
     check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
         raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
-    prag = DistilledPRAG.from_pretrained(base, layer=layer, say=Console(stderr=True).print)
+    prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
+    if top_k < len(retriever):
+        answer.notes.append(f"{top_k} of {len(retriever)} passages were used (--top-k)")
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)
@@ -72,7 +76,7 @@ def as_record(answer: Answer) -> dict[str, Any]:
         ],
         "sent": vars(answer.sent),
         "seconds": {name: round(value, 4) for name, value in answer.seconds.items()},
-        "notes": [],
+        "notes": answer.notes,
     }
 
 
@@ -83,6 +87,8 @@ def show(console: Console, answer: Answer, whole_wire: bool) -> None:
     prompt = answer.sent.prompt if whole_wire else shortened(answer.sent.prompt)
     size = f"{answer.sent.adapter_bytes:,} bytes of adapter, {answer.sent.bytes_total:,} bytes in all"
     console.print(Panel(escape(prompt), title="sent: masked prompt", subtitle=size))
+    for note in answer.notes:
+        console.print(f"[dim]note: {escape(note)}[/dim]")
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in answer.seconds.items())
     console.print(f"[bold green]answer:[/bold green] {escape(answer.text)}  [dim]({seconds})[/dim]")
 

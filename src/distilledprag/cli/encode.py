@@ -18,7 +18,14 @@ PLACE = "{question}"
 
 
 def run(
-    files: list[Path], out: Path, target: str, question: str | None, rows: float | None, as_json: bool, base: str | None
+    files: list[Path],
+    out: Path,
+    target: str,
+    question: str | None,
+    rows: float | None,
+    as_json: bool,
+    base: str | None,
+    generator: str | None = None,
 ) -> None:
     """Raises ConfigError for options that do not go together."""
     if target not in ("peft", "engine"):
@@ -27,31 +34,30 @@ def run(
         raise ConfigError("--rows needs --question, and the other way round: the question decides which rows are kept")
     console = Console(stderr=True)
     passages = [passage.text for passage in load_with_progress(files, console)]
-    prag = DistilledPRAG.from_pretrained(base, say=console.print)
+    prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
     if question is not None and rows is not None:
         passages = chosen_sentences(question, passages, rows, lambda text: len(prag.prompts.document_ids(text)))
-    states = prag.encode_states(passages)
-    compact = states.to_bytes()
+    compact = prag.encode_states(passages).to_bytes() if prag.generator is None or target == "engine" else b""
     if target == "peft":
-        weights = prag.encode(passages)
-        weights.save_pretrained(out)
+        prag.encode(passages).save_pretrained(out)
         size = sum(file.stat().st_size for file in out.iterdir() if file.suffix == ".safetensors")
         ids = prag.peft_prompt(PLACE, passages)
     else:
         with replace_folder(out) as folder:
             (folder / "states.safetensors").write_bytes(compact)
         size, ids = len(compact), prag.prompts.build(PLACE, passages).masked_ids
+    masks = sum(prag.prompts.context(passages).is_document)
     record: dict[str, Any] = {
         "prompt": prag.base.tokenizer.decode(ids, skip_special_tokens=False),
-        "masks": states.count,
+        "masks": masks,
         "tokens": len(ids),
         "bytes": size,
-        "compact_bytes": len(compact),
+        "compact_bytes": len(compact) or size,
     }
     if as_json:
         print(json.dumps(record, ensure_ascii=False))
         return
     Console().print(
-        f"{out}: {states.count} rows from {len(passages)} passages of {len(files)} file(s), {size:,} bytes "
-        f"({len(compact):,} in compact form); --json prints the masked prompt that goes with it"
+        f"{out}: {masks} rows from {len(passages)} passages of {len(files)} file(s), {size:,} bytes "
+        f"({len(compact) or size:,} in compact form); --json prints the masked prompt that goes with it"
     )

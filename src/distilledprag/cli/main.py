@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 
 Base = Annotated[Optional[str], typer.Option(help="Folder of a prepared base (`dprag prepare-base`). Default: SmolLM2.")]  # noqa: UP045
+Generator = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Folder of a trained generator for this base. Default: state adapters, which need none."),
+]
 Layer = Annotated[Optional[int], typer.Option(min=0, help="Write states after this layer. Default: the base's.")]  # noqa: UP045
 Rows = Annotated[
     Optional[float],  # noqa: UP045
@@ -55,12 +59,13 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     docs: Docs,
     more_docs: Annotated[Optional[list[Path]], typer.Argument(help="Further files or folders: --docs A B.")] = None,  # noqa: UP045
-    top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all of fewer.")] = None,  # noqa: UP045
+    top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all if there are fewer.")] = None,  # noqa: UP045
     compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
     show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
     rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
+    generator: Generator = None,
     layer: Layer = None,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
@@ -69,7 +74,7 @@ def ask(
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
-    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, rows, layer)
+    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator, rows, layer)
 
 
 @app.command()
@@ -83,11 +88,12 @@ def encode(
     rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
+    generator: Generator = None,
 ) -> None:
     """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.cli import encode as command
 
-    command.run(files, out, target, question, rows, as_json, base)
+    command.run(files, out, target, question, rows, as_json, base, generator)
 
 
 @app.command("prepare-base")
@@ -96,18 +102,18 @@ def prepare_base(
     out: Annotated[Optional[Path], typer.Option(help="Folder for the served base; `<name>-encoder` is made beside it.")] = None,  # noqa: UP045
     masks: Annotated[int, typer.Option(min=1, max=4096, help="Numbered mask tokens, for plain PEFT adapters.")] = 512,
     layer: Layer = None,
-    plain_layer: Annotated[Optional[int], typer.Option(min=0, help="The layer that PEFT adapters change.")] = None,  # noqa: UP045
+    plain_layer: Annotated[int | None, typer.Option(min=0, help="The layer that plain PEFT adapters change.")] = None,
     reader: Annotated[Optional[Path], typer.Option(help="Folder of a reader that `dprag train` wrote, to merge.")] = None,  # noqa: UP045
 ) -> None:
-    """Give any LLM its mask tokens (and a reader), so that it can be served; no training."""
+    """Add mask tokens (and a trained reader) to an LLM, so that it can be served. Trains nothing."""
     from distilledprag.cli import prepare_base as command
 
     command.run(base, out, masks, layer, plain_layer, reader)
 
 
 @app.command()
-def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (the encoder: ours needs nothing else).")]) -> None:
-    """Print the folder of a part of the default base; it is prepared if it is not there."""
+def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (state adapters need the encoder only).")]) -> None:
+    """Print the folder of a part of the default base, which is prepared if it is missing."""
     from distilledprag.cli import prepare_base as command
 
     command.show_path(what)
@@ -115,7 +121,7 @@ def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (t
 
 @app.command()
 def demo() -> None:
-    """Ten questions over the sample documents: what left the machine, and what came back."""
+    """Ask ten questions over the sample documents and show what was sent and what came back."""
     from distilledprag.cli import demo as command
 
     command.run()
@@ -123,7 +129,7 @@ def demo() -> None:
 
 @app.command()
 def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, base or run folder.")]) -> None:
-    """Say what a folder holds."""
+    """Describe what a folder holds: an adapter, a generator, a base or a run."""
     from distilledprag.cli import info as command
 
     command.run(checkpoint)
@@ -135,7 +141,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint, if there is one.")] = False,
     overrides: Overrides = None,
 ) -> None:
-    """Train a reader for state adapters, or distil a parameter generator."""
+    """Train what a recipe says: a reader for state adapters, a parameter generator, or a baseline (PRAG, DyPRAG)."""
     from distilledprag.cli import train as command
 
     command.run(recipe, resume, overrides)
@@ -226,7 +232,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Output folders of `dprag evaluate RECIPE`.")],
     out: Annotated[Path, typer.Option(help="Folder for the report.")],
 ) -> None:
-    """Tables and pictures of evaluation runs, in markdown and HTML."""
+    """Write tables and pictures of evaluation runs, in markdown and HTML."""
     from distilledprag.cli import evaluate as command
 
     command.report(runs, out)

@@ -1,12 +1,11 @@
 """Exact match, token F1, precision and recall as SQuAD and HotpotQA compute them (their normalisation: lower case, no
 punctuation, no articles, single spaces), containment, and recall of retrieval.
 
-Knows nothing about models or files. With several right answers, each number is the best over them.
+With several right answers, each number is the best over them.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections import Counter
@@ -138,10 +137,3 @@ def _some(answers: Sequence[str]) -> Sequence[str]:
     if isinstance(answers, str) or not answers:
         raise InputError(f"a list of at least one right answer is needed, not {answers!r}")
     return answers
-
-
-def wilson_interval(share: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """95 % confidence interval of a share measured on n questions (Wilson)."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
