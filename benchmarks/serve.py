@@ -32,10 +32,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from distilledprag.base.architecture import module_shapes
 from distilledprag.base.llm import load_base, save_base
 from distilledprag.base.sampled_mask import install_mask
 from distilledprag.files import write_atomically
-from distilledprag.base.architecture import module_shapes
 from distilledprag.lora.weights import LoraPair, LoraWeights
 
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "serve.json"

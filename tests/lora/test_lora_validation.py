@@ -14,6 +14,7 @@ from lora_examples import (
     ARCHITECTURES,
     IDENTITY,
     random_adapter,
+    record_of,
     same_tensors,
     tiny_config,
     tiny_model,
@@ -52,7 +53,7 @@ def changed(change) -> bytes:
     """WEIGHTS' file after `change(tensors)`, with its record."""
     tensors = load(WEIGHTS.to_bytes())
     change(tensors)
-    return save(tensors, {"distilledprag": WEIGHTS._record.to_json()})
+    return save(tensors, {"distilledprag": record_of(WEIGHTS.to_bytes())})
 
 
 def with_header(change) -> bytes:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_examples import ALL_TARGETS, IDENTITY, random_adapter, same_tensors, tiny_config
+from lora_examples import ALL_TARGETS, IDENTITY, random_adapter, record_of, same_tensors, tiny_config
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -195,7 +195,7 @@ def test_damaged_bytes_are_refused_with_their_reason():
     assert code_of(resaved(data, lambda tensors: tensors.update(extra=torch.ones(1)))) == Rejection.KEYS
     narrow = tuple(torch.zeros(shape) for shape in ((4, 32), (56, 4)))
     other_rank = LoraWeights({"layers.0.mlp.up_proj": LoraPair(*narrow)}, 1.0, IDENTITY, "")
-    assert code_of(save(load(other_rank.to_bytes()), {"distilledprag": WEIGHTS._record.to_json()})) == Rejection.RANK
+    assert code_of(save(load(other_rank.to_bytes()), {"distilledprag": record_of(WEIGHTS.to_bytes())})) == Rejection.RANK
     assert code_of(resaved(data, lambda tensors: tensors.update({NAME: tensors[NAME].int()}))) == Rejection.DTYPE
 
 

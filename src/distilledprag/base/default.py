@@ -126,4 +126,4 @@ def _dequantised(gguf: Path) -> tuple[Any, Any]:
     model = LlamaForCausalLM(LlamaConfig(**{name: values[name] for name in _CONFIG}))
     model.load_state_dict(read.state_dict(), strict=False)
     model.tie_weights()
-    return model.to(torch.bfloat16), tokenizer
+    return model.bfloat16(), tokenizer
