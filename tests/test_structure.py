@@ -155,7 +155,6 @@ def private_uses(file: Path, private: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.xfail(reason="some tests of engine, evaluation and distillation still do")
 def test_tests_do_not_reach_into_private_members():
     private = private_names()
     assert len(private) > 50

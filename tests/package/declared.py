@@ -20,6 +20,13 @@ ROOMS = {
     "distilledprag.http": {"engine", "gateway"},
     "distilledprag.engine": {"engine"},
     "distilledprag.gateway": {"gateway"},
+    **{
+        f"distilledprag.{name}": {"evaluate"}
+        for name in (
+            "cli.evaluate",
+            *(f"evaluation.{part}" for part in ("overlap", "questions", "runner", "statistics", "summary")),
+        )
+    },
     "distilledprag.integrations.langchain": {"langchain"},
     "distilledprag.integrations.llama_index": {"llama-index"},
     "distilledprag.evaluation.harness": {"lm-eval"},

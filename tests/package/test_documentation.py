@@ -40,11 +40,7 @@ def add_module(source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     importlib.import_module(".".join(path.with_suffix("").parts))
 
 
-WAITING = {"A benchmark"}  # for evaluation/benchmark_files.py
-marks = {name: [pytest.mark.xfail(reason="written for the coming evaluation/benchmark_files.py")] for name in WAITING}
-
-
-@pytest.mark.parametrize("section", [pytest.param(name, marks=marks.get(name, [])) for name in SECTIONS])
+@pytest.mark.parametrize("section", SECTIONS)
 def test_an_example_of_extending_runs(section, tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new").mkdir()
@@ -58,6 +54,18 @@ def test_an_example_of_extending_runs(section, tiny_base, tmp_path, monkeypatch)
             add_module(source, tmp_path / "new", monkeypatch)
         else:
             exec(compile(source, f"docs/extending.md, {section}", "exec"), names)
+
+
+# --- the map of the code
+
+
+def test_files_that_the_design_names_exist():
+    text = (ROOT / "docs" / "design.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`", text))
+    assert len(named) > 20
+    assert not [name for name in sorted(named) if not any((part / name).exists() for part in (ROOT, ROOT / "src/distilledprag"))]
+    rooms = {folder.name for folder in (ROOT / "src" / "distilledprag").iterdir() if list(folder.glob("*.py"))}
+    assert rooms <= set(re.findall(r"^  ([a-z_]+)/ ", text, re.MULTILINE))
 
 
 # --- the README

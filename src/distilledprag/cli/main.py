@@ -337,6 +337,10 @@ def main() -> None:
         app()
     except DistilledPRAGError as error:
         sys.exit(_failed(str(error)))
+    except ModuleNotFoundError as error:
+        if (error.name or "distilledprag").partition(".")[0] == "distilledprag":
+            raise
+        sys.exit(_failed(f"this command needs {error.name}, which is not installed: pip install 'distilledprag[all]'"))
     except KeyboardInterrupt:
         _failed("stopped")
         sys.exit(130)
