@@ -132,7 +132,7 @@ class DistilledPRAG:
         if not any(text.strip() for text in texts):
             raise InputError("there is no text to encode; give at least one passage that is not empty")
         with torch.no_grad():
-            made = self.generator(self.generator.encode(self.base, [texts]))
+            made: LoraBatch = self.generator(self.generator.encode(self.base, [texts]))
         return made.unstack(self.base.identity, self.generator.settings.architecture)[0]
 
     def encode_states(self, passages: Sequence[str]) -> StateAdapter:

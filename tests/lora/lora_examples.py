@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -109,9 +108,3 @@ def same_tensors(first: LoraWeights, second: LoraWeights) -> bool:
             for name in ("a", "b")
         )
     )
-
-
-def record_of(data: bytes) -> str:
-    """The adapter's record as it stands in the header of its safetensors file."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length])["__metadata__"]["distilledprag"]
