@@ -57,6 +57,7 @@ format: $(STAMP)  ## let ruff fix what it can
 train: $(STAMP)  ## train what ships (reader, joint stage, masks), resumable: DEVICE=cuda MINUTES=9 DATA=folder
 	$(BIN)/dprag train recipes/smollm2-135m.yaml --resume $(if $(DEVICE),--set device=$(DEVICE)) $(if $(MINUTES),--set training.minutes=$(MINUTES)) $(if $(DATA),--set 'data=[$(DATA)]')
 	$(BIN)/python scripts/ship_reader.py runs/smollm2-135m
+	$(BIN)/python scripts/train_sentence_scorer.py $(or $(DATA),../shared/data/qa/train)
 
 evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file, DATA=folder of eval files (hours, resumable)
 	$(BIN)/dprag evaluate --data tests/data/everyday.jsonl $(foreach name,squad_dev hotpotqa_dev 2wiki_dev nq_qed_dev nq_swap_eval tatqa_text_dev covidqa boolq_dev,--data $(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --n $(or $(N),500) --json docs/results/reading.json
