@@ -173,6 +173,7 @@ def masked_prompt(base, *parts):
 
 def test_rows_with_states_loras_and_none_compute_what_each_computes_alone(tiny_base, adapters):
     """States of every layer, also the last one, whose MLP the prefill computes at the prompt's end only."""
+    hooks = [dict(layer._forward_hooks) for layer in tiny_base.model.model.layers]
     prompts = [
         masked_prompt(tiny_base, 4, "mmmmm", 9),
         masked_prompt(tiny_base, 2, "mm", 3, "mmm", 20),
@@ -200,7 +201,7 @@ def test_rows_with_states_loras_and_none_compute_what_each_computes_alone(tiny_b
     changed = [(own[0] - without).abs().max() > 1e-3 for own, without in zip(made, bare, strict=True)]
     # States after the last layer reach nothing but their own positions: the answer sees them where a mask ends the prompt.
     assert changed == [True, True, False, True, False, True, True]
-    assert not any(layer._forward_hooks for layer in tiny_base.model.model.layers)
+    assert [dict(layer._forward_hooks) for layer in tiny_base.model.model.layers] == hooks
 
 
 def test_a_mask_that_an_answer_would_write_gets_no_state(tiny_base):
