@@ -1,10 +1,14 @@
-"""Words and sentences of a text, by rules that are the same in training, retrieval and use (languages with spaces)."""
+"""Words and sentences of a text, by rules that are the same in training, retrieval and use (languages with spaces), and how
+many words two answers share."""
 
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 
@@ -39,3 +43,33 @@ def words_of(text: str) -> list[str]:
         parts = re.split(r"[-@.]", match)
         words += [match, *parts] if len(parts) > 1 else [match]
     return [word for word in words if word not in STOP_WORDS]
+
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """The text as the official scripts of SQuAD and HotpotQA compare it: lower case, no punctuation, no articles."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+class TokenScores(NamedTuple):
+    """How the words of a prediction and an answer overlap, as multisets; each in 0..1."""
+
+    f1: float
+    precision: float
+    recall: float
+
+
+NONE_RIGHT = TokenScores(0.0, 0.0, 0.0)
+ALL_RIGHT = TokenScores(1.0, 1.0, 1.0)
+
+
+def token_overlap(ours: list[str], theirs: list[str]) -> TokenScores:
+    """Of the words of a prediction with those of an answer; none right without a common word."""
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    if not common:
+        return NONE_RIGHT
+    precision, recall = common / len(ours), common / len(theirs)
+    return TokenScores(2 * precision * recall / (precision + recall), precision, recall)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.evaluation.metrics import exact_match, normalise, token_f1
+from distilledprag.evaluation.metrics import exact_match, token_f1
+from distilledprag.text import normalise
 
 
 @pytest.mark.parametrize("prediction, answer, exact, f1", [

@@ -19,7 +19,6 @@ from torch import nn
 from distilledprag.generators.document_states import DocumentStates, base_document_states
 from distilledprag.generators.interface import GeneratorSettings, ParameterGenerator, adapter_modules, adapter_sizes, register
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.prompts import PromptBuilder
 
 
 class MeanSettings(GeneratorSettings):
@@ -34,9 +33,7 @@ class MeanGenerator(ParameterGenerator):
     reads_base = True
 
     def __init__(self, settings, base):
-        super().__init__()
-        self.settings, self.base_identity = settings, base.identity
-        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
+        super().__init__(settings, base)
         self.modules_of_base, self.sizes = adapter_modules(base, settings), adapter_sizes(base, settings)
         width = base.model.config.hidden_size
         self.center = nn.Parameter(torch.zeros(width))

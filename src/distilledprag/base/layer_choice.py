@@ -14,9 +14,6 @@ both on the tokens of plain RAG's own greedy answer. 1: as if the LLM had read t
 from __future__ import annotations
 
 import json
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
@@ -26,12 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distilledprag.base.architecture import decoder_layers, hidden_after, hidden_states, logits_of
+from distilledprag.base.architecture import decoder_layers, hidden_states, logits_of
 from distilledprag.base.llm import BaseLLM
+from distilledprag.base.passage_states import padded, passage_states
 from distilledprag.decoding import greedy_ids
 from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import Prompt, PromptBuilder
+from distilledprag.text import normalise, token_overlap
 
 LEAST_KEPT, LEAST_F1 = 0.95, 0.9  # of a layer that may be taken: `kept`, and F1 as a share of plain RAG's
 SHARES = (0.1, 0.17, 0.24, 0.3, 0.37, 0.44, 0.5, 0.57)  # of the layers: the candidates
@@ -163,7 +162,7 @@ class _Run:
         for begin in range(0, len(prompts), _BATCH):
             part = slice(begin, begin + _BATCH)
             rows = [[*prompt, *answer] for prompt, answer in zip(prompts[part], answers[part], strict=True)]
-            ids, attention = _padded(rows, self.prompts.end_of_turn_id, self.base.device)
+            ids, attention = padded(rows, self.prompts.end_of_turn_id, self.base.device)
             is_mask = ids == self.base.mask_token_id
             adapters = [None] * len(rows) if states is None else states[part]
             with written_states(self.base.model, adapters, is_mask):
@@ -175,30 +174,17 @@ class _Run:
 
     def states(self, texts: Sequence[Sequence[str]], layers: Sequence[int]) -> dict[int, list[StateAdapter]]:
         """For each layer an adapter per question; its passages are encoded one by one, each behind the opening of a prompt."""
-        alone = {text: self.prompts.context([text]) for passages in texts for text in passages}
         rows: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-        names = list(alone)
+        names = list(dict.fromkeys(text for passages in texts for text in passages))
         for begin in range(0, len(names), _BATCH):
-            part = names[begin : begin + _BATCH]
-            ids, attention = _padded([alone[text].open_ids for text in part], self.prompts.end_of_turn_id, self.base.device)
-            for layer, hidden in hidden_after(self.base.model, layers, input_ids=ids, attention_mask=attention).items():
-                for row, text in enumerate(part):
-                    places = torch.tensor(alone[text].is_document, device=hidden.device)
-                    rows[layer][text] = hidden[row, : len(places)][places]
+            for layer, found in passage_states(self.base, self.prompts, names[begin : begin + _BATCH], layers).items():
+                rows[layer] |= found
         return {
             layer: [
                 StateAdapter(torch.cat([rows[layer][text] for text in passages]), layer, self.base.identity) for passages in texts
             ]
             for layer in layers
         }
-
-
-def _padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """ids and attention mask (Q, T), padded on the right."""
-    longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
-    attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, attention
 
 
 def _kl(teacher: Tensor, student: Tensor) -> float:
@@ -211,17 +197,5 @@ def _mean_f1(base: BaseLLM, answers: Sequence[Sequence[int]], questions: Sequenc
     total = 0.0
     for ids, item in zip(answers, questions, strict=True):
         line = base.tokenizer.decode(ids, skip_special_tokens=True).strip().split("\n")[0]
-        total += _f1(line, item.answer)
+        total += token_overlap(normalise(line).split(), normalise(item.answer).split()).f1
     return round(total / len(questions), 4)
-
-
-def _f1(answer: str, reference: str) -> float:
-    given, wanted = Counter(_words(answer)), Counter(_words(reference))
-    shared = sum((given & wanted).values())
-    return 2 * shared / (sum(given.values()) + sum(wanted.values())) if shared else 0.0
-
-
-def _words(text: str) -> list[str]:
-    """Words without case, punctuation and articles, as SQuAD's script counts them."""
-    bare = "".join(character for character in text.lower() if character not in string.punctuation)
-    return re.sub(r"\b(a|an|the)\b", " ", bare).split()

@@ -174,15 +174,12 @@ def train_dyprag(recipe: DypragRecipe, *, resume: bool = False, quiet: bool = Fa
     task = DypragTask(base, translator, recipe, adapters)
     adapters.prepare(track([*task.validation, *task.documents], "PRAG's adapters", disable=quiet))
 
-    def export(folder: Path) -> None:
-        translator.save_pretrained(folder)
-
     return fit(
         task,
         recipe.training,
         recipe.output,
         resume=resume,
         recipe=recipe.model_dump(mode="json"),
-        export=export,
+        export=translator.save_pretrained,
         quiet=quiet,
     )

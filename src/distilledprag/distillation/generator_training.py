@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -198,16 +197,13 @@ def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool 
     generator.to(base.device)
     task = DistillTask(base, generator, recipe)
 
-    def export(folder: Path) -> None:
-        generator.save_pretrained(folder)
-
     return fit(
         task,
         recipe.training,
         recipe.output,
         resume=resume,
         recipe=recipe.model_dump(mode="json"),
-        export=export,
+        export=generator.save_pretrained,
         initialise=None if recipe.start_from else task.initialise,
         quiet=quiet,
     )

@@ -81,7 +81,7 @@ def fit(
     *,
     resume: bool = False,
     recipe: dict[str, Any] | None = None,
-    export: Callable[[Path], None] | None = None,
+    export: Callable[[Path], object] | None = None,
     initialise: Callable[[], None] | None = None,
     cpu: bool = False,
     quiet: bool = False,
@@ -109,7 +109,7 @@ def _train(
     settings: LoopSettings,
     folder: RunFolder,
     accelerator: Accelerator,
-    export: Callable[[Path], None] | None,
+    export: Callable[[Path], object] | None,
     quiet: bool,
 ) -> dict[str, float]:
     start = folder.step

@@ -6,21 +6,10 @@ With several right answers, each number is the best over them.
 
 from __future__ import annotations
 
-import re
-import string
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
 from distilledprag.errors import InputError
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-def normalise(text: str) -> str:
-    """The text as the official scripts compare it."""
-    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+from distilledprag.text import ALL_RIGHT, NONE_RIGHT, TokenScores, normalise, token_overlap
 
 
 def exact_match(prediction: str, answer: str) -> float:
@@ -36,26 +25,6 @@ def token_f1(prediction: str, answer: str) -> float:
     return hotpotqa_scores(prediction, answer).f1 or exact_match(prediction, answer)
 
 
-class TokenScores(NamedTuple):
-    """How the words of a prediction and an answer overlap, as multisets; each in 0..1."""
-
-    f1: float
-    precision: float
-    recall: float
-
-
-NONE_RIGHT = TokenScores(0.0, 0.0, 0.0)
-ALL_RIGHT = TokenScores(1.0, 1.0, 1.0)
-
-
-def _overlap(ours: list[str], theirs: list[str]) -> TokenScores:
-    common = sum((Counter(ours) & Counter(theirs)).values())
-    if not common:
-        return NONE_RIGHT
-    precision, recall = common / len(ours), common / len(theirs)
-    return TokenScores(2 * precision * recall / (precision + recall), precision, recall)
-
-
 def hotpotqa_scores(prediction: str, answer: str) -> TokenScores:
     """As `hotpot_evaluate_v1.py` (2WikiMultihopQA and PRAG compute the same).
 
@@ -64,7 +33,7 @@ def hotpotqa_scores(prediction: str, answer: str) -> TokenScores:
     ours, theirs = normalise(prediction), normalise(answer)
     if ours != theirs and {ours, theirs} & {"yes", "no", "noanswer"}:
         return NONE_RIGHT
-    return _overlap(ours.split(), theirs.split())
+    return token_overlap(ours.split(), theirs.split())
 
 
 def squad_scores(prediction: str, answer: str) -> TokenScores:
@@ -75,7 +44,7 @@ def squad_scores(prediction: str, answer: str) -> TokenScores:
     ours, theirs = normalise(prediction).split(), normalise(answer).split()
     if not ours or not theirs:
         return ALL_RIGHT if ours == theirs else NONE_RIGHT
-    return _overlap(ours, theirs)
+    return token_overlap(ours, theirs)
 
 
 def best_exact_match(prediction: str, answers: Sequence[str]) -> float:

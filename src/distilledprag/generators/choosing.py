@@ -29,7 +29,7 @@ def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:
 
 def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float) -> set[int]:
     """Places of the sentences to keep: the best first, as long as they fit. rows: a share up to 1, or a number of rows."""
-    budget = max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
+    budget = _budget(parts, rows)
     kept: set[int] = set()
     used = 0
     for index in np.argsort(-scores, kind="stable"):
@@ -37,6 +37,11 @@ def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float) 
             kept.add(int(index))
             used += parts[index].size
     return kept
+
+
+def _budget(parts: Sequence[Sentence], rows: float) -> float:
+    """The most rows that are sent."""
+    return max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
 
 
 def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
@@ -47,8 +52,7 @@ def chosen_sentences(question: str, passages: Sequence[str], rows: float, count:
     if not rows > 0:
         raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
     parts = cut(passages, count)
-    total = sum(part.size for part in parts)
-    if total <= max(FEWEST, rows * total if rows <= 1 else rows):
+    if sum(part.size for part in parts) <= _budget(parts, rows):
         return list(passages)
     kept = choose(SentenceScorer.default().scores(question, parts), parts, rows)
     return [

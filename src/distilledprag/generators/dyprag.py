@@ -31,7 +31,6 @@ from distilledprag.generators.interface import (
     register,
 )
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.prompts import PromptBuilder
 
 
 class DypragSettings(GeneratorSettings):
@@ -46,11 +45,10 @@ class DypragSettings(GeneratorSettings):
 class DypragTranslator(ParameterGenerator):
     """See the module's docstring. Raises ConfigError when a module's size differs between layers."""
 
+    settings: DypragSettings
+
     def __init__(self, settings: DypragSettings, base: BaseLLM) -> None:
-        super().__init__()
-        self.settings: DypragSettings = settings
-        self.base_identity = base.identity
-        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
+        super().__init__(settings, base)
         self.modules_of_base = adapter_modules(base, settings)
         self.sizes = adapter_sizes(base, settings)
         width = int(base.model.config.hidden_size)

@@ -39,6 +39,7 @@ from distilledprag.generators.checkpoint import find_checkpoint, read_config, re
 from distilledprag.generators.document_states import DocumentStates
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
+from distilledprag.prompts import PromptBuilder
 
 MaskKind = Literal["statistics", "random", "trainable", "none"]
 
@@ -62,7 +63,7 @@ class GeneratorSettings(Settings):
 
 
 class ParameterGenerator(nn.Module, PyTorchModelHubMixin, ABC, library_name="distilledprag", tags=["parametric-rag", "lora"]):
-    """Base class of the generators. `__init__(settings, base)` sets `settings` and `base_identity`.
+    """Base class of the generators. A subclass calls `super().__init__(settings, base)` first.
 
     reads_base: True if the document states are the hidden states of the base LLM over the prompt's context (N = layers + 1,
         D = E, in the order of `output_hidden_states`), which the teacher's forward pass computes anyway.
@@ -74,9 +75,13 @@ class ParameterGenerator(nn.Module, PyTorchModelHubMixin, ABC, library_name="dis
 
     reads_base: bool = False
     encoder_fingerprint: str | None = None
-    settings: GeneratorSettings
-    base_identity: BaseIdentity
     saved_dtype: torch.dtype | None = None
+
+    def __init__(self, settings: GeneratorSettings, base: BaseLLM) -> None:
+        super().__init__()
+        self.settings = settings
+        self.base_identity: BaseIdentity = base.identity
+        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
 
     @abstractmethod
     def encode(self, base: BaseLLM, passages: Sequence[Sequence[str]]) -> DocumentStates:

@@ -32,7 +32,6 @@ from distilledprag.generators.interface import (
     register,
 )
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.prompts import PromptBuilder
 
 
 class PaperSettings(GeneratorSettings):
@@ -58,11 +57,10 @@ class PaperGenerator(ParameterGenerator):
     """See the module's docstring. Raises ConfigError when a module's size differs between layers, CheckpointError when
     the encoder cannot be loaded."""
 
+    settings: PaperSettings
+
     def __init__(self, settings: PaperSettings, base: BaseLLM) -> None:
-        super().__init__()
-        self.settings: PaperSettings = settings
-        self.base_identity = base.identity
-        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
+        super().__init__(settings, base)
         self.modules_of_base = adapter_modules(base, settings)
         self.sizes = adapter_sizes(base, settings)
         self.reads_base = settings.encoder == "base"

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
 from distilledprag.base.llm import BaseLLM
+from distilledprag.base.passage_states import passage_states
 from distilledprag.base.prepare import MASKS, PreparedRecord
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
@@ -80,7 +81,7 @@ class StateGenerator:
             found = {text: self._cache[text, layer] for text in passages if (text, layer) in self._cache}
         missing = [text for text in dict.fromkeys(passages) if text not in found]
         if missing:
-            found |= self._encoded(missing, layer)
+            found |= passage_states(self.base, self.prompts, missing, [layer])[layer]
         with self._lock:
             for text in passages:
                 self._cache[text, layer] = found[text]
@@ -89,26 +90,6 @@ class StateGenerator:
             while total > _CACHED_TOKENS and len(self._cache) > 1:
                 total -= len(self._cache.popitem(last=False)[1])
         return [found[text] for text in passages]
-
-    def _encoded(self, passages: list[str], layer: int) -> dict[str, Tensor]:
-        built = [self.prompts.context([text]) for text in passages]
-        longest = max(len(prompt) for prompt in built)
-        if longest > self.base.context_length:
-            raise InputError(
-                f"a passage with its prompt has {longest} tokens; the base reads {self.base.context_length}: split it"
-            )
-        device = self.base.device
-        ids = torch.full((len(built), longest), self.prompts.end_of_turn_id)
-        attention = torch.zeros(len(built), longest, dtype=torch.long)
-        for row, prompt in enumerate(built):
-            ids[row, : len(prompt)] = torch.tensor(prompt.open_ids)
-            attention[row, : len(prompt)] = 1
-        hidden = hidden_after(self.base.model, [layer], input_ids=ids.to(device), attention_mask=attention.to(device))[layer]
-        encoded = {}
-        for row, (text, prompt) in enumerate(zip(passages, built, strict=True)):
-            places = [place for place, document in enumerate(prompt.is_document) if document]
-            encoded[text] = hidden[row, torch.tensor(places, dtype=torch.long, device=device)].clone()
-        return encoded
 
     def states(self, passages: Sequence[str]) -> StateAdapter:
         """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""

@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 
-from distilledprag.evaluation.metrics import normalise, token_f1
+from distilledprag.evaluation.metrics import token_f1
 from distilledprag.synthesis.sources import Document
+from distilledprag.text import normalise
 
 Message = dict[str, str]
 
