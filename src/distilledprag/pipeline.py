@@ -16,13 +16,13 @@ import torch
 from distilledprag.base.architecture import decoder_layers
 from distilledprag.base.default import Say, default_base
 from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.base.prepare import prepared_record
+from distilledprag.base.prepared import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
-from distilledprag.generators.choosing import chosen_sentences
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
+from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter

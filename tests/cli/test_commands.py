@@ -108,7 +108,7 @@ def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator
 
 def test_prepare_base_makes_a_base_that_loads_and_prints_both_folders(dprag, tmp_path):
     from distilledprag.base.llm import load_base
-    from distilledprag.base.prepare import prepared_record
+    from distilledprag.base.prepared import prepared_record
 
     tokenizer = tiny_tokenizer(context=128)
     tiny_model(tokenizer).save_pretrained(tmp_path / "plain")

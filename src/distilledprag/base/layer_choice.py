@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distilledprag.base.architecture import decoder_layers, hidden_states, logits_of
-from distilledprag.base.llm import BaseLLM
-from distilledprag.base.passage_states import padded, passage_states
+from distilledprag.base.llm import BaseLLM, padded, passage_states
 from distilledprag.decoding import greedy_ids
 from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,9 +12,11 @@ from rich.panel import Panel
 
 from distilledprag.documents import Passage, load_passages
 from distilledprag.errors import InputError
-from distilledprag.pipeline import Answer, DistilledPRAG
 from distilledprag.retrieval import BM25Retriever, usual_k
 from distilledprag.retrieval.bm25 import check_request
+
+if TYPE_CHECKING:
+    from distilledprag.pipeline import Answer
 
 
 def load_with_progress(paths: list[Path], console: Console) -> list[Passage]:
@@ -51,6 +53,8 @@ def run(
     check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
         raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+    from distilledprag.pipeline import DistilledPRAG  # seconds: a mistake in the request is told before it
+
     prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
     if top_k < len(retriever):

@@ -11,8 +11,6 @@ from rich.console import Console
 from distilledprag.cli.ask import load_with_progress
 from distilledprag.errors import ConfigError
 from distilledprag.files import replace_folder
-from distilledprag.generators.choosing import chosen_sentences
-from distilledprag.pipeline import DistilledPRAG
 
 PLACE = "{question}"
 
@@ -34,6 +32,9 @@ def run(
         raise ConfigError("--rows needs --question, and the other way round: the question decides which rows are kept")
     console = Console(stderr=True)
     passages = [passage.text for passage in load_with_progress(files, console)]
+    from distilledprag.generators.sentence_choice import chosen_sentences
+    from distilledprag.pipeline import DistilledPRAG
+
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
     if question is not None and rows is not None:
         passages = chosen_sentences(question, passages, rows, lambda text: len(prag.prompts.document_ids(text)))

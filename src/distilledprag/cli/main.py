@@ -106,17 +106,17 @@ def prepare_base(
     reader: Annotated[Optional[Path], typer.Option(help="Folder of a reader that `dprag train` wrote, to merge.")] = None,  # noqa: UP045
 ) -> None:
     """Add mask tokens (and a trained reader) to an LLM, so that it can be served. Trains nothing."""
-    from distilledprag.cli import prepare_base as command
+    from distilledprag.cli import checkpoints
 
-    command.run(base, out, masks, layer, plain_layer, reader)
+    checkpoints.prepare(base, out, masks, layer, plain_layer, reader)
 
 
 @app.command()
 def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (state adapters need the encoder only).")]) -> None:
     """Print the folder of a part of the default base, which is prepared if it is missing."""
-    from distilledprag.cli import prepare_base as command
+    from distilledprag.cli import checkpoints
 
-    command.show_path(what)
+    checkpoints.show_path(what)
 
 
 @app.command()
@@ -130,9 +130,9 @@ def demo() -> None:
 @app.command()
 def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, base or run folder.")]) -> None:
     """Describe what a folder holds: an adapter, a generator, a base or a run."""
-    from distilledprag.cli import info as command
+    from distilledprag.cli import checkpoints
 
-    command.run(checkpoint)
+    checkpoints.info(checkpoint)
 
 
 @app.command()

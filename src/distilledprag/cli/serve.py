@@ -33,7 +33,7 @@ def run(
     store: Path, port: int, engine_port: int, base: str | None, rows: float | None, allow_plaintext: bool, browser: bool
 ) -> None:
     from distilledprag.base.default import default_base
-    from distilledprag.base.prepare import encoder_folder
+    from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
 
     engine.require_packages()

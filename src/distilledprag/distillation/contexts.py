@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distilledprag.errors import InputError
 from distilledprag.text import sentences
@@ -38,7 +39,7 @@ class Context:
     joint: bool = False
 
 
-def read_rows(path: Path) -> Iterator[dict]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file, gzipped or not. Raises InputError naming file and line for what is no such row."""
     opener = gzip.open if path.suffix == ".gz" else open
     try:
@@ -55,7 +56,7 @@ def read_rows(path: Path) -> Iterator[dict]:
         raise InputError(f"{path} cannot be read as JSON lines: {error}") from error
 
 
-def passage_text(document: dict) -> str:
+def passage_text(document: dict[str, Any]) -> str:
     """A passage as it is read: the title first, where there is one that the text does not begin with."""
     title, text = (document.get("title") or "").strip(), document["text"].strip()
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text

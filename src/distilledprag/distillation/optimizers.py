@@ -23,12 +23,13 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Replace the singular values of a (..., rows, columns) matrix by about one (quintic Newton-Schulz iteration)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(-2) > matrix.size(-1)
-    x = matrix.mT if tall else matrix
+    x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(Optimizer):

@@ -15,6 +15,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -182,7 +183,7 @@ def pack_contexts(
     return ContextBatch(tables[0], tables[1], tables[2], index[0], index[1], index[2], owner), taken
 
 
-class ContextBatches(IterableDataset):
+class ContextBatches(IterableDataset[ContextBatch]):
     """Batches without end, from where an earlier run stopped.
 
     `streams`: how many series of batches are interleaved, one for each worker process; stream s visits contexts s, s + streams,
@@ -209,7 +210,7 @@ class ContextBatches(IterableDataset):
     def state_dict(self) -> dict[str, int | list[int]]:
         return {"position": list(self.position), "drawn": self.drawn}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.position, self.drawn = list(state["position"]), int(state["drawn"])
 
     def draw(self) -> Iterator[ContextBatch]:

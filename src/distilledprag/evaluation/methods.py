@@ -25,8 +25,8 @@ from distilledprag.baselines.prag import PromptVariant, prompt_ids
 from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.choosing import chosen_sentences
 from distilledprag.generators.interface import mask_row_of
+from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.generators.state import StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter

@@ -25,7 +25,7 @@ import torch
 
 from distilledprag.base.default import cache_folder, default_base
 from distilledprag.base.llm import BaseLLM, load_base, weights_hash
-from distilledprag.base.prepare import RECORD, prepared_record
+from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
 from distilledprag.decoding import greedy_ids
 from distilledprag.device import chosen_device

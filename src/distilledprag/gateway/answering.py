@@ -23,7 +23,7 @@ from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
-from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder

@@ -45,7 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise CheckpointError(f"{folder} is not a generator checkpoint: it has no {CONFIG}; pass the folder that training wrote")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not (isinstance(config["settings"], dict) and isinstance(config["base"], dict) and "architecture" in config):
             raise TypeError
     except (ValueError, KeyError, TypeError) as error:

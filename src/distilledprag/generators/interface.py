@@ -102,7 +102,7 @@ class ParameterGenerator(nn.Module, PyTorchModelHubMixin, ABC, library_name="dis
         """The generator's parameters by name, contiguous, on the CPU. (A frozen encoder is not among them.)"""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
-    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **options: Any) -> str | None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **options: Any) -> str | None:
         """Write the checkpoint folder in one step (an older one is replaced). dtype: of the weights on disk."""
         self.saved_dtype = dtype
         try:
@@ -171,7 +171,7 @@ def checked_settings(values: Any) -> GeneratorSettings:
 def build_generator(settings: Mapping[str, Any] | GeneratorSettings, base: BaseLLM) -> ParameterGenerator:
     """A new generator for `base`. Weights are drawn from torch's global random state. Errors as in `checked_settings`."""
     checked = checked_settings(settings.model_dump() if isinstance(settings, GeneratorSettings) else settings)
-    generator = cast(Any, _REGISTERED[checked.architecture][1])(checked, base)
+    generator: ParameterGenerator = cast(Any, _REGISTERED[checked.architecture][1])(checked, base)
     _add_mask_row(generator, base, checked.mask)
     return generator
 

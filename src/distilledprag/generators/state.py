@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
-from distilledprag.base.llm import BaseLLM
-from distilledprag.base.passage_states import passage_states
-from distilledprag.base.prepare import MASKS, PreparedRecord
+from distilledprag.base.llm import BaseLLM, passage_states
+from distilledprag.base.prepared import MASKS, PreparedRecord
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
