@@ -9,11 +9,12 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import Forked
 from tiny import tiny_model, tiny_tokenizer
 
 from distilledprag.base.numbered_masks import add_mask_tokens
@@ -22,7 +23,7 @@ from distilledprag.base.reader import load_tensors
 from distilledprag.distillation import reader_training
 from distilledprag.distillation.contexts import NOT_FOUND, Context, ContextMixer, load_contexts
 from distilledprag.distillation.reader_batches import ContextBatches, ContextTokenizer, pack_contexts
-from distilledprag.distillation.reader_training import ReaderSettings, train_reader
+from distilledprag.distillation.reader_training import ReaderSettings, ReaderTraining, train_reader
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
@@ -227,32 +228,24 @@ def test_training_needs_few_packages():
     subprocess.run([sys.executable, "-c", code, *absent], check=True)
 
 
-CHILD = """
-import json, os, signal, sys
-from pathlib import Path
-from distilledprag.distillation.reader_training import ReaderSettings, ReaderTraining, train_reader
+def train_killed_at(step, base, data, run):
+    save = ReaderTraining.save
 
-base, data, run, settings, killed_at = json.loads(sys.argv[1])
-save = ReaderTraining.save
+    def killed(training, folder):
+        if training.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(training, folder)
 
-def killed(training, run):
-    if training.step == killed_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(training, run)
-
-ReaderTraining.save = killed
-train_reader(base, [Path(data)], Path(run), ReaderSettings(**settings))
-"""
+    ReaderTraining.save = killed
+    train_reader(base, [data], run, TINY_RUN)
 
 
 @pytest.mark.parametrize("killed_at", [3, 6])  # before and after masks and A are computed
 def test_a_run_killed_and_resumed_is_the_unbroken_one(data, base, tmp_path, killed_at):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train_reader(base, [data], whole, TINY_RUN)
-    given = json.dumps([str(base), str(data), str(broken), asdict(TINY_RUN), killed_at])
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run([sys.executable, "-c", CHILD, given], env=environment, check=False)
-    assert child.returncode == -signal.SIGKILL
+    child = Forked(train_killed_at, killed_at, base, data, broken, CUDA_VISIBLE_DEVICES="")
+    assert child.wait() == -signal.SIGKILL
     assert json.loads((broken / "state" / "progress.json").read_text()) == {"step": killed_at - 1}
     train_reader(base, [data], broken, TINY_RUN, resume=True)
     assert logged(broken) == logged(whole)

@@ -151,6 +151,11 @@ def register(settings: type[GeneratorSettings]) -> Callable[[Generator], Generat
     return decorate
 
 
+def generator_names() -> tuple[str, ...]:
+    """The architectures of all registered generators, in the order of their names."""
+    return tuple(sorted(_REGISTERED))
+
+
 def checked_settings(values: Any) -> GeneratorSettings:
     """Settings of the architecture that `values` names.
 
@@ -160,7 +165,7 @@ def checked_settings(values: Any) -> GeneratorSettings:
         raise ConfigError(f"generator settings must be keys and values, such as `architecture: paper`; got {values!r}")
     name = values.get("architecture")
     if not isinstance(name, str) or name not in _REGISTERED:
-        raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(sorted(_REGISTERED))}")
+        raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(generator_names())}")
     try:
         return _REGISTERED[name][0].model_validate(dict(values))
     except ValidationError as error:
