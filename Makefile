@@ -2,6 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -25,8 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine
 	$(BIN)/dprag demo
 
-test: $(STAMP)  ## the test suite without the slow tests; JOBS=2: in two processes
-	OMP_NUM_THREADS=$(if $(JOBS),1,$(OMP_NUM_THREADS)) $(BIN)/python -m pytest -m 'not slow' $(if $(JOBS),-n $(JOBS) --dist loadfile) $(PYTEST)
+# The default base is fetched before, so that no two processes do it at once; without a network its own tests say what is missing.
+test: $(STAMP)  ## the test suite without the slow tests, in two processes of one thread; JOBS=1: in one
+	-$(BIN)/dprag path base
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(PYTEST)
 
 coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 % more CPU time on Python 3.11, little from 3.12 on)
 	COVERAGE_CORE=$(shell python3 -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') $(MAKE) test PYTEST=--cov

@@ -1,4 +1,4 @@
-"""The frozen base LLM: loaded with its tokenizer and mask token, checked, never trained; and the states it has of passages."""
+"""Loads and checks the frozen base LLM with its tokenizer and mask token, and computes its hidden states of passages."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ class BaseLLM:
 
     @property
     def device(self) -> torch.device:
+        """Where the model's weights are."""
         return self.model.device
 
     @property

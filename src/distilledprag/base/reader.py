@@ -38,6 +38,7 @@ class LoraLinear(nn.Module):
         self.b = nn.Parameter(torch.zeros(linear.out_features, rank, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (..., d_in) -> x (W + B A)^T + bias (..., d_out), in the precision of W."""
         weight = self.linear.weight + (self.b @ self.a).to(self.linear.weight.dtype)
         return nn.functional.linear(x, weight, self.linear.bias)
 

@@ -1,4 +1,4 @@
-"""`dprag ask`."""
+"""`dprag ask`: answer a question over documents, in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dprag encode`."""
+"""`dprag encode`: write the adapter of documents into a folder, and print the masked prompt that goes with it."""
 
 from __future__ import annotations
 

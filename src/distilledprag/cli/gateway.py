@@ -31,6 +31,7 @@ class GatewayOptions:
 
 
 def run(options: GatewayOptions) -> None:
+    """Serve until stopped. Raises ConfigError for options that cannot be."""
     require_packages()
     from distilledprag.documents.store import DocumentStore
     from distilledprag.gateway.application import Options, build_application

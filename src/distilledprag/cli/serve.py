@@ -32,6 +32,7 @@ class StoppedError(Exception):
 def run(
     store: Path, port: int, engine_port: int, base: str | None, rows: float | None, allow_plaintext: bool, browser: bool
 ) -> None:
+    """Start both servers, and stop both when this process is stopped. Raises ConfigError when one does not start, or ends."""
     from distilledprag.base.default import default_base
     from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway

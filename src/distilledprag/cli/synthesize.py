@@ -1,4 +1,4 @@
-"""`dprag synthesize`."""
+"""`dprag synthesize`: let an LLM write question-answer pairs about documents."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: distillation of generators, and the reader of a base.
+"""Training: generators are distilled, and the reader of a base is trained.
 
 recipes.py             what `dprag train` reads          losses.py         the paper's three losses
 generator_training.py  distils a generator               optimizers.py     AdamW, Muon, schedules

@@ -40,6 +40,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -67,14 +68,17 @@ class MuonWithAdamW(Optimizer):
         return [group for part in self.parts.values() for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of both."""
         assert closure is None
         for part in self.parts.values():
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """The states of both, under `muon` and `adamw`."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self.param_groups = self._groups()

@@ -46,6 +46,7 @@ class ContextBatch:
     next_visit: int = 0
 
     def to(self, device: torch.device | str) -> ContextBatch:
+        """The same batch on another device."""
         return ContextBatch(
             self.teacher.to(device),
             self.student.to(device),
@@ -208,9 +209,11 @@ class ContextBatches(IterableDataset[ContextBatch]):
         self.drawn = 0
 
     def state_dict(self) -> dict[str, int | list[int]]:
+        """What a resumed run needs to draw the batches that come next."""
         return {"position": list(self.position), "drawn": self.drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
         self.position, self.drawn = list(state["position"]), int(state["drawn"])
 
     def draw(self) -> Iterator[ContextBatch]:

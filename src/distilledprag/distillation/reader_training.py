@@ -1,4 +1,4 @@
-"""Trains what ships for a base: the reader, and the joint stage that lets it read written states. One LoRA, one run.
+"""Trains the reader of a base: one LoRA, in one run, that first reads plain prompts and then also written states.
 
     B = batch rows   T = tokens of a row   D = hidden size   U = width of the MLP   N = document tokens   K = answer tokens
 

@@ -1,4 +1,4 @@
-"""Generators: documents in, the adapter that an LLM needs to answer about them out.
+"""Generators turn documents into the adapter that an LLM needs to answer questions about them.
 
 state.py             ours: the passages' hidden states     interface.py         what a learned generator is; by name
 paper.py             the paper's                           checkpoint.py        their files, on disk and on the Hub

@@ -1,4 +1,4 @@
-"""What every learned generator is (documents in, one LoRA per prompt out), and generators by name.
+"""The base class of learned generators (documents in, one LoRA per prompt out), and the registry of generators by name.
 
     B = prompts   S = document tokens (padded)   N = state layers   D = state dimension   E = width of the base
 

@@ -45,6 +45,7 @@ class PlainPath:
 
     @classmethod
     def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
+        """That of a prepared base or encoder. Raises CheckpointError when its A cannot be read."""
         return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
 
 

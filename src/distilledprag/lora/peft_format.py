@@ -1,4 +1,4 @@
-"""The adapter format the world reads (PEFT): tensor names, adapter_config.json, and the folder.
+"""PEFT's adapter format: tensor names, adapter_config.json, and the folder.
 
     FOLDER/
       adapter_config.json         peft's own LoraConfig; read by PEFT, vLLM, transformers
