@@ -151,13 +151,16 @@ def test_a_gateway_killed_while_documents_come_in_has_all_that_it_acknowledged(t
     with engine(tmp_path, base_folder) as (_, engine_url):
         acknowledged = []
         for round in range(2):
-            with gateway(tmp_path, engine_url, base_folder) as (process, url), client(url) as http:
-                with contextlib.suppress(httpx2.HTTPError):
-                    for number in range(10_000):
-                        if number == 8:
-                            threading.Timer(0.02, process.kill).start()
-                        made = http.post("/v1/documents", json={"name": f"{round}-{number}", "text": f"Anna {round} {number}."})
-                        acknowledged.append(made.json()["id"])
+            with (
+                gateway(tmp_path, engine_url, base_folder) as (process, url),
+                client(url) as http,
+                contextlib.suppress(httpx2.HTTPError),
+            ):
+                for number in range(10_000):
+                    if number == 8:
+                        threading.Timer(0.02, process.kill).start()
+                    made = http.post("/v1/documents", json={"name": f"{round}-{number}", "text": f"Anna {round} {number}."})
+                    acknowledged.append(made.json()["id"])
         assert len(acknowledged) > 10
         with gateway(tmp_path, engine_url, base_folder) as (_, url), client(url) as http:
             stored = [http.get(f"/v1/documents/{id}") for id in acknowledged]

@@ -151,31 +151,35 @@ def train(
 def synthesize(
     docs: Docs,
     out: Annotated[Path, typer.Option(help="Pairs for `dprag train`: .jsonl or .parquet.")],
-    model: Annotated[str, typer.Option(help="The endpoint's name of the LLM; without --base-url a local model's folder or id.")],
+    model: Annotated[
+        str, typer.Option(help="The LLM's name at the endpoint; without --base-url, a local model's folder or hub id.")
+    ],
     base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint; it sees the documents.")] = None,  # noqa: UP045
     api_key_file: Annotated[Optional[Path], typer.Option(help="Default: the variable OPENAI_API_KEY.")] = None,  # noqa: UP045
     journal: Annotated[Optional[Path], typer.Option(help="Answered requests. Default: beside --out.")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of so many documents.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of this many documents.")] = None,  # noqa: UP045
     partners: Annotated[int, typer.Option(min=0, help="Other documents that each one is paired with.")] = 1,
     passage_words: Annotated[int, typer.Option(min=1, help="Longest passage cut from a text file.")] = 100,
-    min_words: Annotated[int, typer.Option(min=1, help="Leave out shorter documents.")] = 10,
+    min_words: Annotated[int, typer.Option(min=1, help="Leave out documents with fewer words.")] = 10,
     titles: Annotated[bool, typer.Option("--titles", help="Put each document's title before its text.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the sample and the partners.")] = 0,
-    single_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per document.")] = 2,
+    single_min: Annotated[int, typer.Option(min=1, help="Ask again when a document has fewer pairs.")] = 2,
     single_max: Annotated[int, typer.Option(min=1, help="Most pairs kept per document.")] = 5,
-    cross_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per two documents.")] = 5,
-    attempts: Annotated[int, typer.Option(min=1, help="How often to ask while pairs are missing.")] = 2,
-    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM can only answer with the documents.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of the sampling; below 0: send none.")] = 0.7,
+    cross_min: Annotated[int, typer.Option(min=1, help="Ask again when two documents have fewer pairs.")] = 5,
+    attempts: Annotated[int, typer.Option(min=1, help="How often to ask, at most, while pairs are missing.")] = 2,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Keep only what the LLM can answer with the documents and not without.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; below 0: leave it to the endpoint.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 2048,
     response_format: Annotated[str, typer.Option(help="text, json_object or json_schema.")] = "text",
     extra_body: Annotated[Optional[str], typer.Option(help="JSON object of further request fields.")] = None,  # noqa: UP045
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Of a request that fails in passing.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one try.")] = 600.0,
-    prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    budget: Annotated[Optional[float], typer.Option(help="Stop at this many dollars in all.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(min=1, help="How many requests run at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="How often a request is retried after a temporary error.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds before a request counts as failed.")] = 600.0,
+    prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,  # noqa: UP045
+    completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million completion tokens.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Stop when this many dollars are spent.")] = None,  # noqa: UP045
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
@@ -243,7 +247,9 @@ def index(
     path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
     store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
     collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
-    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Delete all when PATH holds nothing now.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
+    ] = False,
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import index as command
@@ -254,7 +260,7 @@ def index(
 @app.command()
 def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
     served_model_name: Annotated[str, typer.Option(help="The model's public name. Default: the base's own.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
@@ -263,12 +269,16 @@ def engine(
     tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 32,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    max_queue_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
-    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
-    adapter_memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
+    max_queue_per_key: Annotated[
+        Optional[int], typer.Option(min=1, help="Waiting requests of one key. Default: a fourth of --max-queue.")
+    ] = None,  # noqa: UP045
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept in memory.")] = 2048,
+    adapter_memory_per_key: Annotated[
+        Optional[int], typer.Option(min=1, help="MiB of adapters of one key. Default: a fourth of --adapter-memory.")
+    ] = None,  # noqa: UP045
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
-    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
-    request_timeout: Annotated[float, typer.Option(min=0.1, help="Longest seconds for an answer, waiting included.")] = 120.0,
+    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an adapter is deleted.")] = 3600.0,
+    request_timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for an answer, waiting included.")] = 120.0,
     max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
@@ -288,8 +298,8 @@ def engine(
 @app.command()
 def serve(
     store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
-    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0: any free one.")] = 8080,
+    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the engine; 0: any free one.")] = 8000,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
@@ -306,9 +316,11 @@ def gateway(
     engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
     store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
-    allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
+    allowed_host: Annotated[
+        Optional[list[str]], typer.Option(help="Another host name that requests may name; may be given several times.")
+    ] = None,  # noqa: UP045
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
