@@ -94,7 +94,7 @@ def test_an_engine_killed_in_the_middle_of_an_answer_and_a_new_one_at_its_addres
 
 def test_an_engine_told_to_stop_finishes_what_it_writes(tmp_path, base_folder):
     with engine(tmp_path, base_folder) as (process, url), client(url, headers=AUTHORIZED) as http:
-        body = {"model": "base", "prompt": "Where", "max_tokens": 300, "temperature": 1.5, "seed": 1, "stream": True}
+        body = {"model": "base", "prompt": "Where", "max_tokens": 120, "temperature": 1.5, "seed": 1, "stream": True}
         with http.stream("POST", "/v1/completions", json=body) as response:
             lines = response.iter_lines()
             next(lines)
