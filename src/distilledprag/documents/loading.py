@@ -8,51 +8,19 @@ are the extra `documents`, and are imported when a file needs them; plain text a
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from distilledprag.documents.passages import Block, Passage, split_blocks
+from distilledprag.documents.passages import Passage, split_blocks
+from distilledprag.documents.readers import READERS, SUPPORTED, read
 from distilledprag.errors import InputError
-
-# Suffix -> module in `readers` and function(file) -> blocks.
-READERS = {
-    ".txt": ("text", "read_text"),
-    ".text": ("text", "read_text"),
-    ".md": ("html", "read_markdown"),
-    ".markdown": ("html", "read_markdown"),
-    ".html": ("html", "read_html"),
-    ".htm": ("html", "read_html"),
-    ".pdf": ("pdf", "read_pdf"),
-    ".docx": ("word", "read_docx"),
-    ".jsonl": ("json_records", "read_jsonl"),
-    ".json": ("json_records", "read_json"),
-}
-SUPPORTED = ", ".join(READERS)
-
-
-def read_blocks(file: Path) -> list[Block]:
-    """The text of a file as blocks under their headings.
-
-    Raises InputError (empty, binary, damaged, locked or unsupported file, or one whose reader needs a library that is not
-    installed), naming the file and what to do.
-    """
-    named = READERS.get(file.suffix.lower())
-    if named is None:
-        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
-    module, function = named
-    try:
-        blocks: list[Block] = getattr(importlib.import_module(f"distilledprag.documents.readers.{module}"), function)(file)
-    except ModuleNotFoundError as error:
-        raise InputError(f"reading {file} needs {error.name}: pip install 'distilledprag[documents]'") from error
-    return blocks
 
 
 def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     """The passages of one file: its paragraphs, cut at sentence ends into at most `longest` words.
 
-    Raises InputError as `read_blocks` does, and for a missing file or one without text.
+    Raises InputError as `read` does, and for a missing file or one without text.
     """
     file = Path(file)
     if longest < 1:
@@ -65,7 +33,7 @@ def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
     try:
         if not file.stat().st_size and file.suffix.lower() in READERS:
             raise InputError(f"{file} is empty; remove it or give it text")
-        pieces = split_blocks(read_blocks(file), longest)
+        pieces = split_blocks(read(file).blocks, longest)
     except OSError as error:
         raise InputError(f"{file} cannot be opened ({error.strerror or error}); check its permissions") from error
     if not pieces:

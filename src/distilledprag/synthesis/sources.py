@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from distilledprag.documents.loading import READERS, load_file
+from distilledprag.documents.loading import load_file
+from distilledprag.documents.readers import READERS
 from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
 
@@ -214,7 +215,7 @@ def _jsonl(file: Path) -> Iterator[Document]:
 
 
 def _json(file: Path) -> Iterator[Document]:
-    for block in read_json(file):
+    for block in read_json(file).blocks:
         yield Document(block.text, block.title)
 
 

@@ -10,8 +10,9 @@ from bs4 import BeautifulSoup, NavigableString, Tag
 from bs4.dammit import EncodingDetector
 
 from distilledprag.documents.passages import Block, Kind, Outline, clean
-from distilledprag.documents.readers.text import decode
-from distilledprag.errors import InputError
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.encodings import decode
+from distilledprag.errors import DocumentError
 
 _HIDDEN = frozenset("head script style nav template noscript svg canvas iframe object audio video button select textarea".split())
 _BLOCKS = frozenset(
@@ -23,26 +24,28 @@ _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)---[ \t]*(?:\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:[ \t]*[\"']?(.*?)[\"']?[ \t]*$", re.MULTILINE)
 
 
-def read_markdown(file: Path) -> list[Block]:
+def read_markdown(file: Path) -> ReadDocument:
     """CommonMark with tables; a YAML front matter gives only its title."""
     from markdown_it import MarkdownIt
 
-    text = decode(file).replace("\r\n", "\n")
+    text, notes = decode(file.read_bytes(), str(file))
+    text = text.replace("\r\n", "\n")
     title = ""
     if front := _FRONT_MATTER.match(text):
         text = text[front.end() :]
         if found := _FRONT_TITLE.search(front.group(1)):
             title = found.group(1)
-    return _blocks(MarkdownIt("commonmark").enable("table").render(text), title, file)
+    return _blocks(MarkdownIt("commonmark").enable("table").render(text), title, file, notes)
 
 
-def read_html(file: Path) -> list[Block]:
+def read_html(file: Path) -> ReadDocument:
     """What a browser would show, without navigation and controls; the page's title serves until the first heading."""
-    declared = EncodingDetector.find_declared_encoding(file.read_bytes()[:4096], is_html=True)
-    return _blocks(decode(file, declared), None, file)
+    data = file.read_bytes()
+    text, notes = decode(data, str(file), EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
+    return _blocks(text, None, file, notes)
 
 
-def _blocks(html: str, title: str | None, file: Path) -> list[Block]:
+def _blocks(html: str, title: str | None, file: Path, notes: tuple[str, ...]) -> ReadDocument:
     with warnings.catch_warnings():  # bs4 warns about short texts that look like file names, and about XHTML
         warnings.simplefilter("ignore")
         soup = BeautifulSoup(html, "lxml")
@@ -52,8 +55,8 @@ def _blocks(html: str, title: str | None, file: Path) -> list[Block]:
     try:
         walker.visit(soup, "paragraph")
     except RecursionError as error:
-        raise InputError(f"{file} nests its elements too deeply; save a simpler copy, or its text") from error
-    return walker.finish()
+        raise DocumentError(f"{file} nests its elements too deeply; save a simpler copy, or its text") from error
+    return ReadDocument(tuple(walker.finish()), notes)
 
 
 class _Walker:

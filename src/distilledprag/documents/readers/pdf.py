@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.passages import Block, Outline, clean
-from distilledprag.errors import InputError
+from distilledprag.documents.passages import Outline, clean
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.errors import DocumentError
 
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’»)\]]*$")
 _PAGE_NUMBER = re.compile(r"(?:page|p\.)?\s*[-–]?\s*\d{1,4}\s*[-–]?(?:\s*(?:/|of)\s*\d{1,4})?", re.IGNORECASE)
@@ -40,11 +41,11 @@ class Line:
     bold: bool
 
 
-def read_pdf(file: Path) -> list[Block]:
-    """Paragraphs under their headings. Raises InputError for a damaged PDF, one with a password, and one without text."""
+def read_pdf(file: Path) -> ReadDocument:
+    """Paragraphs under their headings. Raises DocumentError for a damaged PDF, one with a password, and one without text."""
     pages = _pages(file)
     if not any(pages):
-        raise InputError(f"{file} has no text, it may be a scan; run character recognition (OCR) on it first")
+        raise DocumentError(f"{file} has no text, it may be a scan; run character recognition (OCR) on it first")
     outline = Outline()
     body_size, body_bold = _body_style(pages)
     for lines in _paragraphs(_without_running_lines(pages)):
@@ -57,11 +58,11 @@ def read_pdf(file: Path) -> list[Block]:
             outline.add(text[mark.end() :] if not mark.group()[0].isalnum() else text, "item")
         else:
             outline.add(text)
-    return outline.finish()
+    return ReadDocument(tuple(outline.finish()))
 
 
 def _pages(file: Path) -> list[list[Line]]:
-    """The lines of every page. Raises InputError."""
+    """The lines of every page. Raises DocumentError."""
     from pypdf import PdfReader
     from pypdf.errors import DependencyError, FileNotDecryptedError
 
@@ -71,17 +72,17 @@ def _pages(file: Path) -> list[list[Line]]:
             reader = PdfReader(stream)
             # Many PDFs restrict only printing or copying: they open with the empty password.
             if reader.is_encrypted and not reader.decrypt(""):
-                raise InputError(locked)
+                raise DocumentError(locked)
             return [_lines(page) for page in reader.pages]
-    except InputError:
+    except DocumentError:
         raise
     except FileNotDecryptedError as error:
-        raise InputError(locked) from error
+        raise DocumentError(locked) from error
     except DependencyError as error:
-        raise InputError(f"{file} is encrypted ({error}); install that, or save a copy without protection") from error
+        raise DocumentError(f"{file} is encrypted ({error}); install that, or save a copy without protection") from error
     except Exception as error:  # a damaged file can break the parser anywhere
         reason = str(error) or type(error).__name__
-        raise InputError(f"{file} cannot be read as PDF ({reason}); it is damaged, save or download it again") from error
+        raise DocumentError(f"{file} cannot be read as PDF ({reason}); it is damaged, save or download it again") from error
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ from docx.oxml.ns import qn
 from docx.table import Table
 from docx.text.paragraph import Paragraph
 
-from distilledprag.documents.passages import Block, Outline
-from distilledprag.errors import InputError
+from distilledprag.documents.passages import Outline
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.errors import DocumentError
 
 _CONTAINERS = {qn(name) for name in ("w:sdt", "w:sdtContent", "w:customXml", "w:ins", "w:smartTag")}
 _LINE_BREAKS = {qn("w:br"), qn("w:cr"), qn("w:p")}
@@ -27,14 +28,14 @@ _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallba
 _OFFICE_SIGNATURE = b"\xd0\xcf\x11\xe0"
 
 
-def read_docx(file: Path) -> list[Block]:
+def read_docx(file: Path) -> ReadDocument:
     """Paragraphs, lists and tables under their headings; deleted text, headers and footers are left out.
 
-    Raises InputError for a damaged file, one with a password, and the old .doc format.
+    Raises DocumentError for a damaged file, one with a password, and the old .doc format.
     """
     with file.open("rb") as stream:
         if stream.read(4) == _OFFICE_SIGNATURE:
-            raise InputError(f"{file} has a password or is in the old .doc format; save it as .docx without a password")
+            raise DocumentError(f"{file} has a password or is in the old .doc format; save it as .docx without a password")
     try:
         if not zipfile.is_zipfile(file):
             raise ValueError("not a ZIP archive")
@@ -45,9 +46,9 @@ def read_docx(file: Path) -> list[Block]:
                 _add_table(outline, Table(element, document))
             else:
                 _add_paragraph(outline, Paragraph(element, document))
-        return outline.finish()
+        return ReadDocument(tuple(outline.finish()))
     except Exception as error:  # a damaged file can break ZIP, XML or python-docx anywhere
-        raise InputError(f"{file} cannot be read as a Word document ({error}); open and save it again as .docx") from error
+        raise DocumentError(f"{file} cannot be read as a Word document ({error}); open and save it again as .docx") from error
 
 
 def _parts(parent: Any) -> Iterator[Any]:
