@@ -60,7 +60,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(prag, engine_base, tmp_path):
+def stage(prag, engine_base, tmp_path, reading):
     """A function that starts a gateway with the given options; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
@@ -70,7 +70,8 @@ def stage(prag, engine_base, tmp_path):
             store = DocumentStore(tmp_path / "store")
             stack.callback(store.close)
             client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
-            app = build_application(prag, store, client, ApiKeys(keys), AllowedHosts("127.0.0.1", allowed_hosts), options)
+            hosts = AllowedHosts("127.0.0.1", allowed_hosts)
+            app = build_application(prag, store, reading, client, ApiKeys(keys), hosts, options)
             address = stack.enter_context(served(app))
             http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
             return Stage(http, engine, store, prag, engine_url)
