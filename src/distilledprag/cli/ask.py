@@ -47,8 +47,8 @@ def check_all_read(loaded: Loaded) -> None:
     """Raise InputError, so that the exit code tells, when files could not be read; for the end of a command."""
     if loaded.failed:
         raise InputError(
-            f"{len(loaded.failed)} of {loaded.files} files could not be read (named above), the answer knows nothing of them; mend "
-            "or remove them and ask again"
+            f"{len(loaded.failed)} of {loaded.files} files could not be read (named above), and the answer does not know them; "
+            "mend or remove them and ask again"
         )
 
 

@@ -20,7 +20,8 @@ SHORT_ITEM = 12  # words; longer items are passages of their own
 # Invisible characters that only steer line breaks or mark the start of a file; they would split words in search.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+")
+# Neither a run of full stops nor one of quotes is tried from each of its characters: that takes quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+")
 _CLAUSE_END = (",", ";", ":", "–", "—")
 _TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
 # Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.

@@ -179,8 +179,8 @@ class _Worker:
             )
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return DocumentError(
-            f"{printable(file)} made its reader crash ({how}); it is damaged or needs too much memory. Save or download it again, or "
-            "raise the limit `memory`"
+            f"{printable(file)} made its reader crash ({how}); it is damaged or needs too much memory. Save or download it "
+            "again, or raise the limit `memory`"
         )
 
     def stop(self) -> int:

@@ -22,7 +22,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.limits import MIB, Limits, check_archive, remedy
+from distilledprag.documents.limits import MIB, Limits, check, remedy
 from distilledprag.documents.loading import LoadedDocument, load_document
 from distilledprag.errors import DistilledPRAGError, DocumentError
 
@@ -69,15 +69,16 @@ def main() -> None:
 def read(file: Path, longest: int, limits: Limits) -> LoadedDocument:
     """The file's passages. Raises DocumentError, MemoryError, and nothing else."""
     try:
-        check_archive(file, limits)
+        check(file, limits)
         loaded = load_document(file, longest)
-    except (DistilledPRAGError, MemoryError):
+    except MemoryError:
         raise
-    except RecursionError:
-        raise DocumentError(f"{file} nests its parts too deeply; save a simpler copy, or raise the limit `nesting`") from None
-    except OSError as error:
-        raise DocumentError(f"{file} cannot be opened ({error.strerror or error}); check it and its permissions") from error
     except Exception as error:
+        if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+            message = f"{file} nests its parts too deeply; save a simpler copy, or raise the limit `nesting`"
+            raise DocumentError(message) from None
+        if isinstance(error, DistilledPRAGError):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise DocumentError(f"{file} cannot be read ({reason}); it may be damaged, save or download it again") from error
     size = sum(len(passage.text) for passage in loaded.passages)
