@@ -12,6 +12,7 @@ from docx.oxml import OxmlElement
 from fpdf import FPDF
 
 from distilledprag.documents import load_file, load_passages
+from distilledprag.documents.loading import load_documents
 from distilledprag.errors import InputError
 
 FIRST = "Anna Tovberg lives in Oakport. She works for Velkor Foods."
@@ -219,6 +220,19 @@ def test_an_unusable_file_says_what_is_wrong(tmp_path, name, write, message):
 def test_utf_16_with_a_mark_is_read(tmp_path):
     (tmp_path / "a.txt").write_text(FIRST, encoding="utf-16")
     assert load_file(tmp_path / "a.txt")[0].text == FIRST
+
+
+def test_one_bad_file_is_named_and_the_others_are_read(tmp_path):
+    (tmp_path / "a.txt").write_text(FIRST)
+    (tmp_path / "b.txt").write_bytes(b"\0\1\2")
+    (tmp_path / "c.json").write_bytes(b"[")
+    (tmp_path / "d.txt").write_text(SECOND)
+    seen = []
+    loaded = load_documents(tmp_path, on_file=seen.append)
+    assert [passage.text for passage in loaded.passages] == [FIRST, SECOND] and loaded.files == len(seen) == 4
+    assert len(loaded.failed) == 2 and "b.txt" in loaded.failed[0] and "c.json" in loaded.failed[1]
+    with pytest.raises(InputError, match=r"b\.txt.*c\.json"):
+        load_passages(tmp_path)
 
 
 def test_an_empty_folder_says_so(tmp_path):

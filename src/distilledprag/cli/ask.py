@@ -37,9 +37,9 @@ def load_with_progress(paths: list[Path], console: Console, limits: str | None) 
     if not loaded.passages:
         raise InputError("; ".join(loaded.failed))
     for note in loaded.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for reason in loaded.failed:
-        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)
     return loaded
 
 
@@ -81,7 +81,7 @@ def run(
     if top_k < len(retriever):
         answer.notes.append(f"{top_k} of {len(retriever)} passages were used (--top-k)")
     if as_json:  # where nobody may look at what was printed
-        answer.notes += loaded.notes + [f"not read: {reason}" for reason in loaded.failed]
+        answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)

@@ -48,6 +48,6 @@ def show(console: Console, report: IndexReport) -> None:
     skipped = f"; {report.skipped} files of other types passed over" if report.skipped else ""
     console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + skipped)
     for note in report.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for _, reason in report.failed:
-        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)

@@ -53,9 +53,10 @@ class Limits:
 
 def check(file: Path, limits: Limits) -> None:
     """Raise DocumentError for a file that says itself that it is above a limit. What is damaged passes: its reader says how."""
-    _check_archive(file, limits)
-    if file.suffix.lower() == ".pdf":
-        _check_pages(file, limits)
+    if file.is_file():
+        _check_archive(file, limits)
+        if file.suffix.lower() == ".pdf":
+            _check_pages(file, limits)
 
 
 def _check_archive(file: Path, limits: Limits) -> None:
