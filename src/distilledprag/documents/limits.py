@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -77,12 +76,11 @@ def _check_archive(file: Path, limits: Limits) -> None:
 
 
 def _check_pages(file: Path, limits: Limits) -> None:
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     try:
-        from pypdf import PdfReader
+        from pypdfium2 import PdfDocument
 
-        with file.open("rb") as stream:
-            pages = len(PdfReader(stream).pages)
+        with PdfDocument(file) as document:
+            pages = len(document)
     except MemoryError:
         raise
     except Exception:  # damaged, encrypted, or no reader is installed
