@@ -4,14 +4,18 @@ and never a wait beyond the limits."""
 from __future__ import annotations
 
 import functools
+import io
 import json
 import random
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
 import hostile_files
 import lxml.etree
+import openpyxl
+import pptx
 import pytest
 
 from distilledprag.documents.limits import Limits
@@ -31,14 +35,68 @@ PIECES = {
     "pdf": ["BT ", "ET ", "(Anna) Tj ", "/F1 12 Tf ", "1 0 0 1 50 700 Tm ", "0 0 0 0 0 0 cm ", "<41> Tj ", "[(A) -9e9 (b)] TJ ",
             "q ", "Q ", "T* ", "/X Do ", "(\u200b) Tj ", "99999999999 Tz ", "BI ID EI "],
 }  # fmt: skip
-OF_KIND = {"pdf": ("pdf",), "docx": ("word",), "json": ("json",), "jsonl": ("json", "text"), "html": ("html", "text"),
+OF_KIND = {"csv": ("text", "json"), "tsv": ("text", "json"), "eml": ("text", "html"), "rtf": ("text", "markdown"),
+           "docm": ("word",), "pdf": ("pdf",), "docx": ("word",), "json": ("json",), "jsonl": ("json", "text"), "html": ("html", "text"),
            "htm": ("html",), "md": ("markdown", "text", "html"), "markdown": ("markdown",)}  # fmt: skip
+
+
+def zipped(parts):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in parts.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def workbook():
+    book, file = openpyxl.Workbook(), io.BytesIO()
+    for row in (["Name", "City", "Since"], ["Anna", "Oakport", 1987], ["Ben", "Millport", "=1+1"]):
+        book.active.append(row)
+    book.save(file)
+    return file.getvalue()
+
+
+def slides():
+    show, file = pptx.Presentation(), io.BytesIO()
+    slide = show.slides.add_slide(show.slide_layouts[1])
+    slide.shapes.title.text = "Staff"
+    slide.placeholders[1].text = "Anna lives in Oakport."
+    show.save(file)
+    return file.getvalue()
+
+
+def text_document():
+    names = 'xmlns:o="urn:oasis:names:tc:opendocument:xmlns:office:1.0" xmlns:t="urn:oasis:names:tc:opendocument:xmlns:text:1.0"'
+    body = "<o:body><o:text><t:h>Staff</t:h><t:p>Anna lives in Oakport.</t:p></o:text></o:body>"
+    content = f"<o:document-content {names}>{body}</o:document-content>"
+    return zipped({"mimetype": "application/vnd.oasis.opendocument.text", "content.xml": content})
+
+
+def book():
+    container = '<container><rootfiles><rootfile full-path="b.opf"/></rootfiles></container>'
+    items = '<manifest><item id="a" href="a.xhtml"/></manifest><spine><itemref idref="a"/></spine>'
+    page = "<html><body><h1>Staff</h1><p>Anna lives in Oakport.</p></body></html>"
+    parts = {"META-INF/container.xml": container, "b.opf": f"<package>{items}</package>", "a.xhtml": page}
+    return zipped({"mimetype": "application/epub+zip", **parts})
+
+
+MADE = {
+    "xlsx": workbook, "xlsm": workbook, "pptx": slides, "pptm": slides, "odt": text_document, "epub": book,
+    "csv": lambda: b"Name;City\nAnna;Oakport\n\"Ben; B.\";Millport\n", "tsv": lambda: b"Name\tCity\nAnna\tOakport\n",
+    "rtf": lambda: rb"{\rtf1\ansi{\fonttbl{\f0 Arial;}}\f0 Anna lives in Oakport.\par Caf\'e9 \u8364?\par}",
+    "eml": lambda: b"From: a@b.example\nSubject: Staff\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n--x\n\n"
+                   b"Anna lives in Oakport.\n--x\nContent-Type: text/html\n\n<p>Ben</p>\n--x--\n",
+}  # fmt: skip
+ZIPPED = ("docx", "docm", "xlsx", "xlsm", "pptx", "pptm", "odt", "epub")
 
 
 @functools.cache
 def samples(kind):
     """Whole files of a type."""
-    found = [file.read_bytes() for file in sorted(EXAMPLES.iterdir()) if file.suffix == f".{kind}"]
+    alike = {"docm": "docx", "markdown": "md"}.get(kind, kind)
+    found = [file.read_bytes() for file in sorted(EXAMPLES.iterdir()) if file.suffix == f".{alike}"]
+    if kind in MADE:
+        found = [MADE[kind]()]
     return tuple(found) or (b"Anna lives in Oakport.\n\nShe works for Velkor Foods.\n" * 5,)
 
 
@@ -46,7 +104,9 @@ def generated(draw, kind):
     """A file of pieces of its language in any order."""
     pieces = [piece for name in OF_KIND.get(kind, ("text",)) for piece in PIECES[name]]
     text = "".join(draw.choices([*pieces, "Anna ", "7 "], k=draw.randint(1, 120)))
-    if kind == "docx":
+    if kind in ZIPPED and kind not in ("docx", "docm"):
+        return repacked(draw, kind)
+    if kind in ("docx", "docm"):
         if draw.random() < 0.7:  # close what is open
             healed = lxml.etree.fromstring(f"<w:b {hostile_files.WORD}>{text}</w:b>", lxml.etree.XMLParser(recover=True))
             text = "".join(lxml.etree.tostring(child, encoding="unicode") for child in healed)
@@ -68,8 +128,23 @@ def generated(draw, kind):
     return text.encode(draw.choice(("utf-8", "utf-8", "utf-16", "utf-8-sig", "cp1252")), "replace")
 
 
+def repacked(draw, kind):
+    """A sample with one of its parts changed and the archive sound: a changed archive itself seldom gets past its checksums."""
+    with zipfile.ZipFile(io.BytesIO(draw.choice(samples(kind)))) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    name = draw.choice(sorted(parts))
+    parts[name] = changed(draw, parts[name] or b" ", kind)
+    return zipped(parts)
+
+
 def mutated(draw, kind):
-    data = bytearray(draw.choice(samples(kind)))
+    if kind in ZIPPED and draw.random() < 0.5:
+        return repacked(draw, kind)
+    return changed(draw, draw.choice(samples(kind)), kind)
+
+
+def changed(draw, whole, kind):
+    data = bytearray(whole)
     how = draw.choice(("cut", "flip", "flip", "splice", "repeat", "other type"))
     place = draw.randrange(len(data))
     if how == "cut":
@@ -122,7 +197,8 @@ def report(ends, slowest, capsys):
 def test_two_hundred_damaged_and_generated_files_are_read_or_refused_by_name(tmp_path, reading):
     ends, _ = check_inputs(tmp_path, reading, 200)
     assert not [kind for kind, end in ends if end == "crashed its reader"]
-    assert {kind for kind, end in ends if end == "read"} == {suffix[1:] for suffix in READERS}
+    often = {"txt", "md", "html", "pdf", "docx", "json", "jsonl", "xlsx", "csv", "odt", "eml"}
+    assert often <= {kind for kind, end in ends if end == "read"}  # what is refused whatever it holds tests nothing
 
 
 @pytest.mark.slow
