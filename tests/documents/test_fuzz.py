@@ -36,8 +36,8 @@ PIECES = {
             "q ", "Q ", "T* ", "/X Do ", "(\u200b) Tj ", "99999999999 Tz ", "BI ID EI "],
 }  # fmt: skip
 OF_KIND = {"csv": ("text", "json"), "tsv": ("text", "json"), "eml": ("text", "html"), "rtf": ("text", "markdown"),
-           "docm": ("word",), "pdf": ("pdf",), "docx": ("word",), "json": ("json",), "jsonl": ("json", "text"), "html": ("html", "text"),
-           "htm": ("html",), "md": ("markdown", "text", "html"), "markdown": ("markdown",)}  # fmt: skip
+           "docm": ("word",), "pdf": ("pdf",), "docx": ("word",), "json": ("json",), "jsonl": ("json", "text"),
+           "html": ("html", "text"), "htm": ("html",), "md": ("markdown", "text", "html"), "markdown": ("markdown",)}  # fmt: skip
 
 
 def zipped(parts):
