@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from distilledprag.cli.ask import load_with_progress
-from distilledprag.errors import ConfigError
+from distilledprag.errors import ConfigError, InputError
 from distilledprag.files import replace_folder
 
 PLACE = "{question}"
@@ -24,14 +24,19 @@ def run(
     as_json: bool,
     base: str | None,
     generator: str | None = None,
+    limits: str | None = None,
 ) -> None:
-    """Raises ConfigError for options that do not go together."""
+    """Raises ConfigError for options that do not go together, InputError when a file cannot be read: an adapter that silently
+    lacks one would be taken for whole."""
     if target not in ("peft", "engine"):
         raise ConfigError(f"--for must be peft or engine, not {target!r}")
     if (question is None) != (rows is None):
         raise ConfigError("--rows needs --question, and the other way round: the question decides which rows are kept")
     console = Console(stderr=True)
-    passages = [passage.text for passage in load_with_progress(files, console)]
+    loaded = load_with_progress(files, console, limits)
+    if loaded.failed:
+        raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
+    passages = [passage.text for passage in loaded.passages]
     from distilledprag.generators.sentence_choice import chosen_sentences
     from distilledprag.pipeline import DistilledPRAG
 

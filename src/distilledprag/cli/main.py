@@ -38,6 +38,10 @@ Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", help="A recipe's key=value, such as training.minutes=5; may be given several times."),
 ]
+Limits = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="What reading one file may cost, such as cpu=120,memory=2048. All of them: docs/gateway.md."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -67,6 +71,7 @@ def ask(
     base: Base = None,
     generator: Generator = None,
     layer: Layer = None,
+    limits: Limits = None,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
@@ -74,7 +79,7 @@ def ask(
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
-    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator, rows, layer)
+    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator, rows, layer, limits)
 
 
 @app.command()
@@ -89,11 +94,12 @@ def encode(
     as_json: AsJson = False,
     base: Base = None,
     generator: Generator = None,
+    limits: Limits = None,
 ) -> None:
     """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.cli import encode as command
 
-    command.run(files, out, target, question, rows, as_json, base, generator)
+    command.run(files, out, target, question, rows, as_json, base, generator, limits)
 
 
 @app.command("prepare-base")
@@ -180,6 +186,7 @@ def synthesize(
     prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,  # noqa: UP045
     completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million completion tokens.")] = None,  # noqa: UP045
     budget: Annotated[Optional[float], typer.Option(help="Stop when this many dollars are spent.")] = None,  # noqa: UP045
+    limits: Limits = None,
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
@@ -188,7 +195,7 @@ def synthesize(
         command.Options(
             docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, limit=limit,
             partners=partners, passage_words=passage_words, min_words=min_words, titles=titles, seed=seed, retries=retries,
-            timeout=timeout, response_format=response_format, extra_body=extra_body,
+            timeout=timeout, response_format=response_format, extra_body=extra_body, limits=limits,
         ),
         {
             "single_min": single_min, "single_max": single_max, "cross_min": cross_min, "attempts": attempts, "verify": verify,
@@ -250,11 +257,12 @@ def index(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
     ] = False,
+    limits: Limits = None,
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import index as command
 
-    command.run(path, store, collection, allow_empty)
+    command.run(path, store, collection, allow_empty, limits)
 
 
 @app.command()
@@ -304,11 +312,12 @@ def serve(
     rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     base: Base = None,
+    limits: Limits = None,
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
 
-    command.run(store, port, engine_port, base, rows, allow_plaintext, browser)
+    command.run(store, port, engine_port, base, rows, allow_plaintext, browser, limits)
 
 
 @app.command()
@@ -328,6 +337,7 @@ def gateway(
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
     accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
     base: Base = None,
+    limits: Limits = None,
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.cli import gateway as command
@@ -335,7 +345,7 @@ def gateway(
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
-        accept_any_model=accept_any_model, base=base,
+        accept_any_model=accept_any_model, base=base, limits=limits,
     )  # fmt: skip
     command.run(options)
 

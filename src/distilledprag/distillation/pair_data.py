@@ -8,7 +8,6 @@ context. Batch number -> rows is a pure function, so a resumed run sees what the
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
+from distilledprag.json_lines import json_rows
 from distilledprag.prompts import Prompt, PromptBuilder
 
 
@@ -49,7 +49,7 @@ class PairDataSettings(Settings):
 
 
 def read_pairs(file: Path) -> Iterator[Pair]:
-    """The pairs of a .jsonl or .parquet file. Raises InputError naming the line of the first unusable row."""
+    """The pairs of a .jsonl (or .jsonl.gz) or .parquet file. Raises InputError naming the first unusable row."""
     if not file.exists():
         raise InputError(f"{file} does not exist; write it with `dprag synthesize`, or correct the recipe's data.files")
     for number, row in _raw_rows(file):
@@ -62,21 +62,20 @@ def read_pairs(file: Path) -> Iterator[Pair]:
             raise InputError(f"{file}, row {number}: {place}: {first['msg']}") from error
 
 
-def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if file.suffix == ".parquet":
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
-        yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), start=1)
+def _raw_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    if file.suffix != ".parquet":
+        yield from json_rows(file)
         return
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{file}, line {number}: not JSON ({error})") from error
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{file} is not a readable Parquet file ({error}); write or copy it again") from error
+    yield from enumerate(rows, start=1)
 
 
 @dataclass(frozen=True)

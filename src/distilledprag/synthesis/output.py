@@ -78,7 +78,7 @@ def make_report(
     settings = synthesis.settings
     return {
         "config": {**config, "model": synthesis.model.name, **settings.model_dump()},
-        "documents": {"read": sample.read, "used": len(sample.documents), "skipped": sample.skipped},
+        "documents": {"read": sample.read, "used": len(sample.documents), "skipped": sample.skipped, "failed": sample.failed},
         "kinds": {kind: _kind(kind, outcomes, settings) for kind in ("single", "cross")},
         "pairs": sum(len(outcome.pairs) for outcome in outcomes),
         "rejected": _rejected(outcomes),
