@@ -85,7 +85,7 @@ def default_base(say: Say = _quiet) -> Path:
         from distilledprag.base.prepare import prepare_base
 
         say("merging the reader and adding the mask tokens")
-        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, progress=say)
+        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, made_by="dprag prepare-base", progress=say)
         say(f"the base is ready: {folder}")
     return folder
 

@@ -89,7 +89,7 @@ def encode(
     target: Annotated[
         str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
     ] = "peft",
-    question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
+    question: Annotated[Optional[str], typer.Option(help="Decides what is kept, with --rows or where not all fits.")] = None,  # noqa: UP045
     rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
@@ -100,6 +100,19 @@ def encode(
     from distilledprag.cli import encode as command
 
     command.run(files, out, target, question, rows, as_json, base, generator, limits)
+
+
+@app.command()
+def join(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders that `dprag encode` wrote, two or more.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter of all of them.")],
+    as_json: AsJson = False,
+    base: Base = None,
+) -> None:
+    """Put adapters side by side that were made apart, each at masks of its own."""
+    from distilledprag.cli import join as command
+
+    command.run(adapters, out, as_json, base)
 
 
 @app.command("prepare-base")
@@ -288,6 +301,7 @@ def engine(
     adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an adapter is deleted.")] = 3600.0,
     request_timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for an answer, waiting included.")] = 120.0,
     max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; a request for a longer one gets 400.")] = 1024,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
@@ -298,7 +312,7 @@ def engine(
         metrics_key_file=metrics_key_file, tls_certificate=tls_certificate, tls_key=tls_key, max_num_seqs=max_num_seqs,
         max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
         adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
-        request_timeout=request_timeout, max_lora_rank=max_lora_rank, dtype=dtype,
+        request_timeout=request_timeout, max_lora_rank=max_lora_rank, max_answer_tokens=max_answer_tokens, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 

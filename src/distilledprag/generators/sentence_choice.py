@@ -62,6 +62,19 @@ class Sentence:
 # --- choosing
 
 
+def fitting_sentences(question: str, passages: Sequence[str], room: int, count: Callable[[str], int]) -> list[str]:
+    """The passages as they are when their tokens fit into `room`; else with those sentences only that the question seems to need.
+
+    One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
+    """
+    texts = list(passages)
+    for share in (1.0, 0.9, 0.8):  # sentences are counted one by one, and encoded side by side
+        if sum(map(count, texts)) <= room or room * share < 2:
+            break
+        texts = chosen_sentences(question, passages, room * share, count)
+    return texts
+
+
 def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
     """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
 
