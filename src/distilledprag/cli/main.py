@@ -291,11 +291,11 @@ def engine(
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 32,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
     max_queue_per_key: Annotated[
-        int | None, typer.Option(min=1, help="Waiting requests of one key. Default: a fourth of --max-queue.")
+        int | None, typer.Option(min=1, help="Most waiting requests of one key. Default: a fourth.")
     ] = None,
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept in memory.")] = 2048,
     adapter_memory_per_key: Annotated[
-        int | None, typer.Option(min=1, help="MiB of adapters of one key. Default: a fourth of --adapter-memory.")
+        int | None, typer.Option(min=1, help="MiB of one key's adapters. Default: a fourth.")
     ] = None,
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
     adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an adapter is deleted.")] = 3600.0,
@@ -341,9 +341,7 @@ def gateway(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
-    allowed_host: Annotated[
-        list[str] | None, typer.Option(help="Another host name that requests may name; may be given several times.")
-    ] = None,
+    allowed_host: Annotated[Optional[list[str]], typer.Option(help="Another host name to accept; may be repeated.")] = None,  # noqa: UP045
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
