@@ -256,8 +256,7 @@ def checked_collection(name: str) -> str:
 
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
-    *values, notes = row
-    return StoredDocument(*values, notes=tuple(json.loads(notes)))
+    return StoredDocument(*row[:-1], tuple(json.loads(row[-1])))
 
 
 def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
