@@ -50,7 +50,7 @@ def main() -> None:
         with engine(folder, base) as (_, engine_url), gateway(folder, engine_url, base, "--limits", options.limits) as (_, url):
             measured = asyncio.run(measure(url, options))
     result = {"benchmark": "hostile_uploads", **measured, "config": vars(options) | {"result": None, "files": FILES}}
-    names = ("torch", "fastapi", "uvicorn", "pypdf", "python-docx", "beautifulsoup4", "markdown-it-py")
+    names = ("torch", "fastapi", "uvicorn", "pypdfium2", "beautifulsoup4", "markdown-it-py")
     result["versions"] = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
     result["hardware"] = {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": round(os.getloadavg()[2], 1)}
     line = json.dumps(result)

@@ -79,7 +79,7 @@ def run(options: GatewayOptions) -> None:
             console.print(
                 "[yellow]--allow-plaintext: a request may ask for documents to be sent to the engine as they are[/yellow]"
             )
-        serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True))
+        serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True), on_stop=reading.close)
     finally:
         listener.close()
         reading.close()

@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ class DocumentStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.database = Database(folder)
+        self._answers = _AnswerLog(self.database)
 
     @property
     def reading_folder(self) -> Path:
@@ -113,6 +115,7 @@ class DocumentStore:
 
     def close(self) -> None:
         """For the end of the program."""
+        self._answers.close()
         self.database.close()
 
     def add(self, documents: Sequence[PreparedDocument], collection: str = DEFAULT_COLLECTION) -> list[str]:
@@ -122,7 +125,10 @@ class DocumentStore:
         of the old one. Raises DiskFullError (nothing was stored) and InputError for a wrong collection.
         """
         checked_collection(collection)
-        rows = [_rows(document) for document in documents]  # before the transaction, during which nobody else can write
+        with self.database.reading() as connection:
+            known = [_found(connection, document, collection) for document in documents]
+        # Words are found before the transaction, during which nobody else can write, and for what is new only.
+        rows = [None if old and old[1] == new.hash else _rows(new) for old, new in zip(known, documents, strict=True)]
         with self.database.writing() as connection:
             return [_store(connection, document, collection, own) for document, own in zip(documents, rows, strict=True)]
 
@@ -203,16 +209,43 @@ class DocumentStore:
 
     def remember_answer(self, engine: str, answer: str) -> None:
         """Note that `engine` wrote this answer, so that it may be sent back there as history. Keeps a hash only."""
-        with self.database.writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO answers VALUES (?)", (_fingerprint(engine, answer),))
-            if connection.execute("SELECT count(*) FROM answers").fetchone()[0] > _MOST_ANSWERS:
-                connection.execute("DELETE FROM answers WHERE fingerprint IN (SELECT fingerprint FROM answers LIMIT 1000)")
+        self._answers.add(_fingerprint(engine, answer))
 
     def wrote_answer(self, engine: str, answer: str) -> bool:
         """Whether `remember_answer` was called with the same, less surrounding space."""
-        with self.database.reading() as connection:
-            found = connection.execute("SELECT 1 FROM answers WHERE fingerprint = ?", (_fingerprint(engine, answer),))
-            return found.fetchone() is not None
+        return self._answers.holds(_fingerprint(engine, answer))
+
+
+class _AnswerLog:
+    """Fingerprints of answers, known at once and written by a thread of their own: while a large document is stored nobody else
+    can write, and no chat should wait for that. Those of the last moment before a kill, or on a full disk, are lost."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._unwritten: set[bytes] = set()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="answers")
+
+    def add(self, fingerprint: bytes) -> None:
+        self._unwritten.add(fingerprint)
+        self._threads.submit(self._write, fingerprint)
+
+    def holds(self, fingerprint: bytes) -> bool:
+        if fingerprint in self._unwritten:
+            return True
+        with self._database.reading() as connection:
+            return connection.execute("SELECT 1 FROM answers WHERE fingerprint = ?", (fingerprint,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _write(self, fingerprint: bytes) -> None:
+        try:
+            with self._database.writing() as connection:
+                connection.execute("INSERT OR IGNORE INTO answers VALUES (?)", (fingerprint,))
+                if connection.execute("SELECT count(*) FROM answers").fetchone()[0] > _MOST_ANSWERS:
+                    connection.execute("DELETE FROM answers WHERE fingerprint IN (SELECT fingerprint FROM answers LIMIT 1000)")
+        finally:
+            self._unwritten.discard(fingerprint)
 
 
 def checked_collection(name: str) -> str:
@@ -223,8 +256,7 @@ def checked_collection(name: str) -> str:
 
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
-    *values, notes = row
-    return StoredDocument(*values, notes=tuple(json.loads(notes)))
+    return StoredDocument(*row[:-1], tuple(json.loads(row[-1])))
 
 
 def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
@@ -232,16 +264,22 @@ def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
     return [(passage, words_of(f"{passage.title} {passage.text}") or ["\0"]) for passage in document.passages]
 
 
-def _store(
-    connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: list[tuple[Passage, list[str]]]
-) -> str:
+def _found(connection: sqlite3.Connection, document: PreparedDocument, collection: str) -> tuple[str, str] | None:
+    """(id, hash) of the stored document that this one is, or is a new version of."""
     if document.source is not None:
         where, values = "source = ?", [document.source]
     else:
         where, values = "source IS NULL AND hash = ? AND name = ?", [document.hash, document.name]
-    found = connection.execute(
-        f"SELECT id, hash FROM documents WHERE collection = ? AND {where}", (collection, *values)
-    ).fetchone()
+    query = f"SELECT id, hash FROM documents WHERE collection = ? AND {where}"
+    found: tuple[str, str] | None = connection.execute(query, (collection, *values)).fetchone()
+    return found
+
+
+def _store(
+    connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: list[tuple[Passage, list[str]]] | None
+) -> str:
+    """rows: of `_rows`; None: it was stored already a moment ago."""
+    found = _found(connection, document, collection)
     if found is not None and found[1] == document.hash:
         return found[0]
     if found is not None:
@@ -254,7 +292,7 @@ def _store(
             json.dumps(document.notes, ensure_ascii=False),
         ),
     )  # fmt: skip
-    for passage, words in rows:
+    for passage, words in _rows(document) if rows is None else rows:
         row = connection.execute(
             "INSERT INTO passages (document, place, title, text, words) VALUES (?, ?, ?, ?, ?)",
             (id, passage.index, passage.title, passage.text, len(words)),
