@@ -142,6 +142,12 @@ class DistilledPRAG:
             raise ConfigError(f"a {self.generator.settings.architecture} generator makes LoRA, no state adapters")
         return self.states.states(_checked(passages, "passage"))
 
+    def capacity(self, peft: bool) -> int:
+        """The most document tokens that one adapter can hold: rows that the base reads, or its numbered masks for `peft`."""
+        if peft and self.states.plain is not None and self.generator is None:
+            return len(self.states.plain.numbered)
+        return self.base.context_length - MAX_ANSWER_TOKENS - len(self.prompts.build("?", [""]))
+
     def peft_prompt(self, question: str, passages: Sequence[str]) -> list[int]:
         """The masked prompt that goes with `encode(passages)`; for state adapters its masks are numbered."""
         masked = self.prompts.build(question, passages).masked_ids

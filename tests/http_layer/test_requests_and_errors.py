@@ -6,8 +6,9 @@ import pytest
 
 from distilledprag.errors import InputError
 from distilledprag.gateway.chat import ChatRequest as GatewayChatRequest
+from distilledprag.http.answers import event
 from distilledprag.http.errors import BusyError, KeyRefusedError, RequestError, error_record
-from distilledprag.http.openai import ChatRequest, chat_delta, event, parse_request
+from distilledprag.http.openai import ChatRequest, parse_request
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Where?"}]}
 
@@ -75,4 +76,3 @@ def test_errors_have_openais_shape_and_tell_nothing_of_faults():
 
 def test_stream_events_are_one_line_of_json_each():
     assert event({"a": "é\n"}) == 'data: {"a": "é\\n"}\n\n'.encode()
-    assert chat_delta("")["delta"] == {"role": "assistant", "content": ""} and chat_delta(None, "stop")["delta"] == {}

@@ -84,7 +84,7 @@ def default_base(say: Say = _quiet) -> Path:
     if not all((part / "config.json").exists() for part in (folder, encoder_folder(folder))):
         source = original_base(say)
         say("merging the reader and adding the mask tokens")
-        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, progress=say)
+        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, made_by="dprag prepare-base", progress=say)
         say(f"the base is ready: {folder}")
     return folder
 

@@ -76,6 +76,7 @@ def prepare_base(
     plain_layer: int | None = None,
     steps: int = 20,
     questions: int | None = None,
+    made_by: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> PreparedRecord:
     """Write the served base of `source` (folder or hub id) to `out`, and its encoder beside it, each whole or not at all.
@@ -85,6 +86,7 @@ def prepare_base(
     count: of numbered masks.
     layer, plain_layer: None takes what the reader was trained for. Without a reader `layer` is measured on the first
         `questions` built-in questions (None: all 24), and `plain_layer` is a seventh of the layers: crosstalk grows with depth.
+    made_by: the command that prepares this base, which its adapters name; None: `dprag prepare-base` with the source.
     progress: told about what takes long.
     Raises ConfigError for layers that do not exist, CheckpointError for a base or weights that cannot be used.
     """
@@ -107,10 +109,11 @@ def prepare_base(
         tokens.write(model, embeddings)
     else:
         a = _fitted_masks(model, tokenizer, tokens, plain_layer, steps, progress)
-    identity = BaseIdentity.of(model, tokens.mask_id, Path(out).name)
+    made_by = made_by or _command(source, Path(out), count, model)
+    identity = BaseIdentity.of(model, tokens.mask_id, f"{Path(out).name} ({made_by})")
     measured = None
     if layer is None:
-        base = BaseLLM(model, tokenizer, tokens.mask_id, identity, identity.id)
+        base = BaseLLM(model, tokenizer, tokens.mask_id, identity, Path(out).name)
         table = choose_layer(base, questions=built_in_questions()[:questions], progress=progress)
         layer, measured = table.chosen, table.to_dict()
     record = PreparedRecord(layer, plain_layer, tokens.numbered[0], count, weights is not None, identity.to_dict(), measured)
@@ -118,6 +121,16 @@ def prepare_base(
     keep_layers(model, max(layer, plain_layer) + 1)
     _write(model, tokenizer, record, a, encoder_folder(out))
     return record
+
+
+def _command(source: str | Path, out: Path, count: int, model: PreTrainedModel) -> str:
+    """How to prepare the base again, from a hub id with its revision, or from a folder by its name."""
+    folder = Path(source).expanduser()
+    name = folder.resolve().name if folder.is_dir() else str(source)
+    masks = "" if count == 512 else f" --masks {count}"
+    revision = getattr(model.config, "_commit_hash", None)
+    at = f", {name} at revision {revision}" if revision and not folder.is_dir() else ""
+    return f"dprag prepare-base {name} --out {out.name}{masks}{at}"
 
 
 def _training_settings(weights: Path) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def encode(
     target: Annotated[
         str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
     ] = "peft",
-    question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
+    question: Annotated[Optional[str], typer.Option(help="Decides what is kept, with --rows or where not all fits.")] = None,  # noqa: UP045
     rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
@@ -94,6 +94,19 @@ def encode(
     from distilledprag.cli import encode as command
 
     command.run(files, out, target, question, rows, as_json, base, generator)
+
+
+@app.command()
+def join(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders that `dprag encode` wrote, two or more.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter of all of them.")],
+    as_json: AsJson = False,
+    base: Base = None,
+) -> None:
+    """Put adapters side by side that were made apart, each at masks of its own."""
+    from distilledprag.cli import join as command
+
+    command.run(adapters, out, as_json, base)
 
 
 @app.command("prepare-base")

@@ -44,6 +44,18 @@ def _budget(parts: Sequence[Sentence], rows: float) -> float:
     return max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
 
 
+def fitting_sentences(question: str, passages: Sequence[str], room: int, count: Callable[[str], int]) -> list[str]:
+    """The passages as they are when their tokens fit into `room`; else with those sentences only that the question seems to need.
+
+    One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
+    """
+    texts, budget = list(passages), float(room)
+    while sum(map(count, texts)) > room and budget >= 2:
+        texts = chosen_sentences(question, passages, budget, count)  # sentences are counted one by one, and encoded side by side
+        budget *= 0.9
+    return texts
+
+
 def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
     """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
 
