@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-harness lint format train evaluate bench bench-serve hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate bench bench-serve hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,6 +37,14 @@ test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots
 	$(PIP) -e '.[browser]'
 	$(BIN)/python -m pytest tests/browser
+
+CLIENTS := build/clients
+test-clients: $(STAMP)  ## other OpenAI clients (LiteLLM, LangChain, LlamaIndex, llm, Node) against both servers; needs node and npm
+	python3 -m venv $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/python -m pip install --quiet --disable-pip-version-check litellm llm openai langchain-openai llama-index-llms-openai-like
+	npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/node openai
+	DPRAG_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m slow tests/clients
+	$(BIN)/python scripts/make_clients_table.py
 
 test-harness: $(STAMP)  ## lm-evaluation-harness with our model class
 	$(PIP) -e '.[lm-eval]'

@@ -41,6 +41,7 @@ class EngineOptions:
     adapter_ttl: float
     request_timeout: float
     max_lora_rank: int
+    max_answer_tokens: int
     dtype: str
     max_queue_per_key: int | None = None
     adapter_memory_per_key: int | None = None
@@ -65,6 +66,7 @@ def settings_of(options: EngineOptions) -> Settings:
         max_queue=options.max_queue,
         max_queue_per_tenant=_share("max-queue", options.max_queue_per_key, options.max_queue),
         request_timeout=options.request_timeout,
+        max_answer_tokens=options.max_answer_tokens,
         max_lora_rank=options.max_lora_rank,
     )
 

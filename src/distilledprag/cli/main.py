@@ -283,6 +283,7 @@ def engine(
     adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
     request_timeout: Annotated[float, typer.Option(min=0.1, help="Longest seconds for an answer, waiting included.")] = 120.0,
     max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; a request for a longer one gets 400.")] = 1024,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
@@ -293,7 +294,7 @@ def engine(
         metrics_key_file=metrics_key_file, tls_certificate=tls_certificate, tls_key=tls_key, max_num_seqs=max_num_seqs,
         max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
         adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
-        request_timeout=request_timeout, max_lora_rank=max_lora_rank, dtype=dtype,
+        request_timeout=request_timeout, max_lora_rank=max_lora_rank, max_answer_tokens=max_answer_tokens, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 
