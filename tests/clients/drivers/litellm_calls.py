@@ -23,13 +23,14 @@ def chat(server, **fields):
 
 def asynchronous(server):
     async def ask():
-        return (
-            (await litellm.acompletion(**place(server), messages=MESSAGES, max_tokens=8, temperature=0))
-            .choices[0]
-            .message.content
-        )
+        made = await litellm.acompletion(**place(server), messages=MESSAGES, max_tokens=8, temperature=0)
+        return made.choices[0].message.content
 
     return asyncio.run(ask())
+
+
+def responses(server):
+    return litellm.responses(**place(server), input=QUESTION, max_output_tokens=8, temperature=0)
 
 
 def schema(server):
@@ -43,5 +44,5 @@ run("LiteLLM", version("litellm"), {
     "acompletion": asynchronous,
     "completion, JSON schema": schema,
     "completion, tools": lambda server: chat(server, tools=[TOOL]),
-    "responses": lambda server: litellm.responses(**place(server), input=QUESTION, max_output_tokens=8, temperature=0).output[0].content[0].text,
+    "responses": lambda server: responses(server).output[0].content[0].text,
 })  # fmt: skip
