@@ -16,7 +16,7 @@ import torch
 
 from distilledprag.base.llm import BaseLLM
 from distilledprag.engine.batch import DecodingBatch, Sampler, likeliest, next_tokens, stacked_bytes
-from distilledprag.engine.jobs import FairQueue, Job, Token
+from distilledprag.engine.jobs import FairQueue, Job
 from distilledprag.http.errors import InternalError, RequestError, StoppingError
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraPair, LoraWeights
@@ -182,10 +182,10 @@ class EmbeddedBackend:
                 row.token = token
                 if job.grammar is not None:
                     job.grammar.advance(token)
-                known = (
-                    likeliest(raw[asked.index(number)], token, job.alternatives) if job.alternatives is not None else (None, ())
-                )
-                job.token(Token(token, *known))
+                if job.alternatives is None:
+                    job.token(token)
+                else:
+                    job.token(token, *likeliest(raw[asked.index(number)], token, job.alternatives))
                 if job.produced >= job.max_tokens:
                     job.end("length")
 

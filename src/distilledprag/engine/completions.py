@@ -23,7 +23,7 @@ from distilledprag.http import openai
 from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, while_there, whole_record
 from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor, json_body
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
-from distilledprag.http.responses import chat_fields, named_as_sent, response_events, response_record
+from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 
 DEFAULT_COMPLETION = 16  # tokens, where a request names none, as at OpenAI
 _BYTES_PER_TOKEN = 64  # of a prompt's JSON, generously
@@ -84,7 +84,7 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, expl
             adapter, prompt = await chat_prompt(request, asked)
         return await respond(request, asked, await generation(request, asked, adapter, prompt, longest(asked, prompt)), CHAT)
 
-    @router.post("/v1/responses", response_model=None)
+    @router.post("/v1/responses", response_model=None, openapi_extra=BODY)
     async def responses(request: Request) -> Response:
         async with bodies.held_json(request, limit) as fields:
             try:

@@ -82,9 +82,10 @@ class Job:
         """Nobody waits for the answer any more; the backend drops it before its next step."""
         self._cancelled.set()
 
-    def token(self, token: Token) -> None:
+    def token(self, id: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()) -> None:
+        """Give out the answer's next token; see `Token`."""
         self.produced += 1
-        self.listener(token)
+        self.listener(Token(id, logprob, top))
 
     def end(self, reason: str | None = None, error: RequestError | None = None) -> None:
         """Say that the answer has ended; only the first call counts."""

@@ -23,7 +23,7 @@ from distilledprag.http import openai
 from distilledprag.http.answers import CHAT, Choice, Generation, Piece, model_record, stream, while_there, whole_record
 from distilledprag.http.bodies import BodyReader, json_body
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
-from distilledprag.http.responses import chat_fields, named_as_sent, response_events, response_record
+from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 
 MODEL = "distilledprag"
 MAX_CHAT = 2 * 2**20  # bytes of one conversation: far more than a model reads
@@ -83,7 +83,7 @@ def chat_routes(
                 return _streaming(stream(made, CHAT, request.wants_usage, explain), stack)
             return JSONResponse(await while_there(sent, whole_record(made, CHAT)))
 
-    @router.post("/v1/responses", response_model=None)
+    @router.post("/v1/responses", response_model=None, openapi_extra=BODY)
     async def responses(sent: Request) -> Response:
         async with bodies.held_json(sent, MAX_CHAT) as fields:
             try:

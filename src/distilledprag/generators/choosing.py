@@ -49,10 +49,11 @@ def fitting_sentences(question: str, passages: Sequence[str], room: int, count: 
 
     One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
     """
-    texts, budget = list(passages), float(room)
-    while sum(map(count, texts)) > room and budget >= 2:
-        texts = chosen_sentences(question, passages, budget, count)  # sentences are counted one by one, and encoded side by side
-        budget *= 0.9
+    texts = list(passages)
+    for share in (1.0, 0.9, 0.8):  # sentences are counted one by one, and encoded side by side
+        if sum(map(count, texts)) <= room or room * share < 2:
+            break
+        texts = chosen_sentences(question, passages, room * share, count)
     return texts
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from distilledprag.errors import DistilledPRAGError
 from distilledprag.http.answers import Choice, Generation, Record, chat_logprob, event
+from distilledprag.http.bodies import body_of_type
 from distilledprag.http.errors import Explain, RequestError, error_record
 
 # A response's parameters under the names that a chat request has.
@@ -33,6 +34,21 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "include": ([], ["message.output_text.logprobs"]),
 }
 _IGNORED = ("stream_options", "max_tool_calls")  # events are padded by nobody here, and there are no tools
+BODY = body_of_type({  # for a route's `openapi_extra`
+    "application/json": {
+        "type": "object",
+        "required": ["model", "input"],
+        "properties": {
+            "model": {"type": "string"},
+            "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+            "instructions": {"type": "string"},
+            "max_output_tokens": {"type": "integer", "minimum": 1},
+            "temperature": {"type": "number", "minimum": 0, "maximum": 2},
+            "text": {"type": "object"},
+            "stream": {"type": "boolean"},
+        },
+    }
+})  # fmt: skip
 _TEXTS = ("input_text", "output_text", "text")
 
 
