@@ -71,7 +71,7 @@ class _Word:
                 if not _ONLY_PAGE_NUMBER.fullmatch(text):
                     self._outline.add(f"{name}: {text}")
         self._add_all(body)
-        for key, note in self._notes.items():  # what no place in the text refers to
+        for key, note in list(self._notes.items()):  # what no place in the text refers to
             if note.get(f"{_W}type") is None:
                 self._outline.add(self._note(key))
         unread = (not_read(count, what) for what, count in self._unread.items())
@@ -187,8 +187,7 @@ class _Word:
 
     def _note(self, key: tuple[str, str]) -> str:
         kind, number = key
-        note = self._notes[key]
-        self._notes = {other: value for other, value in self._notes.items() if other != key}
+        note = self._notes.pop(key)
         text = clean(self._text(note))
         if kind == "comment":
             author = note.get(f"{_W}author")
