@@ -66,6 +66,8 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         for number, city in enumerate(CITIES):
             text = f"Person {number} of the list lives in {city}. Person {number} earns {number}1,000 euros a year."
             (await client.post("/v1/documents", json={"name": f"{city}.txt", "text": text})).raise_for_status()
+        for name in FILES:  # what is read after all is in the store in both kinds of rounds
+            await client.post("/v1/documents", files={"file": (name, HOSTILE[name]())})
         await chat(client, options.users, 1)  # warm
         for number in range(options.rounds):
             for way in ("alone", "with_uploads") if number % 2 == 0 else ("with_uploads", "alone"):

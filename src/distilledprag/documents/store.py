@@ -256,7 +256,8 @@ def checked_collection(name: str) -> str:
 
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
-    return StoredDocument(*row[:-1], tuple(json.loads(row[-1])))
+    values: list[Any] = [*row[:-1], tuple(json.loads(row[-1]))]
+    return StoredDocument(*values)
 
 
 def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
