@@ -1,13 +1,15 @@
-"""Batches of a generator's training, from files of question-answer pairs as `dprag synthesize` writes them.
+"""Batches of a generator's training, from files of question-answer pairs.
 
     B = contexts of a batch   T = tokens of the longest row
 
-A line is `{documents: [str], question, answer, full_answer?, kind?}`. Questions about the same documents are packed behind one
-context. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
+A line is `{documents: [str], question, answer, full_answer?, kind?}`, as `dprag synthesize` writes it, or a row of a question set
+as `dprag evaluate --data` reads it: `{documents: [{title, text}], question, answers}`. Questions about the same documents are
+packed behind one context. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -20,6 +22,7 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from distilledprag.distillation.contexts import LONGEST_ANSWER, passage_text
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
 from distilledprag.prompts import Prompt, PromptBuilder
@@ -49,17 +52,32 @@ class PairDataSettings(Settings):
 
 
 def read_pairs(file: Path) -> Iterator[Pair]:
-    """The pairs of a .jsonl or .parquet file. Raises InputError naming the line of the first unusable row."""
+    """The pairs of a .jsonl, .jsonl.gz or .parquet file. Raises InputError naming the line of the first unusable row.
+
+    Rows of a question set that have no answer, or a long one, are left out.
+    """
     if not file.exists():
         raise InputError(f"{file} does not exist; write it with `dprag synthesize`, or correct the recipe's data.files")
     for number, row in _raw_rows(file):
         try:
-            yield Pair(**row)
-        except (ValidationError, TypeError) as error:
+            pair = _of_question_row(row) if "answers" in row else Pair(**row)
+            if pair is not None:
+                yield pair
+        except (ValidationError, TypeError, KeyError, AttributeError) as error:
             problems = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
             first = problems[0]
             place = ".".join(map(str, first["loc"])) or "row"
             raise InputError(f"{file}, row {number}: {place}: {first['msg']}") from error
+
+
+def _of_question_row(row: dict[str, Any]) -> Pair | None:
+    """A row of a question set with its first answer; None where it has none of at most LONGEST_ANSWER characters."""
+    answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
+    if not answer or len(answer) > LONGEST_ANSWER:
+        return None
+    documents = tuple(passage_text(document) for document in row["documents"])
+    kind = "single" if len(documents) == 1 else "cross"
+    return Pair(documents=documents, question=row["question"].strip(), answer=answer, kind=kind)
 
 
 def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -70,7 +88,8 @@ def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
         yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), start=1)
         return
-    with file.open(encoding="utf-8") as lines:
+    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
+    with opened as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
