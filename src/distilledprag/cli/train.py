@@ -12,7 +12,8 @@ from distilledprag.recipes import checked_recipe, recipe_values
 
 
 def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
-    """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), or a baseline (`prag`, `dyprag`).
+    """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), or a baseline
+    (`prag`, `dyprag`).
 
     Raises ConfigError for an unknown task and for wrong keys.
     """

@@ -5,8 +5,8 @@
     teacher   the frozen base on the plain prompt
     student   the same base; at the masks, after layer L, the compressor's rows
 
-Losses and data are the paper's (L_gen + cosine_weight L_cos + kl_weight L_KL); the backward pass ends at the layers that merge. The
-ratio is drawn for each step; harder ones join one by one over the first half of the run.
+Losses and data are the paper's (L_gen + cosine_weight L_cos + kl_weight L_KL); the backward pass ends at the layers that merge.
+The ratio is drawn for each step; harder ones join one by one over the first half of the run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class CompressorLosses(Settings):
 
 
 class CompressRecipe(Settings):
-    """`task: compress`. base: folder or hub id of a prepared base; None: the default one. start_from: a compressor to go on from."""
+    """`task: compress`. base: folder or hub id of a prepared base; None: the default one. start_from: a compressor to go on
+    from."""
 
     model_config = ConfigDict(extra="forbid")
     task: Literal["compress"] = "compress"

@@ -88,8 +88,7 @@ def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
         yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), start=1)
         return
-    opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8")
-    with opened as lines:
+    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:

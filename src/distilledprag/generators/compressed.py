@@ -6,13 +6,14 @@
     opening, passage --layers 0..`merge_after`--> a state a token --mean of each group--> its memory token, put behind the passage
     all of them --layers `merge_after` + 1..L, with a small LoRA--> the memory tokens' states: the rows that are written after L
 
-With `merge_after` near 0 these are memory tokens appended to the passage (gist tokens); with `merge_after` = L - 1 they are pooled
-queries, which read the passage in one layer. A memory token stands at the position of its group's last token and sees what that
-token sees, and the memory tokens before it; so an untrained one is a mean of states, and the LoRA learns the rest. It is trained by
-`distillation/compressor_training.py`. Untrained, means destroy the content: there is nothing to ship without a checkpoint.
+With `merge_after` near 0 these are memory tokens appended to the passage (gist tokens); with `merge_after` = L - 1 they are
+pooled queries, which read the passage in one layer. A memory token stands at the position of its group's last token and sees
+what that token sees, and the memory tokens before it; so an untrained one is a mean of states, and the LoRA learns the rest. It
+is trained by `distillation/compressor_training.py`. Untrained, means destroy the content: there is nothing to ship without a
+checkpoint.
 
-`decoder_rank` > 0 adds a document-independent LoRA on the layers above L, trained along, that reads merged rows (as PISCO's decoder
-does); a request with such rows is answered with it.
+`decoder_rank` > 0 adds a document-independent LoRA on the layers above L, trained along, that reads merged rows (as PISCO's
+decoder does); a request with such rows is answered with it.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def thinned(prompt: Prompt, counts: Sequence[int]) -> list[int]:
 
 @dataclass
 class _Rows:
-    """One passage a row, its memory tokens behind it: ids, positions (B, T); attention (B, 1, T, T). sources: (N,) flat positions of
-    the passages' tokens; groups: (N,) the memory token that each goes into, of all M; targets: (M,) their flat positions."""
+    """One passage a row, its memory tokens behind it: ids, positions (B, T); attention (B, 1, T, T). sources: (N,) flat
+    positions of the passages' tokens; groups: (N,) the memory token that each goes into, of all M; targets: (M,) their flat
+    positions."""
 
     ids: Tensor
     positions: Tensor
@@ -166,7 +168,7 @@ class StateCompressor(nn.Module):
         built = [self.prompts.context([text]) for text in passages]
         longest = max(len(prompt) + len(groups) for prompt, groups in zip(built, sizes, strict=True))
         if longest > base.context_length:
-            raise InputError(f"a passage with its memory tokens has {longest} tokens; the base reads {base.context_length}: split it")
+            raise InputError(f"a passage with its memory tokens has {longest} tokens; the base reads {base.context_length}")
         shape = (len(built), longest)
         ids = torch.full(shape, self.prompts.mask_token_id)
         positions = torch.full(shape, longest)  # of padding: beyond what any token sees
