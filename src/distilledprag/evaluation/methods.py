@@ -3,6 +3,7 @@ decoding and one token budget.
 
     closed_book, rag                     without documents; with the documents in plaintext (the teacher)
     state, state_plain, state_chosen     state adapters: exact; by plain PEFT semantics; only the rows that the question needs
+    state_together                       all rows, of passages that are encoded in one pass, one seeing those before it
     shuffled                             control: `state` with another question's documents
     state_r2, state_r4, state_r8         trained: the passages' rows compressed blindly, 2, 4 or 8 tokens a row
     state_mixed_r4                       the sentences that the question needs in whole rows, the rest 4 tokens a row
@@ -30,6 +31,7 @@ from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
 from distilledprag.generators.choosing import chosen_sentences
 from distilledprag.generators.compressed import StateCompressor, group_sizes, thinned
+from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import mask_row_of
 from distilledprag.generators.noise import noisy
 from distilledprag.generators.state import StateGenerator
@@ -169,6 +171,19 @@ def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = 
 def chosen_passages(setting: Setting, question: str, passages: Sequence[str], rows: float) -> list[str]:
     """The passages with the sentences that a question seems to need; see `chosen_sentences`."""
     return chosen_sentences(question, passages, rows, lambda text: len(setting.prompts.document_ids(text)))
+
+
+def _state_together(setting: Setting, questions: Sequence[Question]) -> Prepared:
+    """What encoding the passages apart costs: here a passage's states have seen the passages before it."""
+    generator, prompts, sent = _state_generator(setting), [], []
+    for one in questions:
+        prompt = setting.prompts.build(one.text, one.passages)
+        found = base_document_states(setting.base, setting.prompts, [one.passages])
+        rows = found.states[generator.layer + 1, 0][found.mask[0]]
+        prompts.append(prompt.masked_ids)
+        adapter = StateAdapter(rows.float().cpu(), generator.layer, setting.base.identity)
+        sent.append(_as_sent(setting, adapter, one.passages))
+    return _with_states(prompts, [one.passages for one in questions], sent)
 
 
 def _as_sent(setting: Setting, adapter: StateAdapter, passages: Sequence[str]) -> bytes:
@@ -341,6 +356,7 @@ def _methods() -> list[Method]:
         Method("state", "states", _state),
         Method("state_plain", "states", _state_plain),
         Method("state_chosen", "states", partial(_state, chosen=True)),
+        Method("state_together", "states", _state_together),
         Method("shuffled", "states", partial(_state, shuffled=True), shuffled=True),
     ]
     for name, ratio in COMPRESSED.items():

@@ -95,6 +95,8 @@ class Evaluation:
         self.identity: dict[str, Any] = {"base": base.id, "weights": weights, "max_new_tokens": recipe.max_new_tokens}
         if recipe.dtype != "auto":
             self.identity["dtype"] = recipe.dtype
+        if self.setting.prag and not recipe.prag.augmented and not recipe.prag.pairs:
+            self.identity["prag_questions"] = f"{recipe.prag.templated} templated ones a passage"
         if (folder / RECORD).is_file():
             record = prepared_record(folder)
             layer = record.layer if recipe.layer is None else recipe.layer

@@ -1,0 +1,176 @@
+"""Tables and pictures from JSON files of evaluations and audits: docs/results/evidence.md, leak.png, learning.png.
+
+    python scripts/make_evidence_tables.py --out docs/results                    from evidence.json there (`make evidence`)
+    python scripts/make_evidence_tables.py --out X --evaluations reading.json ... --audits audit.json ...     from single files
+
+leak.png: F1 against the share of tokens that the strongest attacker got, a point for each setting that both were measured for;
+plain RAG (leak 1) and closed book (leak 0) are the corners.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from distilledprag.files import write_atomically
+
+ATTACKS = ("nearest", "linear", "decoder", "decoder_shuffled", "repeat")
+SHARES = ("tokens", "rare_tokens", "names_and_numbers", "rouge1", "rouge2")
+DATASET = "squad_dev"  # of the figure, where it was measured
+
+Setting = tuple[str, int | None, float, str]
+"""method, layer (None: not a state adapter), noise, precision of the rows"""
+
+
+def evaluated(record: dict[str, Any]) -> Iterable[tuple[Setting, dict[str, Any]]]:
+    """(setting, row) of the rows over all types of an evaluation: `dprag evaluate --data`'s file, or a recipe's summary."""
+    config = record["config"]
+    options = config.get("recipe", config)
+    for row in record["rows"]:
+        if row["type"] == "all":
+            states = row["method"].startswith(("state", "shuffled")) and "_r" not in row["method"]
+            layer = options.get("layer") if states else None
+            yield (row["method"], layer, options.get("noise") or 0.0, options.get("rows_sent_as") or "int8"), row
+
+
+def audited(record: dict[str, Any]) -> Iterable[tuple[Setting, dict[str, Any]]]:
+    """(setting, row) of an audit; chosen rows are the method `state_chosen`."""
+    for row in record["rows"]:
+        dial = row["dial"]
+        method = "state_chosen" if dial["rows"] < 1 else dial["method"]
+        yield (method, dial["layer"], dial["noise"], dial["precision"]), row
+
+
+def score(row: dict[str, Any], name: str) -> str:
+    found = row["scores"].get(name)
+    return f"{found['mean']:.2f} ({found['low']:.2f}-{found['high']:.2f})" if found else ""
+
+
+def leak_table(audits: Sequence[dict[str, Any]]) -> str:
+    head = "| adapter | attacker | tokens | rare tokens | names, numbers | ROUGE-1 | ROUGE-2 | tokens by chance | n |"
+    lines = [head, "|---" * 9 + "|"]
+    for record in audits:
+        for row in record["rows"]:
+            if row["attacker"] != "questions":
+                cells = [score(row, name) for name in SHARES]
+                chance = f"{row['chance']['tokens']:.2f}"
+                count = row["scores"]["tokens"]["n"]
+                lines.append(f"| {row['name']} | {row['attacker']} | {' | '.join(cells)} | {chance} | {count} |")
+    return "\n".join(lines)
+
+
+def asked_table(audits: Sequence[dict[str, Any]]) -> str:
+    lines = ["| adapter | F1 | exact match | questions |", "|---|---|---|---|"]
+    for record in audits:
+        for row in record["rows"]:
+            if row["attacker"] == "questions":
+                lines.append(f"| {row['name']} | {score(row, 'f1')} | {score(row, 'exact_match')} | {row['scores']['f1']['n']} |")
+    return "\n".join(lines)
+
+
+def evaluation_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    lines = [
+        "| run | data | method | n | F1 | 95 % | EM | of RAG | adapter bytes | rows | prompt tokens | seconds |",
+        "|---" * 12 + "|",
+    ]
+    for name, record in results:
+        for row in record["rows"]:
+            if row["type"] == "all":
+                share = f"{row['of_rag']:.2f} ({row['of_rag_low']:.2f}-{row['of_rag_high']:.2f})" if "of_rag" in row else ""
+                lines.append(
+                    f"| {name} | {row['dataset']} | {row['method']} | {row['n']} | {row['f1']:.3f} | {row['f1_low']:.3f}-"
+                    f"{row['f1_high']:.3f} | {row['exact_match']:.3f} | {share} | {row['adapter_bytes']:,} | {row['rows']:.0f} | "
+                    f"{row['prompt_tokens']:.0f} | {row['seconds']:.2f} |"
+                )
+    return "\n".join(lines)
+
+
+def points(evaluations: Sequence[dict[str, Any]], audits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """label, leak, f1 of every setting that was both evaluated (on one data set) and audited, and of the corners."""
+    rows = [pair for record in evaluations for pair in evaluated(record)]
+    datasets = [row["dataset"] for _, row in rows]
+    dataset = DATASET if DATASET in datasets or not datasets else datasets[0]
+    f1 = {setting: row["f1"] for setting, row in rows if row["dataset"] == dataset}
+    leaks: dict[Setting, dict[str, Any]] = {}
+    for record in audits:
+        for setting, row in audited(record):
+            if row["attacker"] in ATTACKS and setting[0] not in ("rag", "closed_book"):
+                leak = row["scores"]["tokens"]["mean"]
+                if setting not in leaks or leak > leaks[setting]["leak"]:
+                    leaks[setting] = {"label": row["name"], "leak": leak, "attacker": row["attacker"]}
+    found = []
+    for setting, leak in leaks.items():
+        known = f1.get(setting, f1.get((setting[0], None, 0.0, setting[3])))
+        if known is not None:
+            found.append({**leak, "f1": known, "dataset": dataset})
+    for method, leak in (("rag", 1.0), ("closed_book", 0.0)):
+        known = next((value for setting, value in f1.items() if setting[0] == method), None)
+        if known is not None:
+            found.append({"label": method, "leak": leak, "attacker": "", "f1": known, "dataset": dataset})
+    return found
+
+
+def draw_leak(found: Sequence[dict[str, Any]], file: Path) -> None:
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, point in enumerate(found):
+        corner = point["label"] in ("rag", "closed_book")
+        axes.plot(point["leak"], point["f1"], "s" if corner else "o", color="black" if corner else f"C{number % 10}")
+        axes.annotate(point["label"], (point["leak"], point["f1"]), fontsize="small", xytext=(4, 4), textcoords="offset points")
+    axes.set(xlim=(-0.03, 1.12), ylim=(0, None), xlabel="share of a passage's tokens that the strongest attacker got")
+    axes.set(ylabel=f"F1, {found[0]['dataset']}", title="What is answered against what is given away")
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)
+
+
+def draw_learning(runs: Sequence[dict[str, Any]], file: Path) -> None:
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for run in runs:
+        axes.plot([p["step"] for p in run["curve"]], [p["loss_generation"] for p in run["curve"]], label=run["name"])
+    axes.set(xlabel="step", ylabel="cross-entropy of the answer", title="Learning curves, same questions")
+    axes.legend(fontsize="small")
+    figure.savefig(file, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--evaluations", nargs="*", type=Path, default=[])
+    parser.add_argument("--audits", nargs="*", type=Path, default=[])
+    given = parser.parse_args()
+    results = [(path.stem, json.loads(path.read_text())) for path in given.evaluations]
+    audits = [json.loads(path.read_text()) for path in given.audits]
+    trained: list[dict[str, Any]] = []
+    if not results and not audits:
+        runs = json.loads((given.out / "evidence.json").read_text())["runs"]
+        results = [(run["name"], run) for run in runs if run["kind"] == "evaluate"]
+        audits = [run for run in runs if run["kind"] == "audit"]
+        trained = [run for run in runs if run.get("curve")]
+    made = "Made by `scripts/make_evidence_tables.py` from the JSON files beside this page; each says its command, seed, base "
+    made += "weights and checkpoints. Intervals are 95 % bootstrap intervals."
+    parts = ["# Evidence", made]
+    if results:
+        parts += ["## Answers", evaluation_table(results)]
+    if trained:
+        draw_learning(trained, given.out / "learning.png")
+        parts += ["## Learning curves", "![cross-entropy by step](learning.png)"]
+    if audits:
+        parts += ["## What an adapter gives away", leak_table(audits)]
+        if any(row["attacker"] == "questions" for record in audits for row in record["rows"]):
+            parts += ["The base, asked about other facts than the one that was asked:", asked_table(audits)]
+    found = points([record for _, record in results], audits)
+    if any(point["label"] not in ("rag", "closed_book") for point in found):
+        write_atomically(given.out / "leak.json", json.dumps(found, indent=1) + "\n")
+        draw_leak(found, given.out / "leak.png")
+        parts += ["## F1 against leak", "![F1 against the share of tokens that an attacker got](leak.png)"]
+    write_atomically(given.out / "evidence.md", "\n\n".join(parts) + "\n")
+
+
+if __name__ == "__main__":
+    main()
