@@ -139,6 +139,10 @@ def main() -> None:
             print(f"{number} of {len(chosen)} {run['name']}: done, {seconds / 60:.1f} minutes", flush=True)
             continue
         kind = kind_of(run)
+        if kind == "train" and (folder / "model" / "config.json").exists() and not (folder / "recipe.json").exists():
+            write_atomically(done, json.dumps({"run": run, "seconds": 0.0, "brought": "from a GPU"}) + "\n")
+            print(f"{number} of {len(chosen)} {run['name']}: brought from a GPU", flush=True)
+            continue
         missing = [name for name in run.get("needs", []) if not (folders[name] / DONE).exists()]
         if given.list or missing or (kind == "train" and given.no_training):
             needs = f", needs {', '.join(missing)}" if missing else ""

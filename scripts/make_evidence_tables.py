@@ -2,6 +2,7 @@
 
     python scripts/make_evidence_tables.py --out docs/results                    from evidence.json there (`make evidence`)
     python scripts/make_evidence_tables.py --out X --evaluations reading.json ... --audits audit.json ...     from single files
+    ... --page docs/threat-model.md                                              tables of the audits into that page, and leak.png
 
 leak.png: F1 against the share of tokens that the strongest attacker got, a point for each setting that both were measured for;
 plain RAG (leak 1) and closed book (leak 0) are the corners.
@@ -21,6 +22,7 @@ from distilledprag.files import write_atomically
 
 ATTACKS = ("nearest", "linear", "decoder", "decoder_shuffled", "repeat")
 SHARES = ("tokens", "rare_tokens", "names_and_numbers", "rouge1", "rouge2")
+BEGIN, END = "<!-- made by scripts/make_evidence_tables.py -->", "<!-- end -->"
 DATASET = "squad_dev"  # of the figure, where it was measured
 
 Setting = tuple[str, int | None, float, str]
@@ -138,11 +140,20 @@ def draw_learning(runs: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def write_between_markers(page: Path, audits: Sequence[dict[str, Any]]) -> None:
+    text = page.read_text()
+    before, rest = text.split(BEGIN)
+    commands = "\n".join(f"`{record['config']['command']}`" for record in audits)
+    made = f"{leak_table(audits)}\n\n{asked_table(audits)}\n\nMade by {commands}"
+    write_atomically(page, f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--evaluations", nargs="*", type=Path, default=[])
     parser.add_argument("--audits", nargs="*", type=Path, default=[])
+    parser.add_argument("--page", type=Path, help="a markdown page that gets the audits' tables between its two markers")
     given = parser.parse_args()
     results = [(path.stem, json.loads(path.read_text())) for path in given.evaluations]
     audits = [json.loads(path.read_text()) for path in given.audits]
@@ -169,7 +180,10 @@ def main() -> None:
         write_atomically(given.out / "leak.json", json.dumps(found, indent=1) + "\n")
         draw_leak(found, given.out / "leak.png")
         parts += ["## F1 against leak", "![F1 against the share of tokens that an attacker got](leak.png)"]
-    write_atomically(given.out / "evidence.md", "\n\n".join(parts) + "\n")
+    if given.page:
+        write_between_markers(given.page, audits)
+    else:
+        write_atomically(given.out / "evidence.md", "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ class PairData:
         groups = list(grouped.items())
         random.Random(f"split/{settings.seed}").shuffle(groups)
         held_back = min(round(len(groups) * settings.validation_share), len(groups) - 1)
+        self._order: tuple[int, list[int]] | None = None
         self.held_back, self.groups = groups[:held_back], groups[held_back:]
         if not self.groups:
             raise InputError(f"{', '.join(map(str, settings.files))}: no question-answer pairs found")
@@ -157,11 +158,17 @@ class PairData:
 
     def _row(self, index: int) -> TrainingRow:
         epoch, place = divmod(index, len(self.groups))
-        order = list(range(len(self.groups)))
-        random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
-        documents, pairs = self.groups[order[place]]
+        documents, pairs = self.groups[self._order_of(epoch)[place]]
         rng = random.Random(f"questions/{self.settings.seed}/{index}")
         return self._tokenized(documents, rng.sample(pairs, min(len(pairs), self.settings.questions_per_context)))
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """Shuffled anew for each epoch; kept, since shuffling thousands of contexts takes as long as a step on a GPU."""
+        if self._order is None or self._order[0] != epoch:
+            order = list(range(len(self.groups)))
+            random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1]
 
     def _tokenized(self, documents: tuple[str, ...], pairs: list[Pair]) -> TrainingRow:
         questions = [(self.prompts.question(pair.question), self.prompts.answer_ids(pair.answer)) for pair in pairs]
