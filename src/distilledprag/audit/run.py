@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ def _measured(
         name = f"{plan['name']}: {plan['attacker']}"
         table = embedding_table(setting.base.model)
         attacker = build_attacker(plan["attacker"], table, steps=options.steps, seed=options.seed, device=setting.base.device)
-        attacker.fit(mine, lambda done, of, name=name: say(name, done, of))
+        attacker.fit(mine, partial(say, name))
         written = [attacker.read(one) for one in theirs]
         yield {**plan, **_scored(setting, held_out, written, rare), "seconds": round(time.perf_counter() - began, 1)}
     asking = [plan for plan in missing if plan["attacker"] in ASKING]

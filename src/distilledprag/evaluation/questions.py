@@ -103,8 +103,8 @@ def with_augmented(questions: Sequence[Question], prag: PragPart) -> list[Questi
     known |= documents_of_pairs(prag.pairs)
     if not known:
         for text in dict.fromkeys(text for one in questions for text in one.passages):
-            pairs = templated_questions(text, prag.templated) or [("What does the passage say?", text)]
-            known[text] = AugmentedDocument(text, "", tuple(pairs))
+            asked = templated_questions(text, prag.templated) or [("What does the passage say?", text)]
+            known[text] = AugmentedDocument(text, "", tuple(asked))
     found = []
     for one in questions:
         if missing := [text for text in one.passages if text not in known]:
