@@ -1,4 +1,4 @@
-"""Tables and pictures from JSON files of evaluations and audits: docs/results/evidence.md, leak.png, learning.png.
+"""Tables and pictures from JSON files of evaluations and audits: evidence.md, leak.png, rows.png, learning.png.
 
     python scripts/make_evidence_tables.py --out docs/results                    from evidence.json there (`make evidence`)
     python scripts/make_evidence_tables.py --out X --evaluations reading.json ... --audits audit.json ...     from single files
@@ -92,6 +92,16 @@ def evaluation_table(results: Sequence[tuple[str, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def training_table(runs: Sequence[dict[str, Any]]) -> str:
+    lines = ["| run | steps | minutes | answer's cross-entropy, first and last | validation at the end |", "|---" * 5 + "|"]
+    for run in runs:
+        curve, scored = run["curve"], run["validation"][-1] if run["validation"] else {}
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scored.items() if name != "step")
+        ends = f"{curve[0]['loss_generation']:.2f}, {curve[-1]['loss_generation']:.2f}"
+        lines.append(f"| {run['name']} | {curve[-1]['step']:,} | {run['seconds'] / 60:.0f} | {ends} | {shown} |")
+    return "\n".join(lines)
+
+
 def points(evaluations: Sequence[dict[str, Any]], audits: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """label, leak, f1 of every setting that was both evaluated (on one data set) and audited, and of the corners."""
     rows = [pair for record in evaluations for pair in evaluated(record)]
@@ -128,6 +138,27 @@ def draw_leak(found: Sequence[dict[str, Any]], file: Path) -> None:
     axes.set(ylabel=f"F1, {found[0]['dataset']}", title="What is answered against what is given away")
     axes.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
+
+
+def draw_rows(evaluations: Sequence[dict[str, Any]], file: Path) -> bool:
+    """F1 as a share of plain RAG's, by rows sent; nothing to draw without a compressed method."""
+    found: dict[str, dict[str, Any]] = {}
+    for record in evaluations:
+        for (method, _, noise, _), row in evaluated(record):
+            if row["dataset"] == DATASET and method.startswith("state") and "of_rag" in row and not noise:
+                found.setdefault(method, row)
+    if not any("_r" in method for method in found):
+        return False
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for method, row in found.items():
+        error = [[row["of_rag"] - row["of_rag_low"]], [row["of_rag_high"] - row["of_rag"]]]
+        axes.errorbar(row["rows"], row["of_rag"], yerr=error, fmt="o", label=method)
+    axes.axhline(0.97, linestyle="--", color="grey", label="PISCO, published: 16 tokens a row, 7 to 10 billion parameters")
+    axes.set(xlim=(0, None), ylim=(0, None), xlabel="rows sent", ylabel="F1 as a share of plain RAG's", title=DATASET)
+    axes.legend(fontsize="small")
+    figure.savefig(file, dpi=120)
+    return True
 
 
 def draw_learning(runs: Sequence[dict[str, Any]], file: Path) -> None:
@@ -168,9 +199,11 @@ def main() -> None:
     parts = ["# Evidence", made]
     if results:
         parts += ["## Answers", evaluation_table(results)]
+    if draw_rows([record for _, record in results], given.out / "rows.png"):
+        parts += ["## Fewer rows", "![F1 by rows sent](rows.png)"]
     if trained:
         draw_learning(trained, given.out / "learning.png")
-        parts += ["## Learning curves", "![cross-entropy by step](learning.png)"]
+        parts += ["## Learning curves", training_table(trained), "![cross-entropy by step](learning.png)"]
     if audits:
         parts += ["## What an adapter gives away", leak_table(audits)]
         if any(row["attacker"] == "questions" for record in audits for row in record["rows"]):

@@ -53,7 +53,19 @@ def test_a_sitting_leaves_checkpoints_that_load_and_travel_in_few_files(
     script, monkeypatch, tmp_path, tiny_base, tiny_base_folder
 ):
     out = tmp_path / "out"
-    command = ["x", "compress", "paper", "--base", tiny_base_folder, "--data", tmp_path / "data", "--out", out, "--minutes", 0.005]
+    command = [
+        "x",
+        "compress",
+        "paper",
+        "--base",
+        tiny_base_folder,
+        "--data",
+        tmp_path / "data",
+        "--out",
+        out,
+        "--minutes",
+        0.005,
+    ]
     monkeypatch.setattr(sys, "argv", [*map(str, command), "--batch-size", "2"])
     script.main()
     compressor, generator = load_compressor(out / "compress", tiny_base), load_generator(out / "paper", tiny_base)

@@ -55,9 +55,11 @@ def test_every_run_is_a_whole_recipe_and_needs_earlier_runs_only(script, part):
 def test_tables_and_figure_are_made_from_json(tmp_path):
     row = {"dataset": "squad_dev", "type": "all", "n": 3, "exact_match": 0.5, "f1_low": 0.1, "f1_high": 0.9, "adapter_bytes": 9}
     row |= {"rows": 2, "prompt_tokens": 7, "seconds": 0.1}
-    methods = {"rag": 0.75, "closed_book": 0.02, "state": 0.74, "paper": 0.1}
+    methods = {"rag": 0.75, "closed_book": 0.02, "state": 0.74, "state_r2": 0.7, "paper": 0.1}
     config = {"layer": 8, "rows_sent_as": "int8"}
     evaluation = {"config": config, "rows": [{**row, "method": name, "f1": f1} for name, f1 in methods.items()]}
+    for one in evaluation["rows"]:
+        one |= {"of_rag": one["f1"] / 0.75, "of_rag_low": 0.0, "of_rag_high": 1.1}
     shares = {name: {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 3} for name in ("tokens", "rare_tokens", "rouge1", "rouge2")}
     dial = {"layer": 8, "rows": 1.0, "noise": 0.0, "precision": "int8"}
     stronger = {**shares, "tokens": {**shares["tokens"], "mean": 0.6}}
@@ -79,9 +81,10 @@ def test_tables_and_figure_are_made_from_json(tmp_path):
     subprocess.run(command, check=True)
     points = {point["label"]: (point["leak"], point["f1"]) for point in json.loads((tmp_path / "leak.json").read_text())}
     assert points == {"state, layer 8": (0.6, 0.74), "paper": (0.5, 0.1), "rag": (1.0, 0.75), "closed_book": (0.0, 0.02)}
-    assert (tmp_path / "leak.png").read_bytes()[:4] == b"\x89PNG"
+    assert all((tmp_path / name).read_bytes()[:4] == b"\x89PNG" for name in ("leak.png", "rows.png"))
     page = (tmp_path / "evidence.md").read_text()
     assert "| state, layer 8 | decoder | 0.60 (0.40-0.60)" in page and "| squad_dev | rag | 3 | 0.750" in page
+    assert "rows.png" in page
 
 
 @pytest.mark.slow
