@@ -92,7 +92,8 @@ def audit(options: AuditOptions, say: Say = lambda what, done, of: None) -> dict
         for dial in options.dials:
             wanted = [_planned(options, evaluation, dial, attacker) for attacker in options.attackers if _fits(dial, attacker)]
             missing = [plan for plan in wanted if _key(plan) not in known]
-            for record in _measured(options, setting, dial, missing, held_out, own, say):
+            for made in _measured(options, setting, dial, missing, held_out, own, say):
+                record = {**made, "command": _command()}
                 journal.append(record)
                 known[_key(record)] = record
             _write(options, identity, list(known.values()))
@@ -234,9 +235,13 @@ def _scored(
     return {"scores": summary(own), "chance": chance, "examples": examples}
 
 
+def _command() -> str:
+    return " ".join(["dprag", *sys.argv[1:]])
+
+
 def _write(options: AuditOptions, identity: dict[str, Any], records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """report.json (without any passage) and report.html (with examples)."""
-    config = {**identity, "command": " ".join(["dprag", *sys.argv[1:]]), **machine()}
+    config = {**identity, "command": _command(), **machine()}
     report = {"config": config, "rows": [{k: v for k, v in record.items() if k != "examples"} for record in records]}
     write_atomically(options.out / "report.json", json.dumps(report, indent=1) + "\n")
     write_atomically(options.out / "report.html", report_page(config, records))
