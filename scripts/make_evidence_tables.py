@@ -175,8 +175,13 @@ def write_between_markers(page: Path, audits: Sequence[dict[str, Any]]) -> None:
     text = page.read_text()
     before, rest = text.split(BEGIN)
     commands = "\n".join(f"`{record['config']['command']}`" for record in audits)
-    made = f"{leak_table(audits)}\n\n{asked_table(audits)}\n\nMade by {commands}"
+    tables = [leak_table(audits), *([asked_table(audits)] if any_asked(audits) else [])]
+    made = "\n\n".join([*tables, f"Made by {commands}"])
     write_atomically(page, f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}")
+
+
+def any_asked(audits: Sequence[dict[str, Any]]) -> bool:
+    return any(row["attacker"] == "questions" for record in audits for row in record["rows"])
 
 
 def main() -> None:
@@ -206,7 +211,7 @@ def main() -> None:
         parts += ["## Learning curves", training_table(trained), "![cross-entropy by step](learning.png)"]
     if audits:
         parts += ["## What an adapter gives away", leak_table(audits)]
-        if any(row["attacker"] == "questions" for record in audits for row in record["rows"]):
+        if any_asked(audits):
             parts += ["The base, asked about other facts than the one that was asked:", asked_table(audits)]
     found = points([record for _, record in results], audits)
     if any(point["label"] not in ("rag", "closed_book") for point in found):
