@@ -133,7 +133,10 @@ def draw_leak(found: Sequence[dict[str, Any]], file: Path) -> None:
     for number, point in enumerate(found):
         corner = point["label"] in ("rag", "closed_book")
         axes.plot(point["leak"], point["f1"], "s" if corner else "o", color="black" if corner else f"C{number % 10}")
-        axes.annotate(point["label"], (point["leak"], point["f1"]), fontsize="small", xytext=(4, 4), textcoords="offset points")
+        place = (6, -12) if corner else (-4, 6)
+        side = "left" if corner else "right"
+        where = (point["leak"], point["f1"])
+        axes.annotate(point["label"], where, fontsize="small", xytext=place, textcoords="offset points", ha=side)
     axes.set(xlim=(-0.03, 1.12), ylim=(0, None), xlabel="share of a passage's tokens that the strongest attacker got")
     axes.set(ylabel=f"F1, {found[0]['dataset']}", title="What is answered against what is given away")
     axes.grid(alpha=0.3)
