@@ -11,6 +11,7 @@ from tiny import PAPER, random_generator, save_tiny_base, save_tiny_prepared
 
 from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.cli import main as cli
+from distilledprag.documents.reading import ReadingPool
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,13 @@ def tiny_generator_folder(tiny_base: BaseLLM, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     random_generator(tiny_base, PAPER).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def reading():
+    """The processes that read files, shared so that few are started."""
+    with ReadingPool() as pool:
+        yield pool
 
 
 @pytest.fixture

@@ -15,6 +15,10 @@ class InputError(DistilledPRAGError):
     """A document, question or data file cannot be used."""
 
 
+class DocumentError(InputError):
+    """A document cannot be read: damaged, locked, binary, empty or of an unsupported type. The message names the file."""
+
+
 class ConfigError(DistilledPRAGError):
     """A recipe or an option is wrong."""
 

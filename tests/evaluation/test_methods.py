@@ -17,10 +17,10 @@ from distilledprag.evaluation.methods import (
     METHODS,
     MIXED,
     STATE_METHODS,
-    TRAINED,
     Question,
     Setting,
     prepare_adapters,
+    trained_methods,
 )
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor
 from distilledprag.generators.state import PlainPath, StateGenerator
@@ -99,7 +99,7 @@ def test_one_passage_has_the_same_rows_together_and_apart(setting, items):
         torch.testing.assert_close(ours.rows, theirs.rows, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", trained_methods())
 def test_controls_and_combinations_differ_in_one_thing_only(setting, items, name):
     own, control, combined = (METHODS[method](setting, items) for method in (name, f"shuffled_{name}", f"rag_{name}"))
     assert own.prompts == control.prompts == [setting.prompts.build(i.text, i.passages).masked_ids for i in items]
@@ -123,7 +123,7 @@ def test_a_method_without_what_it_needs_says_so(setting, items):
     bare = Setting(setting.base, setting.prompts)
     with pytest.raises(ConfigError, match="prepared base"):
         METHODS["state"](bare, items)
-    for name in TRAINED:
+    for name in trained_methods():
         with pytest.raises(ConfigError, match=name):
             METHODS[name](bare, items)
     with pytest.raises(InputError, match="questions"):

@@ -16,7 +16,7 @@ from processes import server
 from tiny import tiny_model, tiny_tokenizer
 
 from distilledprag.base.llm import save_base
-from distilledprag.documents import loading
+from distilledprag.documents import readers
 from distilledprag.evaluation import benchmarks
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_an_example_of_extending_runs(section, tiny_base, tmp_path, monkeypatch)
     (tmp_path / "new").mkdir()
     found = blocks(SECTIONS[section], "python")
     assert found
-    monkeypatch.setattr(loading, "READERS", dict(loading.READERS))
+    monkeypatch.setattr(readers, "READERS", dict(readers.READERS))
     monkeypatch.setattr(benchmarks, "LOADERS", dict(benchmarks.LOADERS))
     names = {"tiny_base": tiny_base, "torch": torch}
     for source in found:

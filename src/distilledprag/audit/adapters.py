@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distilledprag.baselines import AugmentedDocument
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import COMPRESSED, TRAINED, Question, Setting, adapters_of, chosen_passages
+from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, chosen_passages, trained_methods
 from distilledprag.evaluation.templated import templated_questions
 from distilledprag.generators.noise import noisy
 from distilledprag.lora.batch import LoraBatch
@@ -133,7 +133,7 @@ def loras_of(setting: Setting, method: str, passages: Sequence[Passage]) -> Lora
 
 def held_by_engine(setting: Setting, dial: Dial, passages: Sequence[Passage]) -> list[Held]:
     """What the engine's operator holds of each passage."""
-    if dial.method not in TRAINED:
+    if dial.method not in trained_methods():
         made = [states_of(setting, dial, one) for one in passages]
         return [Held(one, adapter.rows.half(), read, sizes) for one, (adapter, read, sizes) in zip(passages, made, strict=True)]
     batch = loras_of(setting, dial.method, passages)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from distilledprag.audit.adapters import Dial, Passage, loras_of, states_of
 from distilledprag.decoding import greedy_ids
-from distilledprag.evaluation.methods import TRAINED, Setting
+from distilledprag.evaluation.methods import Setting, trained_methods
 from distilledprag.evaluation.metrics import best_exact_match, best_token_scores, squad_scores
 
 REPEAT = (
@@ -63,7 +63,7 @@ def _asked(setting: Setting, dial: Dial, pairs: Sequence[tuple[Passage, str]], m
     if dial.method in ("rag", "closed_book"):
         plain = [prompts.build(asked, [one.text] if dial.method == "rag" else []).open_ids for one, asked in pairs]
         return greedy_ids(base, plain, None, stop, most)
-    if dial.method in TRAINED:
+    if dial.method in trained_methods():
         masked = [prompts.build(asked, [one.text]).masked_ids for one, asked in pairs]
         return greedy_ids(base, masked, loras_of(setting, dial.method, [one for one, _ in pairs]), stop, most)
     adapters = [states_of(setting, dial, one)[0] for one, _ in pairs]

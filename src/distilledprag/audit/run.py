@@ -27,7 +27,7 @@ from distilledprag.base.architecture import embedding_table
 from distilledprag.distillation.contexts import passage_text, read_rows
 from distilledprag.documents.loading import load_passages
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import COMPRESSED, TRAINED, Setting
+from distilledprag.evaluation.methods import COMPRESSED, Setting, trained_methods
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation, checkpoints_of, file_hash, machine
 from distilledprag.files import write_atomically
@@ -121,7 +121,7 @@ def _fits(dial: Dial, attacker: str) -> bool:
 
 def _evaluation(options: AuditOptions) -> Evaluation:
     """Base, generators and PRAG as `dprag evaluate` loads them."""
-    methods = [dial.method for dial in options.dials if dial.method in (*TRAINED, *COMPRESSED)]
+    methods = [dial.method for dial in options.dials if dial.method in (*trained_methods(), *COMPRESSED)]
     recipe = checked_recipe(
         {
             "output": str(options.out),

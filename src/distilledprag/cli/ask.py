@@ -1,33 +1,57 @@
-"""`dprag ask`."""
+"""`dprag ask`: answer a question over documents, in this process."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from distilledprag.documents import Passage, load_passages
+from distilledprag.documents.limits import Limits
+from distilledprag.documents.loading import Loaded, load_documents, printable
+from distilledprag.documents.reading import ReadingPool
 from distilledprag.errors import InputError
-from distilledprag.pipeline import Answer, DistilledPRAG
 from distilledprag.retrieval import BM25Retriever, usual_k
 from distilledprag.retrieval.bm25 import check_request
 
+if TYPE_CHECKING:
+    from distilledprag.pipeline import Answer
 
-def load_with_progress(paths: list[Path], console: Console) -> list[Passage]:
-    """Load passages; the status line counts the files read."""
-    with console.status("reading documents") as status:
+
+def load_with_progress(paths: list[Path], console: Console, limits: str | None) -> Loaded:
+    """Load files within `limits`, in processes of their own; the status line counts them.
+
+    Says which files could not be read, and what of others could not. Raises InputError when none could be read.
+    """
+    bounds = Limits.parse(limits)
+    with console.status("reading documents") as status, ReadingPool(bounds) as reading:
         count = 0
 
         def tell(file: Path) -> None:
             nonlocal count
             count += 1
-            status.update(f"reading documents: {count} ({file.name})")
+            status.update(f"reading documents: {count} ({escape(printable(Path(file.name)))})")
 
-        return load_passages(paths, on_file=tell)
+        loaded = load_documents(paths, load=reading.read, on_file=tell)
+    if not loaded.passages:
+        raise InputError("; ".join(loaded.failed))
+    for note in loaded.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
+    for reason in loaded.failed:
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)
+    return loaded
+
+
+def check_all_read(loaded: Loaded) -> None:
+    """Raise InputError, so that the exit code tells, when files could not be read; for the end of a command."""
+    if loaded.failed:
+        raise InputError(
+            f"{len(loaded.failed)} of {loaded.files} files could not be read (named above), and the answer does not know them; "
+            "mend or remove them and ask again"
+        )
 
 
 def run(
@@ -41,30 +65,38 @@ def run(
     generator: str | None = None,
     rows: float | None = None,
     layer: int | None = None,
+    limits: str | None = None,
 ) -> None:
-    """Raises InputError for an empty question, and for --rows or --top-k that cannot be."""
+    """Raises InputError for an empty question, for --rows or --top-k that cannot be, and at the end when a file could not be
+    read."""
     if not question.strip():
         raise InputError("the question is empty; write one")
     console = Console(stderr=as_json)
-    retriever = BM25Retriever(load_with_progress(docs, console))
+    loaded = load_with_progress(docs, console, limits)
+    retriever = BM25Retriever(loaded.passages)
     top_k = usual_k(retriever) if top_k is None else top_k
     check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
         raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+    from distilledprag.pipeline import DistilledPRAG  # seconds: a mistake in the request is told before it
+
     prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
     if top_k < len(retriever):
         answer.notes.append(f"{top_k} of {len(retriever)} passages were used (--top-k)")
+    if as_json:  # where nobody may look at what was printed
+        answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)
         others["rag"] = prag.answer_rag(question, [passage.text for passage, _ in answer.passages])
     if as_json:
         print(json.dumps(as_record(answer) | others, ensure_ascii=False))
-        return
-    show(Console(), answer, show_wire)
-    for name, text in others.items():
-        Console().print(f"[bold]{name.replace('_', ' ')}:[/bold] {escape(text)}")
+    else:
+        show(Console(), answer, show_wire)
+        for name, text in others.items():
+            Console().print(f"[bold]{name.replace('_', ' ')}:[/bold] {escape(text)}")
+    check_all_read(loaded)
 
 
 def as_record(answer: Answer) -> dict[str, Any]:

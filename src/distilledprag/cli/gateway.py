@@ -28,10 +28,14 @@ class GatewayOptions:
     engine_ca: Path | None
     accept_any_model: bool
     base: str | None
+    limits: str | None
 
 
 def run(options: GatewayOptions) -> None:
+    """Serve until stopped. Raises ConfigError for options that cannot be."""
     require_packages()
+    from distilledprag.documents.limits import Limits
+    from distilledprag.documents.reading import ReadingPool
     from distilledprag.documents.store import DocumentStore
     from distilledprag.gateway.application import Options, build_application
     from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
@@ -47,6 +51,7 @@ def run(options: GatewayOptions) -> None:
     policy = next((policy for policy in POLICIES if policy == options.quotes), None)
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
+    reading = ReadingPool(Limits.parse(options.limits))
     engine = EngineClient(options.engine, os.environ.get(KEY_VARIABLE) or None, options.engine_ca)
     store = DocumentStore(options.store)
     store.clear_readings()
@@ -62,7 +67,8 @@ def run(options: GatewayOptions) -> None:
             adapter_memory=options.adapter_memory * 2**20,
             accept_any_model=options.accept_any_model,
         )
-        app = build_application(prag, store, engine, keys, AllowedHosts(options.host, options.allowed_hosts), settings)
+        hosts = AllowedHosts(options.host, options.allowed_hosts)
+        app = build_application(prag, store, reading, engine, keys, hosts, settings)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the gateway")
         if engine.is_readable_on_the_way:
@@ -76,6 +82,7 @@ def run(options: GatewayOptions) -> None:
         serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True))
     finally:
         listener.close()
+        reading.close()
         store.close()
 
 

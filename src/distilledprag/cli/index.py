@@ -9,39 +9,45 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distilledprag.documents.indexing import IndexReport, index_path
+from distilledprag.documents.limits import Limits
+from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
 
 
-def run(path: Path, store_folder: Path, collection: str, allow_empty: bool) -> None:
+def run(path: Path, store_folder: Path, collection: str, allow_empty: bool, limits: str | None = None) -> None:
+    """Raises InputError at the end when files could not be read; all others are in the store then."""
+    bounds = Limits.parse(limits)
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     store = DocumentStore(store_folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress:
+        with Progress(*columns, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
             task = progress.add_task("indexing", total=None)
 
             def tell(done: int, total: int, _: Path) -> None:
                 progress.update(task, completed=done, total=total)
 
-            report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell)
+            report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read)
         show(console, report)
         print(f"{store.count(collection)} documents in collection {collection}")
     finally:
         store.close()
     if report.failed:
         raise InputError(
-            f"{len(report.failed)} files could not be read (named above); mend or remove them and index again. All others are "
-            "in the store"
+            f"{len(report.failed)} of the files could not be read (named above); mend or remove them and index again. All others "
+            "are in the store"
         )
 
 
 def show(console: Console, report: IndexReport) -> None:
-    """Say what was done, and which files could not be read."""
+    """Say what was done, which files could not be read, and what of others could not."""
     counts = {"added": report.added, "changed": report.changed, "unchanged": report.unchanged, "deleted": report.deleted}
     skipped = f"; {report.skipped} files of other types passed over" if report.skipped else ""
     console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + skipped)
+    for note in report.notes:
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for _, reason in report.failed:
-        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)

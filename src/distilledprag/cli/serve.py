@@ -30,12 +30,22 @@ class StoppedError(Exception):
 
 
 def run(
-    store: Path, port: int, engine_port: int, base: str | None, rows: float | None, allow_plaintext: bool, browser: bool
+    store: Path,
+    port: int,
+    engine_port: int,
+    base: str | None,
+    rows: float | None,
+    allow_plaintext: bool,
+    browser: bool,
+    limits: str | None = None,
 ) -> None:
+    """Start both servers, and stop both when this process is stopped. Raises ConfigError when one does not start, or ends."""
     from distilledprag.base.default import default_base
-    from distilledprag.base.prepare import encoder_folder
+    from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
+    from distilledprag.documents.limits import Limits
 
+    Limits.parse(limits)  # a mistake is told before anything starts
     engine.require_packages()
     gateway.require_packages()
     console = Console(highlight=False)
@@ -62,6 +72,7 @@ def run(
                 command += ["--base", str(encoder)]
                 command += ["--allow-plaintext"] if allow_plaintext else []
                 command += [] if rows is None else ["--rows", str(rows)]
+                command += ["--limits", limits] if limits else []
                 gateway_process, url = stack.enter_context(_server(command, DPRAG_ENGINE_API_KEY=key))
             print(f"gateway on {url}", flush=True)
             console.print(

@@ -1,4 +1,4 @@
-"""`dprag synthesize`."""
+"""`dprag synthesize`: let an LLM write question-answer pairs about documents."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from distilledprag.errors import ConfigError, EndpointError
+from distilledprag.documents.limits import Limits
+from distilledprag.documents.reading import ReadingPool
+from distilledprag.errors import ConfigError, EndpointError, InputError
 from distilledprag.files import write_atomically
 from distilledprag.synthesis import DocumentSample, QaSettings, Replies, Synthesis, plan_items, read_documents
 from distilledprag.synthesis.endpoint import RESPONSE_FORMATS, Endpoint, EndpointSettings
@@ -48,15 +50,18 @@ class Options:
     timeout: float
     response_format: str
     extra_body: str | None
+    limits: str | None
 
 
 def run(options: Options, questions: Mapping[str, Any]) -> None:
-    """Write pairs, report and rejected pairs. Raises EndpointError at the end if some requests failed."""
+    """Write pairs, report and rejected pairs. Raises EndpointError at the end if some requests failed, InputError if some files
+    could not be read."""
     settings = _settings(questions)
+    limits = Limits.parse(options.limits)
     check_output(options.out)
     endpoint = _endpoint_settings(options)
     console = Console(stderr=True)
-    sample = _read(options, console)
+    sample = _read(options, limits, console)
     items = plan_items(sample.documents, options.partners, options.seed)
     journal_file = options.journal or options.out.with_name(options.out.name + ".journal.jsonl")
     with Replies(journal_file) as replies:
@@ -74,7 +79,7 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
             raise
         report = make_report(
             synthesis, outcomes, sample,
-            retried=getattr(model, "retried", {}), seconds=time.perf_counter() - started,
+            retried=getattr(model, "retried", {}), changed=getattr(model, "changed", []), seconds=time.perf_counter() - started,
             config={name: _plain(value) for name, value in vars(options).items() if name not in ("model", "api_key_file")},
         )  # fmt: skip
     _write(options.out, outcomes, report)
@@ -85,6 +90,11 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
         raise EndpointError(f"{sum(failed.values())} of {len(items)} items are unfinished ({reasons}); run again to go on")
     if not report["pairs"]:
         raise EndpointError(f"no pair was good enough to keep; {options.out}.report.json says why")
+    if sample.failed:
+        raise InputError(
+            f"{len(sample.failed)} files could not be read (named above); the pairs are about all others. Mend or remove them "
+            "and run again"
+        )
 
 
 def _settings(questions: Mapping[str, Any]) -> QaSettings:
@@ -124,13 +134,18 @@ def _local(path: str, batch: int) -> LanguageModel:
     return LocalModel(path, batch)
 
 
-def _read(options: Options, console: Console) -> DocumentSample:
-    with console.status("reading documents") as status:
-        return read_documents(
+def _read(options: Options, limits: Limits, console: Console) -> DocumentSample:
+    with console.status("reading documents") as status, ReadingPool(limits) as reading:
+        sample = read_documents(
             options.docs, limit=options.limit, seed=options.seed, passage_words=options.passage_words,
-            min_words=options.min_words, titles=options.titles,
+            min_words=options.min_words, titles=options.titles, load=reading.read,
             on_file=lambda file: status.update(f"reading documents ({escape(file.name)})"),
         )  # fmt: skip
+    for note in sample.notes:
+        console.print(f"note: {escape(note)}", soft_wrap=True)
+    for reason in sample.failed:
+        console.print(f"not read: {escape(reason)}", soft_wrap=True)
+    return sample
 
 
 async def _run(synthesis: Synthesis, model: LanguageModel, console: Console) -> list[Outcome]:
@@ -179,6 +194,8 @@ def _show(out: Path, report: Mapping[str, Any]) -> None:
         for reason, row in report["rejected"].items():
             rejected.add_row(f"{row['count']:,}", reason, row["meaning"])
         console.print(rejected)
+    for change in report["changed"]:
+        console.print(change, soft_wrap=True, markup=False)
     now, ever = report["requests"]["this_run"], report["requests"]["all_runs"]
     cost = "" if ever["cost_usd"] is None else f", ${ever['cost_usd']:.4f}"
     console.print(

@@ -9,16 +9,16 @@ everywhere in the passage, so that memory cannot answer) and questions that noth
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from distilledprag.errors import InputError
+from distilledprag.json_lines import json_rows
 from distilledprag.text import sentences
 
 NOT_FOUND = "not in the documents"
@@ -39,24 +39,28 @@ class Context:
     joint: bool = False
 
 
-def read_rows(path: Path) -> Iterator[dict]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file, gzipped or not. Raises InputError naming file and line for what is no such row."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    try:
-                        row = json.loads(line)
-                        [document["text"] for document in row["documents"]], row["question"], row["answers"]
-                    except (ValueError, KeyError, TypeError) as error:
-                        raise InputError(f"{path}, line {number}: not a row with documents, question and answers") from error
-                    yield row
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as JSON lines: {error}") from error
+    for number, row in json_rows(path):
+        if not _is_row(row):
+            raise InputError(f"{path}, line {number}: not a row with documents, question and answers")
+        yield row
 
 
-def passage_text(document: dict) -> str:
+def _is_row(row: Any) -> bool:
+    """Whether it is `{"documents": [{"text", "title"?}], "question", "answers"}`, of texts."""
+    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+        return False
+    documents, answers = row.get("documents"), row.get("answers")
+    return (
+        isinstance(documents, list)
+        and isinstance(answers, list)
+        and all(isinstance(one, dict) and isinstance(one.get("text"), str) for one in documents)
+        and all(isinstance(one.get("title", ""), str | None) for one in documents)
+    )
+
+
+def passage_text(document: dict[str, Any]) -> str:
     """A passage as it is read: the title first, where there is one that the text does not begin with."""
     title, text = (document.get("title") or "").strip(), document["text"].strip()
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text

@@ -9,8 +9,6 @@ packed behind one context. Batch number -> rows is a pure function, so a resumed
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from torch import Tensor
 from distilledprag.distillation.contexts import LONGEST_ANSWER, passage_text
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
+from distilledprag.json_lines import json_rows
 from distilledprag.prompts import Prompt, PromptBuilder
 
 
@@ -80,21 +79,20 @@ def _of_question_row(row: dict[str, Any]) -> Pair | None:
     return Pair(documents=documents, question=row["question"].strip(), answer=answer, kind=kind)
 
 
-def _raw_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    if file.suffix == ".parquet":
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
-        yield from enumerate(pyarrow.parquet.read_table(file).to_pylist(), start=1)
+def _raw_rows(file: Path) -> Iterator[tuple[int, Any]]:
+    if file.suffix != ".parquet":
+        yield from json_rows(file)
         return
-    with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise InputError(f"{file}, line {number}: not JSON ({error})") from error
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{file} is Parquet: install pyarrow, or convert it to .jsonl") from error
+    try:
+        rows = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
+        raise InputError(f"{file} is not a readable Parquet file ({error}); write or copy it again") from error
+    yield from enumerate(rows, start=1)
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,7 @@ class Batch:
     passages: list[tuple[str, ...]]
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
         return Batch(self.teacher.to(device), self.student.to(device), self.is_document.to(device), self.passages)
 
 

@@ -1,26 +1,29 @@
 """Files and folders -> documents ready to be stored, and incrementally into a store.
 
-    bytes, text or a file -> PreparedDocument: passages, and the hash that tells whether the content changed
+    bytes, text or a file -> PreparedDocument: passages, notes on what could not be read, and the hash of the content
     a folder -> store: what is unchanged is not read again, what is gone is deleted
 
-Documents are stored in batches; a run killed at any moment keeps the finished batches, and the next run goes on from there.
+Documents are stored in batches; a run killed at any moment keeps the finished batches, and the next run goes on from there. Where
+a `ReadingPool` is given, files are read in its processes and within its limits, otherwise in this process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from distilledprag.documents.loading import documents_of, load_file
+from distilledprag.documents.loading import LONGEST, LoadFile, documents_of, load_document, named_notes, printable
+from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DEFAULT_COLLECTION, READING, DocumentStore, PreparedDocument, checked_collection
-from distilledprag.errors import InputError, storage_error
+from distilledprag.errors import DocumentError, InputError, storage_error
 
-PASSAGE_WORDS = 80  # longest passage
 LONGEST_NAME = 255  # characters
 BATCH = 32  # documents stored at a time
+_SALT = f"{LONGEST} words\0".encode()
 _AS_TEXT = (".md", ".markdown", ".html", ".htm")
 
 OnFile = Callable[[int, int, Path], None]  # files done, files in all, the file done last
@@ -28,13 +31,15 @@ OnFile = Callable[[int, int, Path], None]  # files done, files in all, the file 
 
 @dataclass
 class IndexReport:
-    """What a run did. failed: (file, why), in each case an older version stays in the store; skipped: other types."""
+    """What a run did. failed: (file, why), in each case an older version stays in the store; notes: what could not be read of
+    the files that were; skipped: files of other types."""
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     deleted: int = 0
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     skipped: int = 0
 
 
@@ -45,18 +50,20 @@ def index_path(
     *,
     allow_empty: bool = False,
     on_file: OnFile | None = None,
+    load: LoadFile = load_document,
 ) -> IndexReport:
     """Make the store hold what is at `path` now: a file, or a folder with its subfolders.
 
     Files that were indexed from there before and are gone are deleted from the store. Raises InputError when `path` does
     not exist, and when a folder that had documents before has none at all now (a disk that is not mounted looks like that)
-    unless `allow_empty`; DiskFullError, with everything of earlier batches stored.
+    unless `allow_empty`; DiskFullError, with everything of earlier batches stored. A file that cannot be read is named in the
+    report, and the others are indexed. load: how a file is read, such as `ReadingPool.read`.
     """
     checked_collection(collection)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path (nothing was changed in the store)")
     report = IndexReport()
-    root = path.resolve()
+    root = Path(_source(path))
     before = {
         source: known
         for source, known in store.indexed(collection).items()
@@ -64,16 +71,25 @@ def index_path(
     }
     files = _files(path, report, bool(before), allow_empty)
     batch: list[PreparedDocument] = []
-    for done, file in enumerate(files, start=1):
-        prepared = _prepare_if_changed(file, before, report)
-        if prepared is not None:
-            batch.append(prepared)
-        if batch and (len(batch) >= BATCH or done == len(files)):
-            store.add(batch, collection)
-            batch = []
-        if on_file:
-            on_file(done, len(files), file)
-    present = {str(file.resolve()) for file in files}
+
+    def store_batch() -> None:
+        documents = batch.copy()
+        batch.clear()
+        store.add(documents, collection)
+
+    try:
+        for done, file in enumerate(files, start=1):
+            prepared = _prepare_if_changed(file, before, report, load)
+            if prepared is not None:
+                batch.append(prepared)
+            if len(batch) >= BATCH:
+                store_batch()
+            if on_file:
+                on_file(done, len(files), file)
+    finally:  # whatever ends the run, what was read is kept
+        if batch:
+            store_batch()
+    present = {_source(file) for file in files}
     gone = [known[0] for source, known in before.items() if source not in present]
     store.delete(gone)
     report.deleted = len(gone)
@@ -102,16 +118,19 @@ def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bo
         ) from error
 
 
-def _prepare_if_changed(file: Path, before: dict[str, tuple[str, str]], report: IndexReport) -> PreparedDocument | None:
-    known = before.get(str(file.resolve()))
+def _prepare_if_changed(
+    file: Path, before: dict[str, tuple[str, str]], report: IndexReport, load: LoadFile
+) -> PreparedDocument | None:
+    known = before.get(_source(file))
     try:
-        if known is not None and known[1] == content_hash(file.read_bytes()):
+        if known is not None and known[1] == _file_hash(file):
             report.unchanged += 1
             return None
-        prepared = prepare_file(file)
+        prepared = prepare_file(file, load)
     except (InputError, OSError) as error:
         report.failed.append((file, str(error)))
         return None
+    report.notes += named_notes(printable(file), prepared.notes)
     if known is None:
         report.added += 1
     else:
@@ -119,23 +138,39 @@ def _prepare_if_changed(file: Path, before: dict[str, tuple[str, str]], report: 
     return prepared
 
 
+def _source(file: Path) -> str:
+    """How the store names a file: its absolute path, as text."""
+    return printable(file.resolve())
+
+
 def content_hash(data: bytes) -> str:
     """SHA-256 (hex) of a document's bytes and of the setting that its passages depend on."""
-    return hashlib.sha256(f"{PASSAGE_WORDS} words\0".encode() + data).hexdigest()
+    return hashlib.sha256(_SALT + data).hexdigest()
 
 
-def prepare_file(file: Path) -> PreparedDocument:
-    """A file on this machine. Raises InputError as `load_file` does."""
-    source = file.resolve()
-    return PreparedDocument(
-        checked_name(file.name), load_file(file, PASSAGE_WORDS), content_hash(file.read_bytes()), file.stat().st_size, str(source)
-    )
+def _file_hash(file: Path) -> str:
+    """The `content_hash` of a file of any size."""
+    digest = hashlib.sha256(_SALT)
+    with file.open("rb") as stream:
+        while piece := stream.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
-def prepare_bytes(name: str, data: bytes, folder: Path) -> PreparedDocument:
+def prepare_file(file: Path, load: LoadFile = load_document) -> PreparedDocument:
+    """A file on this machine. Raises InputError as `load_document` does, OSError when it cannot be opened."""
+    hash, size = _file_hash(file), file.stat().st_size  # before it is read: a change meanwhile is found by the next run
+    loaded = load(file, LONGEST)
+    return PreparedDocument(checked_name(printable(file)), loaded.passages, hash, size, _source(file), loaded.notes)
+
+
+def prepare_bytes(
+    name: str, data: bytes, folder: Path, reading: ReadingPool | None = None, cancelled: threading.Event | None = None
+) -> PreparedDocument:
     """An uploaded file. `folder`: where it may lie while it is read (private; readers need a file).
 
-    Raises InputError for content that cannot be read and for a name that is empty or too long, DiskFullError.
+    reading: the processes that read it (None: this one does), until `cancelled` is set. Raises DocumentError for content that
+    cannot be read, InputError for a name that is empty or too long, DiskFullError, and ReadingStoppedError.
     """
     name = checked_name(name)
     try:
@@ -144,16 +179,21 @@ def prepare_bytes(name: str, data: bytes, folder: Path) -> PreparedDocument:
             file.touch(mode=0o600)
             file.write_bytes(data)
             try:
-                passages = load_file(file, PASSAGE_WORDS)
-            except InputError as error:
-                raise InputError(str(error).replace(str(file), name)) from None
+                if reading is None:
+                    loaded = load_document(file, LONGEST)
+                else:
+                    loaded = reading.read(file, LONGEST, scratch=Path(temporary), cancelled=cancelled)
+            except DocumentError as error:
+                raise DocumentError(str(error).replace(str(file), name)) from None
     except OSError as error:
         raise storage_error(folder, error) from error
-    return PreparedDocument(name, passages, content_hash(data), len(data))
+    return PreparedDocument(name, loaded.passages, content_hash(data), len(data), notes=loaded.notes)
 
 
-def prepare_text(name: str, text: str, folder: Path) -> PreparedDocument:
-    """Text that has a name: Markdown or HTML if the name ends so, else plain text."""
+def prepare_text(
+    name: str, text: str, folder: Path, reading: ReadingPool | None = None, cancelled: threading.Event | None = None
+) -> PreparedDocument:
+    """Text that has a name: Markdown or HTML if the name ends so, else plain text. Otherwise as `prepare_bytes`."""
     name = checked_name(name)
     try:
         data = text.encode()
@@ -163,10 +203,10 @@ def prepare_text(name: str, text: str, folder: Path) -> PreparedDocument:
         raise InputError(f"{name} is empty; give it text")
     readable = name if PurePosixPath(name).suffix.lower() in _AS_TEXT else "document.txt"
     try:
-        prepared = prepare_bytes(readable, data, folder)
-    except InputError as error:
-        raise InputError(str(error).replace(readable, name)) from None
-    return PreparedDocument(name, prepared.passages, prepared.hash, prepared.size)
+        prepared = prepare_bytes(readable, data, folder, reading, cancelled)
+    except DocumentError as error:
+        raise DocumentError(str(error).replace(readable, name)) from None
+    return replace(prepared, name=name)
 
 
 def checked_name(name: str) -> str:

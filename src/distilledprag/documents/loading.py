@@ -1,107 +1,140 @@
 """Files and folders -> passages: which reader a file needs, and which files a folder offers.
 
-The readers' libraries, and why these: pypdf (pure Python, tells where text stands on the page, so that paragraphs can be
-found), python-docx (gives the document's parts in order), beautifulsoup4 over lxml (lxml closes the tags that HTML lets authors
-leave out; python-docx brings it anyway) and markdown-it-py (CommonMark and tables; its HTML goes through the HTML reader). They
-are the extra `documents`, and are imported when a file needs them; plain text and JSON need none.
+Which libraries the readers use, and how they scored against others, is in docs/formats.md. They are the extra `documents`, and
+are imported when a file needs them; plain text, JSON and delimited values need none unless an encoding has to be guessed.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from distilledprag.documents.passages import Block, Passage, split_blocks
-from distilledprag.errors import InputError
+from distilledprag.documents.passages import Passage, split_blocks
+from distilledprag.documents.readers import READERS, SUPPORTED, read
+from distilledprag.errors import DocumentError, InputError
 
-# Suffix -> module in `readers` and function(file) -> blocks.
-READERS = {
-    ".txt": ("text", "read_text"),
-    ".text": ("text", "read_text"),
-    ".md": ("html", "read_markdown"),
-    ".markdown": ("html", "read_markdown"),
-    ".html": ("html", "read_html"),
-    ".htm": ("html", "read_html"),
-    ".pdf": ("pdf", "read_pdf"),
-    ".docx": ("word", "read_docx"),
-    ".jsonl": ("json_records", "read_jsonl"),
-    ".json": ("json_records", "read_json"),
-}
-SUPPORTED = ", ".join(READERS)
+LONGEST = 80  # words of a passage, unless told otherwise
 
 
-def read_blocks(file: Path) -> list[Block]:
-    """The text of a file as blocks under their headings.
+@dataclass(frozen=True)
+class LoadedDocument:
+    """A file's passages, and plain sentences on what could not be read of it."""
 
-    Raises InputError (empty, binary, damaged, locked or unsupported file, or one whose reader needs a library that is not
-    installed), naming the file and what to do.
+    passages: list[Passage]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Loaded:
+    """Several files. notes and failed: sentences that name their file; failed: what could not be read at all."""
+
+    passages: list[Passage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    files: int = 0
+
+
+LoadFile = Callable[[Path, int], LoadedDocument]  # a file, the longest passage in words; raises DocumentError
+
+
+def load_document(file: Path, longest: int = LONGEST) -> LoadedDocument:
+    """One file, read in this process: its paragraphs, cut at sentence ends into at most `longest` words.
+
+    `ReadingPool.read` does the same in a process of its own, within limits. Raises DocumentError as `read` does, and for a
+    missing file or one without text; InputError for a `longest` below 1.
     """
-    named = READERS.get(file.suffix.lower())
-    if named is None:
-        raise InputError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
-    module, function = named
-    try:
-        blocks: list[Block] = getattr(importlib.import_module(f"distilledprag.documents.readers.{module}"), function)(file)
-    except ModuleNotFoundError as error:
-        raise InputError(f"reading {file} needs {error.name}: pip install 'distilledprag[documents]'") from error
-    return blocks
-
-
-def load_file(file: str | Path, longest: int = 80) -> list[Passage]:
-    """The passages of one file: its paragraphs, cut at sentence ends into at most `longest` words.
-
-    Raises InputError as `read_blocks` does, and for a missing file or one without text.
-    """
-    file = Path(file)
     if longest < 1:
         raise InputError(f"passages of {longest} words cannot be made; give a number of at least 1")
-    if not file.exists():
-        raise InputError(f"{file} {'is a link to nothing' if file.is_symlink() else 'does not exist'}; check the path")
-    if not file.is_file():
-        kind = "a folder" if file.is_dir() else "neither a file nor a folder"
-        raise InputError(f"{file} is {kind}; name a file")
+    name = printable(file)
     try:
+        if not file.exists():
+            raise DocumentError(f"{name} {'is a link to nothing' if file.is_symlink() else 'does not exist'}; check the path")
+        if not file.is_file():
+            kind = "a folder" if file.is_dir() else "neither a file nor a folder"
+            raise DocumentError(f"{name} is {kind}; name a file")
         if not file.stat().st_size and file.suffix.lower() in READERS:
-            raise InputError(f"{file} is empty; remove it or give it text")
-        pieces = split_blocks(read_blocks(file), longest)
+            raise DocumentError(f"{name} is empty; remove it or give it text")
+        found = read(file)
     except OSError as error:
-        raise InputError(f"{file} cannot be opened ({error.strerror or error}); check its permissions") from error
+        raise DocumentError(f"{name} cannot be opened ({error.strerror or error}); check its permissions") from error
+    pieces = split_blocks(found.blocks, longest)
     if not pieces:
-        raise InputError(f"{file} has no text; remove it or give it text")
-    return [Passage(text, str(file), title, index) for index, (title, text) in enumerate(pieces)]
+        raise DocumentError(f"{name} has no text; remove it or give it text")
+    return LoadedDocument([Passage(text, name, title, index) for index, (title, text) in enumerate(pieces)], found.notes)
 
 
-def load_passages(
+def load_file(file: str | Path, longest: int = LONGEST) -> list[Passage]:
+    """The passages of one file. Raises as `load_document` does."""
+    return load_document(Path(file), longest).passages
+
+
+def load_documents(
     paths: str | Path | Iterable[str | Path],
-    longest: int = 80,
+    longest: int = LONGEST,
+    load: LoadFile = load_document,
     on_file: Callable[[Path], None] | None = None,
-    on_skipped: Callable[[Path], None] | None = None,
-) -> list[Passage]:
+) -> Loaded:
     """The passages of files and folders (recursively, alphabetically), each file once.
 
-    on_file: called after each file read; on_skipped: called for each file of an unsupported type found in a folder.
-    Hidden files and folders and editors' lock files (`~$...`) are skipped silently.
-
-    Raises InputError as `load_file` does, also for a file found in a folder (otherwise its text would be missing from the
-    answers without notice), and for a folder without documents.
+    load: how one file is read, such as `ReadingPool.read`; on_file: called after each file. A file that cannot be read is named
+    in `failed`, and the others are read. Files of an unsupported type in folders are passed over, hidden ones and editors' lock
+    files (`~$...`) too. Raises InputError for a path that does not exist and for a folder without documents.
     """
-    passages: list[Passage] = []
+    loaded = Loaded()
     seen: set[str] = set()
-    named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    if not named:
-        raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
-    for path in named:
-        for file in documents_of(path, on_skipped) if path.is_dir() else [path]:
+    for path in _named(paths):
+        for file in documents_of(path) if path.is_dir() else [path]:
             place = os.path.realpath(file)  # unlike Path.resolve, it copes with links that lead in circles
             if place in seen:
                 continue
             seen.add(place)
-            passages += load_file(file, longest)
+            try:
+                document = load(file, longest)
+            except DocumentError as error:
+                loaded.failed.append(str(error))
+            else:
+                loaded.passages += document.passages
+                loaded.notes += named_notes(printable(file), document.notes)
+            loaded.files += 1
             if on_file:
                 on_file(file)
-    return passages
+    return loaded
+
+
+def load_passages(paths: str | Path | Iterable[str | Path], longest: int = LONGEST) -> list[Passage]:
+    """The passages of files and folders, read in this process.
+
+    Raises InputError as `load_documents` does, and also when a file cannot be read: otherwise its text would be missing from
+    the answers without notice.
+    """
+    loaded = load_documents(paths, longest)
+    if loaded.failed:
+        raise DocumentError("; ".join(loaded.failed))
+    return loaded.passages
+
+
+def named_notes(name: str, notes: Iterable[str]) -> list[str]:
+    """A reader's notes with the name of their document."""
+    return [f"{name}: {note}" for note in notes]
+
+
+def printable(path: Path) -> str:
+    """The path as text that can be printed and stored: bytes that are no UTF-8 are written as `\\xff`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _named(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+    if not named:
+        raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
+    for path in named:
+        if not path.exists():
+            raise InputError(
+                f"{printable(path)} {'is a link to nothing' if path.is_symlink() else 'does not exist'}; check the path"
+            )
+    return named
 
 
 def documents_of(folder: Path, on_skipped: Callable[[Path], None] | None = None) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, InputError, StoreError, UnknownDocumentError
@@ -27,10 +29,12 @@ DEFAULT_COLLECTION = "default"
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_PIECES = 100  # looked for at a time
 _MOST_ANSWERS = 100_000  # fingerprints kept
-_COLUMNS = "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id)"
+_COLUMNS = (
+    "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id), notes"
+)
 READING = "reading-"  # begin of the names of folders in which uploads lie while they are read
 FILE = "store.sqlite"
-_VERSION = 1  # of the schema
+_VERSION = 2  # of the schema; 1 had no notes
 _WAIT = 30.0  # seconds that a writer waits for another one (`dprag index` beside a running gateway)
 
 # passage_words holds each passage's words as `words_of` writes them, split by spaces; rowid = passages.id. The tokenizer
@@ -38,7 +42,7 @@ _WAIT = 30.0  # seconds that a writer waits for another one (`dprag index` besid
 _SCHEMA = f"""
 CREATE TABLE documents (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, name TEXT NOT NULL, source TEXT, hash TEXT NOT NULL,
-    bytes INTEGER NOT NULL, added REAL NOT NULL, UNIQUE (collection, source)
+    bytes INTEGER NOT NULL, added REAL NOT NULL, notes TEXT NOT NULL DEFAULT '[]', UNIQUE (collection, source)
 );
 CREATE INDEX documents_by_hash ON documents (collection, hash);
 CREATE TABLE passages (
@@ -64,18 +68,21 @@ PRAGMA user_version = {_VERSION};
 
 @dataclass(frozen=True)
 class PreparedDocument:
-    """hash: of the content and how it is cut; size: bytes of the content; source: absolute path of an indexed file."""
+    """hash: of the content and how it is cut; size: bytes of the content; source: absolute path of an indexed file; notes: what
+    could not be read of it."""
 
     name: str
     passages: list[Passage]
     hash: str
     size: int
     source: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """A document without its text. bytes: of the original; added: Unix seconds; passages: how many."""
+    """A document without its text. bytes: of the original; added: Unix seconds; passages: how many; notes: what could not be
+    read of it."""
 
     id: str
     collection: str
@@ -85,6 +92,7 @@ class StoredDocument:
     bytes: int
     added: float
     passages: int
+    notes: tuple[str, ...] = ()
 
 
 class DocumentStore:
@@ -114,8 +122,9 @@ class DocumentStore:
         of the old one. Raises DiskFullError (nothing was stored) and InputError for a wrong collection.
         """
         checked_collection(collection)
+        rows = [_rows(document) for document in documents]  # before the transaction, during which nobody else can write
         with self.database.writing() as connection:
-            return [_store(connection, document, collection) for document in documents]
+            return [_store(connection, document, collection, own) for document, own in zip(documents, rows, strict=True)]
 
     def document(self, id: str) -> StoredDocument:
         """Raises UnknownDocumentError."""
@@ -123,7 +132,7 @@ class DocumentStore:
             row = connection.execute(f"SELECT {_COLUMNS} FROM documents WHERE id = ?", (id,)).fetchone()
         if row is None:
             raise _missing()
-        return StoredDocument(*row)
+        return _stored(row)
 
     def passages(self, id: str) -> list[Passage]:
         """The passages of a document, in reading order; of an unknown one none."""
@@ -157,7 +166,7 @@ class DocumentStore:
                 f"ORDER BY added {order}, rowid {order} LIMIT ? OFFSET ?",
                 (collection, collection, limit, offset),
             ).fetchall()
-        return [StoredDocument(*row) for row in rows]
+        return [_stored(row) for row in rows]
 
     def collections(self) -> dict[str, int]:
         """How many documents each collection has."""
@@ -213,7 +222,19 @@ def checked_collection(name: str) -> str:
     return name
 
 
-def _store(connection: sqlite3.Connection, document: PreparedDocument, collection: str) -> str:
+def _stored(row: Sequence[Any]) -> StoredDocument:
+    *values, notes = row
+    return StoredDocument(*values, notes=tuple(json.loads(notes)))
+
+
+def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
+    """Its passages with their words."""
+    return [(passage, words_of(f"{passage.title} {passage.text}") or ["\0"]) for passage in document.passages]
+
+
+def _store(
+    connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: list[tuple[Passage, list[str]]]
+) -> str:
     if document.source is not None:
         where, values = "source = ?", [document.source]
     else:
@@ -227,11 +248,13 @@ def _store(connection: sqlite3.Connection, document: PreparedDocument, collectio
         connection.execute("DELETE FROM documents WHERE id = ?", (found[0],))
     id = found[0] if found is not None else secrets.token_hex(8)
     connection.execute(
-        "INSERT INTO documents (id, collection, name, source, hash, bytes, added) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (id, collection, document.name, document.source, document.hash, document.size, time.time()),
-    )
-    for passage in document.passages:
-        words = words_of(f"{passage.title} {passage.text}") or ["\0"]
+        "INSERT INTO documents (id, collection, name, source, hash, bytes, added, notes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            id, collection, document.name, document.source, document.hash, document.size, time.time(),
+            json.dumps(document.notes, ensure_ascii=False),
+        ),
+    )  # fmt: skip
+    for passage, words in rows:
         row = connection.execute(
             "INSERT INTO passages (document, place, title, text, words) VALUES (?, ?, ?, ?, ?)",
             (id, passage.index, passage.title, passage.text, len(words)),
@@ -280,6 +303,9 @@ class Database:
         if version == 0:
             for statement in _statements(_SCHEMA):
                 connection.execute(statement)
+        elif version == 1:
+            connection.execute("ALTER TABLE documents ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'")
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
         elif version != _VERSION:
             raise StoreError(f"{self.file} was written by another version of this program (format {version}, not {_VERSION})")
 

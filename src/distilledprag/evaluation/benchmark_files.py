@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.documents.passages import Passage
-from distilledprag.documents.readers.text import decode
+from distilledprag.encodings import decode
 from distilledprag.errors import InputError
 
 WHOLE = "total"  # the subtask of a benchmark that has none; PRAG's files use the same word
@@ -129,7 +129,7 @@ def read_json(file: Path, remedy: str) -> Any:
     if not file.is_file():
         raise InputError(f"{file} {'is a folder' if file.is_dir() else 'does not exist'}; check the path, or {remedy}")
     try:
-        return json.loads(decode(file))
+        return json.loads(decode(file.read_bytes(), str(file))[0])
     except (ValueError, RecursionError) as error:
         if isinstance(error, InputError):
             raise

@@ -21,7 +21,7 @@ from typing import Any
 
 from distilledprag.distillation.contexts import passage_text, read_rows
 from distilledprag.documents.passages import Passage, clean
-from distilledprag.documents.readers.text import decode
+from distilledprag.encodings import decode
 from distilledprag.errors import InputError
 from distilledprag.evaluation.benchmark_files import (
     WHOLE,
@@ -120,7 +120,7 @@ def _read_aliases(file: Path) -> dict[str, tuple[str, ...]]:
     if not file.is_file():
         raise InputError(f"{file} does not exist; check the path, or {ALIASES_REMEDY}")
     found = {}
-    for number, line in enumerate(decode(file).split("\n"), start=1):
+    for number, line in enumerate(decode(file.read_bytes(), str(file))[0].split("\n"), start=1):
         if line.strip():
             try:
                 fields = json.loads(line)
@@ -177,7 +177,7 @@ def _read_popqa_tsv(file: Path) -> list[Entry]:
     """The rows by the names in the first line; quoted as spreadsheet programs do."""
     if not file.is_file():
         raise InputError(f"{file} {'is a folder' if file.is_dir() else 'does not exist'}; check the path, or {POPQA_REMEDY}")
-    rows = csv.reader(io.StringIO(decode(file), newline=""), delimiter="\t", strict=True)
+    rows = csv.reader(io.StringIO(decode(file.read_bytes(), str(file))[0], newline=""), delimiter="\t", strict=True)
     entries: list[Entry] = []
     try:
         header = next(rows, [])

@@ -25,14 +25,13 @@ import torch
 
 from distilledprag.base.default import cache_folder, default_base
 from distilledprag.base.llm import BaseLLM, load_base, weights_hash
-from distilledprag.base.prepare import RECORD, prepared_record
+from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
 from distilledprag.decoding import greedy_ids
 from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
     COMPRESSED,
-    GENERATED,
     METHODS,
     Question,
     Setting,
@@ -49,7 +48,7 @@ from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
 from distilledprag.generators.checkpoint import read_config
 from distilledprag.generators.compressed import StateCompressor, load_compressor
-from distilledprag.generators.interface import mask_embedded_as
+from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.journal import Journal
 from distilledprag.prompts import PromptBuilder
@@ -245,7 +244,7 @@ def checkpoints_of(folders: Sequence[Path]) -> dict[str, str]:
         config = read_config(folder)
         name = config["architecture"]
         ratios = config["settings"].get("ratios", ())
-        served = [name] if name in GENERATED else [method for method, ratio in COMPRESSED.items() if ratio in ratios]
+        served = [name] if name in generator_names() else [method for method, ratio in COMPRESSED.items() if ratio in ratios]
         if not served:
             raise ConfigError(f"{folder} holds a generator of architecture {name}, which no method is measured with")
         for method in served:
@@ -286,13 +285,13 @@ def _needed(recipe: EvaluationRecipe) -> list[str]:
 
 
 def _generators(recipe: EvaluationRecipe, base: BaseLLM) -> dict[str, Any]:
-    known = (*GENERATED, *COMPRESSED)
+    known = (*generator_names(), *COMPRESSED)
     if unknown := sorted(set(recipe.checkpoints) - set(known)):
         raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(known)}")
     return {
         name: require_architecture(name, load_generator(_checkpoint(recipe, name), base))
         for name in _needed(recipe)
-        if name in GENERATED
+        if name in generator_names()
     }
 
 

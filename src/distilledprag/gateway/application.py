@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from distilledprag.documents.reading import ReadingPool, ReadingStoppedError
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import DiskFullError, DistilledPRAGError, StoreError, UnknownDocumentError
 from distilledprag.gateway.adapter_cache import CAPACITY, AdapterCache
@@ -21,12 +22,14 @@ from distilledprag.gateway.chat import ChatRequest, chat_routes
 from distilledprag.gateway.document_routes import MAX_UPLOAD, document_routes
 from distilledprag.gateway.engine_client import EngineClient
 from distilledprag.gateway.quotes import QUOTED_WORDS, Policy, QuotePolicy
+from distilledprag.gateway.reading_desk import ReadingDesk
 from distilledprag.http.bodies import BodyReader, describe_bodies
-from distilledprag.http.errors import InternalError, NotFoundError, RequestError
+from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
 from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
 from distilledprag.pipeline import DistilledPRAG
 
-BODY_MEMORY = 256 * 2**20  # bytes of all bodies that are being read or used
+CHAT_MEMORY = 64 * 2**20  # bytes of all conversations that are being read or used
+UPLOAD_MEMORY = 256 * 2**20  # bytes of all uploads; of their own, so that documents in their queue keep nobody from asking
 BODY_SECONDS = 120.0  # for a whole body to arrive
 PAGE = Path(__file__).parent / "page"
 _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
@@ -52,20 +55,24 @@ class Options:
 def build_application(
     prag: DistilledPRAG,
     store: DocumentStore,
+    reading: ReadingPool,
     engine: EngineClient,
     keys: ApiKeys,
     hosts: AllowedHosts,
     options: Options | None = None,
 ) -> ASGIApp:
-    """The gateway, ready to be served. Closes `engine` when it ends; the store is its caller's to close."""
+    """The gateway, ready to be served. Closes `engine` when it ends; store and reading processes are the caller's to close."""
     options = options or Options()
     adapters = AdapterCache(prag, engine, options.adapter_memory)
     quotes = QuotePolicy(store, engine.url, options.quotes, options.quoted_words)
     answering = Answering(prag, store, engine, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows)
 
+    desk = ReadingDesk(reading)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
+        desk.close()
         await adapters.close()
         await engine.aclose()
 
@@ -73,9 +80,10 @@ def build_application(
         return len(prag.base.tokenizer(text, add_special_tokens=False).input_ids)
 
     app = new_application("gateway", explain, lifespan)
-    bodies = BodyReader(BODY_MEMORY, seconds=options.body_seconds)
-    app.include_router(chat_routes(answering, count_tokens, bodies, explain, options.accept_any_model))
-    app.include_router(document_routes(store, adapters.forget, bodies, options.max_upload))
+    conversations = BodyReader(CHAT_MEMORY, seconds=options.body_seconds)
+    uploads = BodyReader(UPLOAD_MEMORY, seconds=options.body_seconds)
+    app.include_router(chat_routes(answering, count_tokens, conversations, explain, options.accept_any_model))
+    app.include_router(document_routes(store, desk, adapters.forget, uploads, options.max_upload))
     app.include_router(_page_routes())
 
     @app.get("/health")
@@ -95,6 +103,8 @@ def explain(error: Exception) -> RequestError | None:
         return NotFoundError(message)
     if isinstance(error, DiskFullError):
         return InternalError(message, status=507, code="disk_full")
+    if isinstance(error, ReadingStoppedError):
+        return StoppingError(f"{message}: the gateway is shutting down")
     if isinstance(error, StoreError):
         return InternalError(message, code="store")
     if isinstance(error, DistilledPRAGError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -12,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
 from distilledprag.documents.indexing import prepare_bytes, prepare_text
+from distilledprag.documents.loading import named_notes
 from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, StoredDocument, checked_collection
-from distilledprag.errors import InputError
+from distilledprag.errors import DocumentError, InputError
+from distilledprag.gateway.reading_desk import ReadingDesk
 from distilledprag.http.bodies import BodyReader, body_of_type
 from distilledprag.http.openai import explained
 
@@ -30,7 +34,11 @@ class TextDocument(BaseModel):
 
 
 def document_routes(
-    store: DocumentStore, forget: Callable[[str], Awaitable[None]], bodies: BodyReader, max_upload: int = MAX_UPLOAD
+    store: DocumentStore,
+    desk: ReadingDesk,
+    forget: Callable[[str], Awaitable[None]],
+    bodies: BodyReader,
+    max_upload: int = MAX_UPLOAD,
 ) -> APIRouter:
     """`forget`: told the id of each document that is deleted."""
     router = APIRouter()
@@ -39,17 +47,22 @@ def document_routes(
     @router.post("/v1/documents", openapi_extra=body)
     async def add(request: Request) -> dict[str, Any]:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        failed: list[str] = []
         if kind == "multipart/form-data":
             async with bodies.held_form(request, max_upload) as form:
-                documents, collection = await _uploaded(form, store)
+                documents, failed, collection = await _uploaded(request, form, store, desk)
         elif kind == "application/json":
             async with bodies.held(request, max_upload) as sent:
-                documents, collection = await _written(sent, store)
+                documents, collection = await _written(request, sent, store, desk)
         else:
             raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
         ids = await asyncio.to_thread(store.add, documents, collection)
+        if failed:
+            others = f"; the other {len(ids)} of this upload are stored" if ids else ""
+            raise DocumentError("; ".join(failed) + others)
         passages = sum(len(document.passages) for document in documents)
-        return {"id": ids[0], "ids": ids, "collection": collection, "passages": passages, "notes": []}
+        notes = [note for document in documents for note in named_notes(document.name, document.notes)]
+        return {"id": ids[0], "ids": ids, "collection": collection, "passages": passages, "notes": notes}
 
     @router.get("/v1/documents")
     async def documents(
@@ -93,23 +106,34 @@ def _record(document: StoredDocument) -> dict[str, Any]:
     return {"object": "document", "indexed": record.pop("source") is not None, **record}
 
 
-async def _written(sent: bytes, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
-    try:
-        document = TextDocument.model_validate_json(sent)
-    except ValidationError as error:
-        raise InputError("the document is not usable JSON: " + ": ".join(filter(None, explained(error)))) from None
-    collection = checked_collection(document.collection)
-    return [await asyncio.to_thread(prepare_text, document.name, document.text, store.reading_folder)], collection
+async def _written(request: Request, sent: bytes, store: DocumentStore, desk: ReadingDesk) -> tuple[list[PreparedDocument], str]:
+    def read(cancelled: threading.Event) -> tuple[PreparedDocument, str]:
+        try:
+            document = TextDocument.model_validate_json(sent)
+        except ValidationError as error:
+            raise InputError("the document is not usable JSON: " + ": ".join(filter(None, explained(error)))) from None
+        collection = checked_collection(document.collection)
+        return prepare_text(document.name, document.text, store.reading_folder, desk.pool, cancelled), collection
+
+    document, collection = await desk.run(request, read)
+    return [document], collection
 
 
-async def _uploaded(form: FormData, store: DocumentStore) -> tuple[list[PreparedDocument], str]:
+async def _uploaded(
+    request: Request, form: FormData, store: DocumentStore, desk: ReadingDesk
+) -> tuple[list[PreparedDocument], list[str], str]:
+    """The documents that could be read, why others could not, and the collection."""
     files = [value for value in form.getlist("file") + form.getlist("files") if isinstance(value, UploadFile)]
     if not files:
         raise InputError("the upload has no file; send it in the field `file`")
     chosen = form.get("collection", DEFAULT_COLLECTION)
     collection = checked_collection(chosen if isinstance(chosen, str) else "")
-    prepared = []
+    prepared: list[PreparedDocument] = []
+    failed: list[str] = []
     for file in files:
-        data = await file.read()
-        prepared.append(await asyncio.to_thread(prepare_bytes, file.filename or "", data, store.reading_folder))
-    return prepared, collection
+        read = functools.partial(prepare_bytes, file.filename or "", await file.read(), store.reading_folder, desk.pool)
+        try:
+            prepared.append(await desk.run(request, read))
+        except DocumentError as error:
+            failed.append(str(error))
+    return prepared, failed, collection

@@ -8,18 +8,18 @@ of 21 million rows needs memory for the sample only.
 from __future__ import annotations
 
 import csv
-import gzip
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-from distilledprag.documents.loading import READERS, load_file
+from distilledprag.documents.loading import LoadFile, load_document, named_notes, printable
+from distilledprag.documents.readers import READERS
 from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
+from distilledprag.json_lines import json_rows, text_lines
 
 LONGEST_FIELD = 2**31 - 1  # characters; the csv module's own limit is 131,072
 BATCH_ROWS = 1024  # Parquet rows decoded at a time
@@ -38,11 +38,14 @@ class Document:
 
 @dataclass(frozen=True)
 class DocumentSample:
-    """documents: distinct, in reading order; read: how many there were in all; skipped: how many are missing, by reason."""
+    """documents: distinct, in reading order; read: how many there were in all; skipped: how many are missing, by reason; failed:
+    files that could not be read (to their end), each with the reason; notes: what could not be read of others."""
 
     documents: list[Document]
     read: int
     skipped: dict[str, int] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def read_documents(
@@ -54,13 +57,16 @@ def read_documents(
     min_words: int = 10,
     titles: bool = False,
     on_file: Callable[[Path], None] | None = None,
+    load: LoadFile = load_document,
 ) -> DocumentSample:
     """The documents of files and folders; with `limit`, a seeded uniform sample of that many.
 
     passage_words: longest passage cut from a text file (DPR's passages have 100 words); min_words: shorter documents are left
-    out; titles: put a document's title before its text, so that it is asked about and trained on; on_file: called after each.
+    out; titles: put a document's title before its text, so that it is asked about and trained on; on_file: called after each;
+    load: how a text file is read, such as `ReadingPool.read`.
 
-    Raises InputError (missing, damaged, unsupported or empty file, a row without text) and ConfigError (limit).
+    A file that cannot be read, or has a row that is none, is named in `failed`; what was read of it before is kept, and the
+    others are read. Raises InputError (missing path, no document at all) and ConfigError (limit).
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"{limit} documents cannot be sampled; give at least 1")
@@ -68,24 +74,31 @@ def read_documents(
     kept: list[tuple[int, Document]] = []
     texts: set[str] = set()
     skipped: Counter[str] = Counter()
+    failed: list[str] = []
+    notes: list[str] = []
     eligible = number = 0
     for file in _files(paths):
-        for document in _documents(file, passage_words):
-            number += 1
-            if titles and document.title:
-                document = Document(f"{document.title}: {document.text}")
-            if len(document.text.split()) < min_words:
-                skipped[f"fewer than {min_words} words"] += 1
-            elif document.text in texts:
-                skipped["duplicate"] += 1
-            else:
-                eligible += 1
-                _sample(kept, texts, (number, document), eligible, limit, rng)
+        try:
+            for document in _documents(file, passage_words, load, notes):
+                number += 1
+                if titles and document.title:
+                    document = Document(f"{document.title}: {document.text}")
+                if len(document.text.split()) < min_words:
+                    skipped[f"fewer than {min_words} words"] += 1
+                elif document.text in texts:
+                    skipped["duplicate"] += 1
+                else:
+                    eligible += 1
+                    _sample(kept, texts, (number, document), eligible, limit, rng)
+        except InputError as error:
+            failed.append(str(error))
         if on_file:
             on_file(file)
     if not kept:
-        raise InputError(f"{', '.join(map(str, paths))}: no document has at least {min_words} words; see --min-words")
-    return DocumentSample([document for _, document in sorted(kept, key=lambda pair: pair[0])], number, dict(skipped))
+        reason = "; ".join(failed) or f"no document has at least {min_words} words; see --min-words"
+        raise InputError(f"{', '.join(map(str, paths))}: {reason}")
+    documents = [document for _, document in sorted(kept, key=lambda pair: pair[0])]
+    return DocumentSample(documents, number, dict(skipped), failed, notes)
 
 
 @dataclass(frozen=True)
@@ -176,24 +189,23 @@ def _kind(file: Path) -> str:
     return Path(file.name.lower().removesuffix(".gz")).suffix
 
 
-def _documents(file: Path, passage_words: int) -> Iterator[Document]:
+def _documents(file: Path, passage_words: int, load: LoadFile, notes: list[str]) -> Iterator[Document]:
+    """Raises InputError, naming the file (and row), and nothing else."""
     reader = COLLECTIONS.get(_kind(file))
-    if reader is None:
-        for passage in load_file(file, longest=passage_words):
-            yield Document(passage.text, passage.title)
-        return
     try:
-        yield from reader(file)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text; save it again as UTF-8") from error
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"{file} is a damaged or cut gzip file; copy it again") from error
-
-
-def _open(file: Path) -> IO[str]:
-    if file.name.lower().endswith(".gz"):
-        return gzip.open(file, "rt", encoding="utf-8-sig", newline="")
-    return file.open(encoding="utf-8-sig", newline="")
+        if reader is not None:
+            yield from reader(file)
+            return
+        loaded = load(file, passage_words)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror or error}); check its permissions") from error
+    except Exception as error:  # a damaged file can break its library anywhere
+        raise InputError(f"{file} cannot be read ({type(error).__name__}: {error}); it may be damaged, copy it again") from error
+    notes += named_notes(printable(file), loaded.notes)
+    for passage in loaded.passages:
+        yield Document(passage.text, passage.title)
 
 
 def _document(row: Any, place: str) -> Document:
@@ -203,35 +215,28 @@ def _document(row: Any, place: str) -> Document:
 
 
 def _jsonl(file: Path) -> Iterator[Document]:
-    with _open(file) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    row = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(f"{file}, line {number} is not JSON ({error}); correct or remove the line") from error
-                yield _document(row, f"{file}, line {number}")
+    for number, row in json_rows(file):
+        yield _document(row, f"{file}, line {number}")
 
 
 def _json(file: Path) -> Iterator[Document]:
-    for block in read_json(file):
+    for block in read_json(file).blocks:
         yield Document(block.text, block.title)
 
 
 def _tsv(file: Path) -> Iterator[Document]:
     csv.field_size_limit(LONGEST_FIELD)
-    with _open(file) as lines:
-        rows = csv.reader(lines, delimiter="\t")
-        try:
-            columns = next(rows, [])
-            if not set(columns) & set(TEXT_KEYS):
-                raise InputError(f"{file} must begin with a line of column names, `text` among them, such as: id, text, title")
-            for row in rows:
-                if len(row) != len(columns):
-                    raise InputError(f"{file}, line {rows.line_num} has {len(row)} columns instead of {len(columns)}; correct it")
-                yield _document(dict(zip(columns, row, strict=True)), f"{file}, line {rows.line_num}")
-        except csv.Error as error:
-            raise InputError(f"{file}, line {rows.line_num} is not tab-separated text ({error}); correct it") from error
+    rows = csv.reader((line for _, line in text_lines(file)), delimiter="\t")
+    try:
+        columns = next(rows, [])
+        if not set(columns) & set(TEXT_KEYS):
+            raise InputError(f"{file} must begin with a line of column names, `text` among them, such as: id, text, title")
+        for row in rows:
+            if len(row) != len(columns):
+                raise InputError(f"{file}, line {rows.line_num} has {len(row)} columns instead of {len(columns)}; correct it")
+            yield _document(dict(zip(columns, row, strict=True)), f"{file}, line {rows.line_num}")
+    except csv.Error as error:
+        raise InputError(f"{file}, line {rows.line_num} is not tab-separated text ({error}); correct it") from error
 
 
 def _parquet(file: Path) -> Iterator[Document]:
@@ -248,7 +253,7 @@ def _parquet(file: Path) -> Iterator[Document]:
             for row in batch.to_pylist():
                 number += 1
                 yield _document(row, f"{file}, row {number}")
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeError) as error:
         raise InputError(f"{file} is not a readable Parquet file ({error}); write or copy it again") from error
 
 

@@ -1,4 +1,4 @@
-"""Plain text: decoding, paragraphs, and the few kinds of headings that plain text can show."""
+"""Plain text: paragraphs, and the few kinds of headings that plain text can show."""
 
 from __future__ import annotations
 
@@ -7,59 +7,27 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilledprag.documents.passages import Block, Outline
-from distilledprag.errors import InputError
+from distilledprag.documents.passages import Outline
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.encodings import decode
 
-# UTF-32's little-endian mark begins with UTF-16's, so it comes first.
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
-_SIGNATURES = {
-    b"%PDF-": "a PDF file",
-    b"PK\x03\x04": "a Word or ZIP file",
-    b"\xd0\xcf\x11\xe0": "an old Word or Office file",
-    b"\x1f\x8b": "a gzip file",
-    b"\x89PNG": "an image",
-    b"\xff\xd8\xff": "an image",
-}
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _UNDERLINE = re.compile(r"[=\-~_*#]{3,}")
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*$")
 WIDEST_WRAP = 200  # characters; nobody wraps lines wider than this, so longer lines are whole paragraphs
 RECORD_WORDS = 15  # words; lines that are records have at least this many on average
 
 
-def decode(file: Path, declared: str | None = None) -> str:
-    """The text of `file`: by its byte order mark, else as the `declared` encoding, else UTF-8.
-
-    Raises InputError for a binary file and for text in another encoding.
-    """
-    data = file.read_bytes()
-    for signature, kind in _SIGNATURES.items():
-        if data.startswith(signature):
-            raise InputError(f"{file} is {kind} in spite of its name; rename it to its true type, or convert it to text")
-    encoding = next((encoding for mark, encoding in _MARKS if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data:
-        raise InputError(f"{file} is a binary file; give a text, Markdown, HTML, PDF, Word or JSONL file")
-    encoding = encoding or declared or "utf-8"
-    try:
-        text = data.decode(encoding)
-    except (UnicodeDecodeError, LookupError) as error:
-        place = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
-        raise InputError(f"{file} is not {encoding.upper()} text{place}; save it again as UTF-8") from error
-    if len(_CONTROL.findall(text)) > 0.01 * len(text):
-        raise InputError(f"{file} is a binary file; give a text, Markdown, HTML, PDF, Word or JSONL file")
-    return text
-
-
-def read_text(file: Path) -> list[Block]:
+def read_text(file: Path) -> ReadDocument:
     """Paragraphs separated by blank lines (or lines of dashes), under headings that are underlined or all capitals."""
+    text, notes = decode(file.read_bytes(), str(file))
     outline = Outline()
-    for lines in _groups(decode(file)):
+    add_text(outline, text)
+    return ReadDocument(tuple(outline.finish()), notes)
+
+
+def add_text(outline: Outline, text: str) -> None:
+    """Add plain text to an outline, as `read_text` reads it."""
+    for lines in _groups(text):
         if len(lines) > 1 and _UNDERLINE.fullmatch(lines[1]) and not _UNDERLINE.fullmatch(lines[0]):
             outline.heading(lines[0], 1)
             lines = lines[2:]
@@ -72,7 +40,6 @@ def read_text(file: Path) -> list[Block]:
                 outline.add(line)
         else:
             outline.add(" ".join(lines))
-    return outline.finish()
 
 
 def _groups(text: str) -> list[list[str]]:

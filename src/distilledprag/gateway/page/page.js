@@ -86,6 +86,7 @@ function documentRow(item) {
     }
   });
   row.append(name, remove);
+  if (item.notes.length) name.append(element("br"), element("small", item.notes.join("; ")));
   return row;
 }
 
@@ -96,8 +97,9 @@ async function upload(files) {
     const form = new FormData();
     form.append("file", file);
     try {
-      await call("/v1/documents", { method: "POST", body: form });
+      const stored = await (await call("/v1/documents", { method: "POST", body: form })).json();
       line.remove();
+      for (const note of stored.notes) find("uploads").append(element("li", `Stored, but: ${note}`, "bad"));
     } catch (error) {
       line.textContent = error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`;
       line.className = "bad";

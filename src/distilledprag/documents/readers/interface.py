@@ -1,0 +1,23 @@
+"""What a reader hands over. A reader knows nothing of limits, processes, passages or retrieval."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distilledprag.documents.passages import Block
+
+
+@dataclass(frozen=True)
+class ReadDocument:
+    """A file's text in reading order, and what could not be read of it.
+
+    notes: plain sentences for the user, such as "page 2 and 3 hold no text (scanned?)"; they do not repeat the file's name.
+    """
+
+    blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
+
+
+def not_read(count: int, what: str) -> str:
+    """The note `3 charts are not read`."""
+    return f"{count} {what}{'s are' if count > 1 else ' is'} not read"
