@@ -6,9 +6,8 @@ import json
 
 import pytest
 import torch
-from distilledprag.base.passage_states import passage_states
 
-from distilledprag.base.llm import load_base
+from distilledprag.base.llm import load_base, passage_states
 from distilledprag.distillation.compressor_training import CompressorTask, CompressRecipe, train_compressor
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor, thinned
