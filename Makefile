@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate bench bench-serve hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate evidence evidence-quick bench bench-serve hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -74,6 +74,12 @@ train: $(STAMP)  ## train what ships (reader, joint stage, masks), resumable: DE
 evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file, DATA=folder of eval files (hours, resumable)
 	$(BIN)/dprag evaluate --data tests/data/everyday.jsonl $(foreach name,squad_dev hotpotqa_dev 2wiki_dev nq_qed_dev nq_swap_eval tatqa_text_dev covidqa boolq_dev,--data $(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --n $(or $(N),500) --json docs/results/reading.json
 	$(BIN)/python scripts/make_reading_table.py
+
+evidence: $(STAMP)  ## every run behind docs/results, in order (days on two cores, resumable): ONLY='layer-* audit' DATA=folder
+	$(BIN)/python scripts/evidence.py $(if $(ONLY),--only $(ONLY)) $(if $(DATA),--data $(DATA))
+
+evidence-quick: $(STAMP)  ## the same machinery with 30 questions of this repository (10 minutes); build/evidence-quick
+	$(BIN)/python scripts/evidence.py --quick --runs build/evidence-quick/runs --out build/evidence-quick
 
 bench: bench-serve  ## all benchmarks
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distilledprag.baselines.dyprag import DypragRecipe
 from distilledprag.baselines.prag_adapters import PragRecipe
+from distilledprag.distillation.compressor_training import CompressRecipe
 from distilledprag.distillation.recipes import DistillRecipe, ReaderRecipe
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.recipe import EvaluationRecipe
@@ -18,6 +19,7 @@ from distilledprag.recipes import read_recipe, recipe_values
 RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS = {
     "reader": ReaderRecipe,
+    "compress": CompressRecipe,
     "distill": DistillRecipe,
     "prag": PragRecipe,
     "dyprag": DypragRecipe,

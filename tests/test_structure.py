@@ -18,7 +18,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 METHOD = ("base", "prompts", "lora", "generators", "distillation", "pipeline", "decoding")
 AROUND = (
-    "documents", "retrieval", "synthesis", "baselines", "evaluation", "privacy",
+    "documents", "retrieval", "synthesis", "baselines", "evaluation", "audit",
     "http", "engine", "gateway", "integrations", "cli",
 )  # fmt: skip
 LEAF = "distilledprag.base.architecture"  # where models keep their parts: every room of the method may ask, lora/ too
@@ -95,7 +95,9 @@ def test_the_pipeline_adds_retrieval_to_the_method_and_nothing_else():
     (("documents",), (*METHOD, "retrieval", "http", "engine", "gateway", "evaluation", "baselines")),
     (("retrieval",), (*METHOD, "http", "engine", "gateway", "evaluation", "baselines")),
     (("synthesis",), ("pipeline", "distillation", "generators", "http", "engine", "gateway")),
-    (("baselines",), ("evaluation", "http", "engine", "gateway")),
+    (("baselines",), ("evaluation", "audit", "http", "engine", "gateway")),
+    (("evaluation",), ("audit", "http", "engine", "gateway")),
+    (("audit",), ("http", "engine", "gateway")),
     (("http",), (*METHOD, "documents", "retrieval", "engine", "gateway", "evaluation")),
     (("engine",), ("generators", "distillation", "pipeline", "documents", "retrieval", "synthesis", "evaluation", "gateway")),
     (("gateway",), ("distillation", "synthesis", "evaluation", "baselines", "engine")),

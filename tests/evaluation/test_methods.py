@@ -12,7 +12,17 @@ from tiny import PAPER, random_generator
 from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings
 from distilledprag.decoding import greedy_texts
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import METHODS, STATE_METHODS, Question, Setting, prepare_adapters, trained_methods
+from distilledprag.evaluation.methods import (
+    COMPRESSED,
+    METHODS,
+    MIXED,
+    STATE_METHODS,
+    Question,
+    Setting,
+    prepare_adapters,
+    trained_methods,
+)
+from distilledprag.generators.compressed import CompressorSettings, StateCompressor
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.prompts import PromptBuilder
 
@@ -49,7 +59,11 @@ def setting(tiny_base):
     prag = PragAdapters(tiny_base, prompts, PragSettings(learning_rate=1e-2), "hash")
     a = torch.randn(128, tiny_base.model.config.intermediate_size, generator=torch.Generator().manual_seed(0))
     first_words = range(20, 148)  # any tokens can stand for numbered masks here
-    return Setting(tiny_base, prompts, generators, prag, StateGenerator(tiny_base, prompts, 1, PlainPath(1, first_words, a)))
+    made = Setting(tiny_base, prompts, generators, prag, StateGenerator(tiny_base, prompts, 1, PlainPath(1, first_words, a)))
+    torch.manual_seed(0)
+    compressor = StateCompressor(CompressorSettings(ratios=(2, 4, 8), layer=1, rank=2, decoder_rank=2), tiny_base).eval()
+    made.compressors |= dict.fromkeys(COMPRESSED, compressor)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +73,30 @@ def items():
 
 def test_the_contracts_methods_are_there():
     wanted = {"closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled", "prag", "dyprag", "paper"}
+    wanted |= {"state_r2", "state_r4", "state_r8"}
     assert wanted <= METHODS.keys()
     assert [name for name, method in METHODS.items() if method.needs is None] == ["closed_book", "rag"]
-    assert {name for name, method in METHODS.items() if method.needs == "states"} == set(STATE_METHODS)
+    assert {name for name, method in METHODS.items() if method.needs == "states"} == {*STATE_METHODS, "state_together"}
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
 def test_a_method_answers_a_batch_as_it_answers_each_question(setting, items, method):
     assert answers(setting, method, items) == [answers(setting, method, [item])[0] for item in items]
+
+
+def test_mixed_rows_are_whole_where_all_sentences_are_chosen(setting, items):
+    """Short passages are kept whole, so nothing is left to compress."""
+    mixed, whole = METHODS[MIXED](setting, items), METHODS["state"](setting, items)
+    assert mixed.prompts == whole.prompts
+    for ours, theirs in zip(mixed.states, whole.states, strict=True):
+        torch.testing.assert_close(ours.rows, theirs.rows)
+
+
+def test_one_passage_has_the_same_rows_together_and_apart(setting, items):
+    alone = [replace(one, passages=one.passages[:1]) for one in items]
+    together, apart = METHODS["state_together"](setting, alone), METHODS["state"](setting, alone)
+    for ours, theirs in zip(together.states, apart.states, strict=True):
+        torch.testing.assert_close(ours.rows, theirs.rows, atol=0.05, rtol=0.05)
 
 
 @pytest.mark.parametrize("name", trained_methods())

@@ -8,8 +8,10 @@ import pytest
 import torch
 from tiny import tiny_model, tiny_tokenizer
 
+from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import prepare_base
 from distilledprag.evaluation.summary import Answered, scores_of, table_rows
+from distilledprag.generators.compressed import CompressorSettings, StateCompressor
 
 METHODS = ("closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled")
 
@@ -103,3 +105,20 @@ def test_scores_and_share_of_rag_by_hand():
     rag, state = table_rows(answers)
     assert rag["exact_match"] == 0.5 and rag["f1"] == pytest.approx((1 + 2 / 3) / 2, abs=1e-4)
     assert state["f1"] == 0.5 and state["of_rag"] == pytest.approx(0.6, abs=1e-4)
+
+
+def test_a_compressor_named_on_the_command_line_serves_the_ratios_it_was_trained_for(dprag, base, data, tmp_path):
+    loaded = load_base(base)
+    StateCompressor(CompressorSettings(ratios=(2,), layer=1, rank=2), loaded).save_pretrained(tmp_path / "compressor")
+    out = tmp_path / "table.json"
+    command = ("evaluate", "--data", data, "--json", out, "--base", base, "--generator", tmp_path / "compressor", "--retrieve", 2)
+    code, _, err = dprag(*command, "--methods", "rag,state,state_r2,shuffled_state_r2")
+    assert code == 0, err
+    record = json.loads(out.read_text())
+    rows = {row["method"]: row for row in record["rows"] if row["type"] == "all"}
+    assert rows["state"]["rows"] > 1.8 * rows["state_r2"]["rows"] > 0
+    assert rows["state_r2"]["prompt_tokens"] < rows["rag"]["prompt_tokens"]
+    assert rows["rag"]["documents"] == 2 and record["config"]["passages"] == "BM25 top 2 of the file"
+    assert record["config"]["checkpoints"]["state_r2"].startswith("compressed-")
+    code, _, err = dprag(*command, "--methods", "state_r4")
+    assert code == 1 and "--generator" in err

@@ -135,8 +135,6 @@ def test_a_larger_limit_and_another_method_ask_only_what_is_missing(values):
 
 def test_prag_runs_over_pairs_and_needs_some_about_every_passage(values, tmp_path):
     changes = {"methods": ["prag", "shuffled_prag"], "checkpoints": {}, "prompt_variant": {"prag": "question_only"}}
-    with pytest.raises(ConfigError, match="augmented"):
-        evaluate(EvaluationRecipe(**{**values, **changes}))
     pairs = tmp_path / "pairs.jsonl"
     asked = load_questions(EvaluationRecipe(**values))
     rows = [{"documents": one.passages, "question": "Who?", "answer": "Anna"} for one in asked]
@@ -152,6 +150,20 @@ def test_prag_runs_over_pairs_and_needs_some_about_every_passage(values, tmp_pat
     assert sum(record["offline"].get("documents", 0) for record in found) == 4  # every question's one passage, once
     prag, control = ([r["prompt"] for r in found if r["method"] == m] for m in ("prag", "shuffled_prag"))
     assert prag == control  # the control deviates as its method does
+
+
+def test_prag_without_a_source_of_questions_gets_templated_ones(values):
+    recipe = EvaluationRecipe(**{**values, "methods": ["prag"], "checkpoints": {}, "prag": {"templated": 2}})
+    for one in load_questions(recipe):
+        for document in one.augmented:
+            assert 1 <= len(document.questions) <= 2 and one.text not in dict(document.questions)
+
+
+def test_passages_of_the_pool_are_the_best_of_all_questions(values):
+    given = load_questions(EvaluationRecipe(**values))
+    found = load_questions(EvaluationRecipe(**{**values, "retriever": {"kind": "pool"}, "top_k": 2}))
+    assert [one.passages[0] for one in found] == [one.passages[0] for one in given]
+    assert all(len(set(one.passages)) == 2 for one in found)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])

@@ -14,7 +14,7 @@ from rich.table import Table
 from distilledprag.errors import InputError
 from distilledprag.evaluation.recipe import EvaluationRecipe, rows_recipe
 from distilledprag.evaluation.report import write_report
-from distilledprag.evaluation.runner import Evaluation, evaluate, file_hash, machine
+from distilledprag.evaluation.runner import Evaluation, checkpoints_of, evaluate, file_hash, machine
 from distilledprag.evaluation.summary import table_rows
 from distilledprag.files import write_atomically
 from distilledprag.recipes import checked_recipe, read_recipe
@@ -50,15 +50,31 @@ def run_files(
     base: str | None,
     rows: float,
     overrides: list[str] | None = None,
+    generators: list[Path] | None = None,
+    retrieved: int | None = None,
 ) -> None:
     """`dprag evaluate --data FILE`: `n` questions of each file by every method; the table, also in `json_file`.
+
+    generators: folders of trained generators and compressors; each serves the methods that its architecture stands for.
+    retrieved: passages that BM25 finds among the file's, in place of a row's own.
 
     The answers to a file's questions are kept beside it, in `<json_file>.<file's name>.answers.jsonl`.
     """
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
+    checkpoints = checkpoints_of(generators or [])
     recipes = [
         checked_recipe(
-            rows_recipe(path, output=json_file.parent, n=n, seed=seed, methods=chosen, base=base, chosen_rows=rows),
+            rows_recipe(
+                path,
+                output=json_file.parent,
+                n=n,
+                seed=seed,
+                methods=chosen,
+                base=base,
+                chosen_rows=rows,
+                checkpoints=checkpoints,
+                retrieved=retrieved,
+            ),
             EvaluationRecipe,
             "the options of `dprag evaluate`",
             overrides,
@@ -73,6 +89,8 @@ def run_files(
         **evaluation.identity,
         "seed": seed,
         "n": n,
+        "passages": f"BM25 top {retrieved} of the file" if retrieved else "given",
+        "checkpoints": evaluation.checkpoints,
         "files": {path.name: file_hash(path) for path in data},
         "command": " ".join(["dprag", *sys.argv[1:]]),
         **machine(),

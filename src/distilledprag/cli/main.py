@@ -237,6 +237,14 @@ def evaluate(
     rows: Annotated[
         float, typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 or a number of rows.")
     ] = 0.35,
+    generator: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="With --data: a trained generator or compressor for paper, dyprag, state_r2 ...; several times."),
+    ] = None,
+    retrieve: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="With --data: so many passages by BM25 out of all of the file's, not the row's own."),
+    ] = None,
     overrides: Overrides = None,
     base: Base = None,
 ) -> None:
@@ -246,9 +254,52 @@ def evaluate(
     if recipe:
         command.run(recipe, overrides)
     elif data:
-        command.run_files(data, n, seed, methods, json_file, base, rows, overrides)
+        command.run_files(data, n, seed, methods, json_file, base, rows, overrides, generator, retrieve)
     else:
         raise InputError("say what to evaluate: a recipe, or --data FILE")
+
+
+@app.command()
+def audit(
+    out: Annotated[Path, typer.Option(help="Folder for report.json and report.html; a run that was stopped goes on there.")],
+    data: Annotated[list[Path], typer.Option(help="Whose passages are attacked: question rows (.jsonl[.gz]) or documents.")],
+    train: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(help="The attacker's own texts. Default: the passages of --data that are not attacked."),
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="Comma-separated: state, state_r2 ..., paper, dyprag, prag, rag, closed_book.")
+    ] = "state",
+    attackers: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Comma-separated. Default: nearest, linear, decoder, decoder_shuffled, repeat, questions."),
+    ] = None,
+    layer: Annotated[Optional[list[int]], typer.Option(help="State adapters' layer; several times to compare.")] = None,  # noqa: UP045
+    rows: Annotated[Optional[list[float]], typer.Option(help="Share of the rows that is sent; several times.")] = None,  # noqa: UP045
+    noise: Annotated[Optional[list[float]], typer.Option(help="Noise, in standard deviations; several times.")] = None,  # noqa: UP045
+    precision: Annotated[Optional[list[str]], typer.Option(help="int8 or float16; several times.")] = None,  # noqa: UP045
+    generator: Annotated[Optional[list[Path]], typer.Option(help="A trained generator's folder; several times.")] = None,  # noqa: UP045
+    n: Annotated[int, typer.Option(min=2, help="Passages that are attacked.")] = 300,
+    pairs: Annotated[int, typer.Option(min=2, help="Passages with adapters that the attacker learns from.")] = 5000,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of the attacker's decoder.")] = 3000,
+    questioned: Annotated[Optional[int], typer.Option(min=1, help="Passages that the base is asked about. Default: all.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(help="Of the draws and of the decoder.")] = 0,
+    base: Base = None,
+) -> None:
+    """Measure what an adapter gives away: attackers with base and adapter try to get the passage back."""
+    from distilledprag.audit.run import ATTACKERS, AuditOptions
+    from distilledprag.cli import audit as command
+
+    def named(text: str) -> list[str]:
+        return [name.strip() for name in text.split(",") if name.strip()]
+
+    turned = command.dials(named(methods), layer or [], rows or [1.0], noise or [0.0], precision or ["int8"])
+    command.run(
+        AuditOptions(
+            data=data, out=out, train=train or [], dials=turned, attackers=tuple(named(attackers)) if attackers else ATTACKERS,
+            generators=generator or [], n=n, pairs=pairs, steps=steps, questioned=questioned, seed=seed, base=base,
+        )
+    )  # fmt: skip
 
 
 @app.command()

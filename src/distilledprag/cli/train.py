@@ -12,7 +12,8 @@ from distilledprag.recipes import checked_recipe, recipe_values
 
 
 def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
-    """Train what the recipe's `task` says: a reader, a generator (`distill`), or a baseline (`prag`, `dyprag`).
+    """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), or a baseline
+    (`prag`, `dyprag`).
 
     Raises ConfigError for an unknown task and for wrong keys.
     """
@@ -43,6 +44,11 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
 
         distill = checked_recipe(values, DistillRecipe, str(file), overrides)
         _report("generator", distill.output, train_generator(distill, resume=resume))
+    elif task == "compress":
+        from distilledprag.distillation.compressor_training import CompressRecipe, train_compressor
+
+        compress = checked_recipe(values, CompressRecipe, str(file), overrides)
+        _report("compressor", compress.output, train_compressor(compress, resume=resume))
     elif task == "prag":
         from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
 
@@ -55,7 +61,7 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
         dyprag = checked_recipe(values, DypragRecipe, str(file), overrides)
         _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
     else:
-        raise ConfigError(f"{file}: unknown task {task!r}; `dprag train` takes reader, distill, prag and dyprag")
+        raise ConfigError(f"{file}: unknown task {task!r}; `dprag train` takes reader, distill, compress, prag and dyprag")
 
 
 def _report(what: str, output: Path, scores: dict[str, Any]) -> None:

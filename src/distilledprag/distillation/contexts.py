@@ -22,6 +22,7 @@ from distilledprag.json_lines import json_rows
 from distilledprag.text import sentences
 
 NOT_FOUND = "not in the documents"
+LONGEST_ANSWER = 80  # characters; rows with a longer answer are left out of training
 _NUMBER = re.compile(r"[$€£]?\d[\d,.]*%?")
 _MONTHS = "January February March April May June July August September October November December".split()
 _DATE = re.compile(rf"(?:\d{{1,2}} )?(?:{'|'.join(_MONTHS)})(?: \d{{1,2}},?)?(?: \d{{4}})?")
@@ -65,7 +66,7 @@ def passage_text(document: dict[str, Any]) -> str:
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
 
 
-def load_contexts(path: Path, *, longest_answer: int = 80) -> list[Context]:
+def load_contexts(path: Path, *, longest_answer: int = LONGEST_ANSWER) -> list[Context]:
     """Contexts of one file; rows without an answer, or with one of more characters than `longest_answer`, are left out."""
     grouped: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for row in read_rows(path):

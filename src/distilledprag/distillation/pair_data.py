@@ -1,9 +1,10 @@
-"""Batches of a generator's training, from files of question-answer pairs as `dprag synthesize` writes them.
+"""Batches of a generator's training, from files of question-answer pairs.
 
     B = contexts of a batch   T = tokens of the longest row
 
-A line is `{documents: [str], question, answer, full_answer?, kind?}`. Questions about the same documents are packed behind one
-context. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
+A line is `{documents: [str], question, answer, full_answer?, kind?}`, as `dprag synthesize` writes it, or a row of a question set
+as `dprag evaluate --data` reads it: `{documents: [{title, text}], question, answers}`. Questions about the same documents are
+packed behind one context. Batch number -> rows is a pure function, so a resumed run sees what the unbroken one would have seen.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from distilledprag.distillation.contexts import LONGEST_ANSWER, passage_text
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
 from distilledprag.json_lines import json_rows
@@ -49,17 +51,32 @@ class PairDataSettings(Settings):
 
 
 def read_pairs(file: Path) -> Iterator[Pair]:
-    """The pairs of a .jsonl (or .jsonl.gz) or .parquet file. Raises InputError naming the first unusable row."""
+    """The pairs of a .jsonl, .jsonl.gz or .parquet file. Raises InputError naming the line of the first unusable row.
+
+    Rows of a question set that have no answer, or a long one, are left out.
+    """
     if not file.exists():
         raise InputError(f"{file} does not exist; write it with `dprag synthesize`, or correct the recipe's data.files")
     for number, row in _raw_rows(file):
         try:
-            yield Pair(**row)
-        except (ValidationError, TypeError) as error:
+            pair = _of_question_row(row) if "answers" in row else Pair(**row)
+            if pair is not None:
+                yield pair
+        except (ValidationError, TypeError, KeyError, AttributeError) as error:
             problems = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
             first = problems[0]
             place = ".".join(map(str, first["loc"])) or "row"
             raise InputError(f"{file}, row {number}: {place}: {first['msg']}") from error
+
+
+def _of_question_row(row: dict[str, Any]) -> Pair | None:
+    """A row of a question set with its first answer; None where it has none of at most LONGEST_ANSWER characters."""
+    answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
+    if not answer or len(answer) > LONGEST_ANSWER:
+        return None
+    documents = tuple(passage_text(document) for document in row["documents"])
+    kind = "single" if len(documents) == 1 else "cross"
+    return Pair(documents=documents, question=row["question"].strip(), answer=answer, kind=kind)
 
 
 def _raw_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -128,6 +145,7 @@ class PairData:
         groups = list(grouped.items())
         random.Random(f"split/{settings.seed}").shuffle(groups)
         held_back = min(round(len(groups) * settings.validation_share), len(groups) - 1)
+        self._order: tuple[int, list[int]] | None = None
         self.held_back, self.groups = groups[:held_back], groups[held_back:]
         if not self.groups:
             raise InputError(f"{', '.join(map(str, settings.files))}: no question-answer pairs found")
@@ -139,11 +157,17 @@ class PairData:
 
     def _row(self, index: int) -> TrainingRow:
         epoch, place = divmod(index, len(self.groups))
-        order = list(range(len(self.groups)))
-        random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
-        documents, pairs = self.groups[order[place]]
+        documents, pairs = self.groups[self._order_of(epoch)[place]]
         rng = random.Random(f"questions/{self.settings.seed}/{index}")
         return self._tokenized(documents, rng.sample(pairs, min(len(pairs), self.settings.questions_per_context)))
+
+    def _order_of(self, epoch: int) -> list[int]:
+        """Shuffled anew for each epoch; kept, since shuffling thousands of contexts takes as long as a step on a GPU."""
+        if self._order is None or self._order[0] != epoch:
+            order = list(range(len(self.groups)))
+            random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
+            self._order = (epoch, order)
+        return self._order[1]
 
     def _tokenized(self, documents: tuple[str, ...], pairs: list[Pair]) -> TrainingRow:
         questions = [(self.prompts.question(pair.question), self.prompts.answer_ids(pair.answer)) for pair in pairs]

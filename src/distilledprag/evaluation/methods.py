@@ -3,7 +3,10 @@ decoding and one token budget.
 
     closed_book, rag                     without documents; with the documents in plaintext (the teacher)
     state, state_plain, state_chosen     state adapters: exact; by plain PEFT semantics; only the rows that the question needs
+    state_together                       all rows, of passages that are encoded in one pass, one seeing those before it
     shuffled                             control: `state` with another question's documents
+    state_r2, state_r4, state_r8         trained: the passages' rows compressed blindly, 2, 4 or 8 tokens a row
+    state_mixed_r4                       the sentences that the question needs in whole rows, the rest 4 tokens a row
     paper, dyprag, ..., prag             trained (every registered generator, and PRAG): an adapter made from the documents, and
                                          the masked prompt
     rag_X                                plaintext and the adapter of the trained method X
@@ -17,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -26,13 +30,19 @@ from distilledprag.baselines.prag import PromptVariant, prompt_ids
 from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
+from distilledprag.generators.compressed import StateCompressor, group_sizes, thinned
+from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
+from distilledprag.generators.noise import noisy
 from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.generators.state import StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import PromptBuilder
+from distilledprag.text import sentence_spans, sentences
 
+COMPRESSED = {"state_r2": 2, "state_r4": 4, "state_r8": 8}  # tokens a row
+MIXED = "state_mixed_r4"
 STATE_METHODS = ("state", "state_plain", "state_chosen", "shuffled")
 CHOSEN_ROWS = 0.35
 
@@ -74,8 +84,9 @@ def passage_ids(texts: Sequence[str]) -> list[str]:
 class Setting:
     """What methods work with.
 
-    generators: by trained method's name. prag: makes PRAG's adapters. states: makes state adapters; None for a base that was
-    not prepared. prompt_variant: methods that deviate from the masked prompt. chosen_rows: of `state_chosen`.
+    generators, compressors: by trained method's name. prag: makes PRAG's adapters. states: makes state adapters; None for a
+    base that was not prepared. prompt_variant: methods that deviate from the masked prompt. chosen_rows: of `state_chosen`.
+    noise: on the rows of state adapters on the exact path, in standard deviations. rows_sent_as: how precisely these travel.
     """
 
     base: BaseLLM
@@ -85,14 +96,18 @@ class Setting:
     states: StateGenerator | None = None
     prompt_variant: dict[str, PromptVariant] = field(default_factory=dict)
     chosen_rows: float = CHOSEN_ROWS
+    noise: float = 0.0
+    rows_sent_as: Literal["int8", "float16"] = "int8"
+    compressors: dict[str, StateCompressor] = field(default_factory=dict)
 
 
 @dataclass
 class Prepared:
     """What a method sends for each of a batch's questions.
 
-    prompts: token ids. adapters: LoRA, or states: rows for an engine of ours (at most one of them is there). read: the passages
-    that were read. adapter_bytes, rows: size of each adapter and its rank; LoRA count as half precision.
+    prompts: token ids. adapters: LoRA; states: rows for an engine of ours (both only where a LoRA that is the same for all
+    documents reads compressed rows). read: the passages that were read. adapter_bytes, rows: size of each adapter and its rank;
+    LoRA count as half precision.
     """
 
     prompts: list[list[int]]
@@ -140,20 +155,99 @@ def _state_generator(setting: Setting) -> StateGenerator:
 
 
 def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = False, chosen: bool = False) -> Prepared:
-    """As an engine of ours reads it: a row for every mask, in int8."""
-    generator, prompts, states, sizes, read = _state_generator(setting), [], [], [], []
+    """As an engine of ours reads it: a row for every mask."""
+    generator, prompts, sent, read = _state_generator(setting), [], [], []
     for one in questions:
         passages = list(one.other_passages if shuffled else one.passages)
         if chosen:
-            passages = chosen_sentences(
-                one.text, passages, setting.chosen_rows, lambda text: len(setting.prompts.document_ids(text))
-            )
+            passages = chosen_passages(setting, one.text, passages, setting.chosen_rows)
         prompts.append(setting.prompts.build(one.text, passages).masked_ids)
-        sent = generator.states(passages).to_bytes()
-        states.append(StateAdapter.from_bytes(sent))
-        sizes.append(len(sent))
+        sent.append(_as_sent(setting, generator.states(passages), passages))
         read.append(tuple(passages))
-    return Prepared(prompts, read, states=states, adapter_bytes=sizes, rows=[adapter.count for adapter in states])
+    return _with_states(prompts, read, sent)
+
+
+def chosen_passages(setting: Setting, question: str, passages: Sequence[str], rows: float) -> list[str]:
+    """The passages with the sentences that a question seems to need; see `chosen_sentences`."""
+    return chosen_sentences(question, passages, rows, lambda text: len(setting.prompts.document_ids(text)))
+
+
+def _state_together(setting: Setting, questions: Sequence[Question]) -> Prepared:
+    """What encoding the passages apart costs: here a passage's states have seen the passages before it."""
+    generator, prompts, sent = _state_generator(setting), [], []
+    for one in questions:
+        prompt = setting.prompts.build(one.text, one.passages)
+        found = base_document_states(setting.base, setting.prompts, [one.passages])
+        rows = found.states[generator.layer + 1, 0][found.mask[0]]
+        prompts.append(prompt.masked_ids)
+        adapter = StateAdapter(rows.float().cpu(), generator.layer, setting.base.identity)
+        sent.append(_as_sent(setting, adapter, one.passages))
+    return _with_states(prompts, [one.passages for one in questions], sent)
+
+
+def _as_sent(setting: Setting, adapter: StateAdapter, passages: Sequence[str]) -> bytes:
+    rows = noisy(adapter.rows, setting.noise, "\n".join(passages))
+    return StateAdapter(rows, adapter.layer, adapter.base).to_bytes(setting.rows_sent_as)
+
+
+def _with_states(
+    prompts: list[list[int]], read: list[tuple[str, ...]], sent: list[bytes], decoder: LoraBatch | None = None
+) -> Prepared:
+    """What is measured is read back from what is sent."""
+    states = [StateAdapter.from_bytes(data) for data in sent]
+    sizes = list(map(len, sent))
+    return Prepared(prompts, read, decoder, states, adapter_bytes=sizes, rows=[adapter.count for adapter in states])
+
+
+def _compressed(
+    setting: Setting, questions: Sequence[Question], *, method: str, ratio: int, shuffled: bool = False, mixed: bool = False
+) -> Prepared:
+    """`ratio` tokens a row; mixed: only where the question does not point, one a row elsewhere."""
+    if method not in setting.compressors:
+        raise ConfigError(f"{method} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
+    compressor, prompts, sent, read = setting.compressors[method], [], [], []
+    for one in questions:
+        passages = [text for text in (one.other_passages if shuffled else one.passages) if setting.prompts.document_ids(text)]
+        sizes = [group_sizes(len(setting.prompts.document_ids(text)), ratio) for text in passages]
+        if mixed:
+            sizes = _mixed_sizes(setting, one.text, passages, ratio)
+        with torch.no_grad():
+            rows = compressor(setting.base, passages, sizes)
+        if mixed:
+            whole = _state_generator(setting).rows(passages, compressor.settings.layer)
+            rows = [_whole_where_single(*each) for each in zip(rows, whole, sizes, strict=True)]
+        context = setting.prompts.context(passages)
+        prompts.append([*thinned(context, list(map(len, sizes))), *setting.prompts.question(one.text)])
+        adapter = StateAdapter(torch.cat(rows).float().cpu(), compressor.settings.layer, setting.base.identity)
+        sent.append(_as_sent(setting, adapter, passages))
+        read.append(tuple(passages))
+    return _with_states(prompts, read, sent, compressor.decoder_batch())
+
+
+def _mixed_sizes(setting: Setting, question: str, passages: Sequence[str], ratio: int) -> list[list[int]]:
+    """Groups of each passage's tokens: single ones in the chosen sentences, `ratio` elsewhere."""
+
+    def count(text: str) -> int:
+        return len(setting.prompts.document_ids(text))
+
+    found = []
+    chosen = chosen_passages(setting, question, passages, setting.chosen_rows)
+    for text, kept in zip(passages, chosen, strict=True):
+        groups: list[int] = []
+        left, kept_sentences = count(text), set(sentences(kept))
+        for sentence, begin, end in sentence_spans(text, count):
+            size = min(end - begin, left)
+            left -= size
+            groups += [1] * size if sentence in kept_sentences else group_sizes(size, ratio)
+        found.append(groups + group_sizes(left, ratio))
+    return found
+
+
+def _whole_where_single(rows: torch.Tensor, whole: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    """Rows (m, D) with the token's own state, of `whole` (n, D), where a row stands for one token."""
+    places = torch.tensor(sizes, device=rows.device).cumsum(0) - 1
+    single = torch.tensor([size == 1 for size in sizes], device=rows.device)
+    return torch.where(single[:, None], whole[places].to(rows.dtype), rows)
 
 
 def _state_plain(setting: Setting, questions: Sequence[Question]) -> Prepared:
@@ -267,8 +361,14 @@ def _methods() -> list[Method]:
         Method("state", "states", _state),
         Method("state_plain", "states", _state_plain),
         Method("state_chosen", "states", partial(_state, chosen=True)),
+        Method("state_together", "states", _state_together),
         Method("shuffled", "states", partial(_state, shuffled=True), shuffled=True),
     ]
+    for name, ratio in COMPRESSED.items():
+        found.append(Method(name, name, partial(_compressed, method=name, ratio=ratio)))
+        control = partial(_compressed, method=name, ratio=ratio, shuffled=True)
+        found.append(Method(f"shuffled_{name}", name, control, shuffled=True))
+    found.append(Method(MIXED, "state_r4", partial(_compressed, method="state_r4", ratio=4, mixed=True)))
     for name in trained:
         found.append(Method(name, name, partial(_trained, name=name, method=name)))
     for name in trained:

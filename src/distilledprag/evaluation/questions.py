@@ -22,8 +22,10 @@ from distilledprag.evaluation.recipe import (
     CorpusRetriever,
     EvaluationRecipe,
     FileRetriever,
+    PoolRetriever,
     PragPart,
 )
+from distilledprag.evaluation.templated import templated_questions
 from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever, Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
 
@@ -36,11 +38,11 @@ def load_questions(recipe: EvaluationRecipe, fits: Fits | None = None) -> list[Q
     fits: of a question's passages, whether they can be read; questions whose passages cannot are left out. Raises InputError
     for files that cannot be used and questions without passages, ConfigError for subtasks that do not exist.
     """
-    retriever = _retriever(recipe)
+    sources = [(source, _of_source(source)) for source in recipe.sources]
+    retriever = _retriever(recipe, [question for _, found in sources for question in found])
     questions: list[Question] = []
     begin = 0
-    for source in recipe.sources:
-        found = _of_source(source)
+    for source, found in sources:
         taken = _taken(recipe, source, found, retriever, fits)
         if not taken:
             raise InputError(f"{source.file} holds no question with an answer and passages that fit")
@@ -89,7 +91,8 @@ def _taken(
 def with_augmented(questions: Sequence[Question], prag: PragPart) -> list[Question]:
     """The questions with what PRAG trains on.
 
-    Raises ConfigError when the recipe names no source of it, InputError for a passage that the source does not have.
+    Templated questions where the recipe names no other source. Raises InputError for a passage that the named source does not
+    have.
     """
     known: dict[str, AugmentedDocument] = {}
     for path in prag.augmented:
@@ -99,7 +102,9 @@ def with_augmented(questions: Sequence[Question], prag: PragPart) -> list[Questi
                 known[made.text] = AugmentedDocument(made.text, made.rewrite, pairs)
     known |= documents_of_pairs(prag.pairs)
     if not known:
-        raise ConfigError("prag trains on questions about the passages: name their source, prag.augmented or prag.pairs")
+        for text in dict.fromkeys(text for one in questions for text in one.passages):
+            asked = templated_questions(text, prag.templated) or [("What does the passage say?", text)]
+            known[text] = AugmentedDocument(text, "", tuple(asked))
     found = []
     for one in questions:
         if missing := [text for text in one.passages if text not in known]:
@@ -133,10 +138,12 @@ def overlap_of(files: Sequence[Path], questions: Sequence[Question]) -> dict[str
     return {"overlap": summarise(nearest(minhash(list(tested)), minhash(list(training))))}
 
 
-def _retriever(recipe: EvaluationRecipe) -> Retriever | None:
+def _retriever(recipe: EvaluationRecipe, questions: Sequence[BenchmarkQuestion]) -> Retriever | None:
     settings = recipe.retriever
     if isinstance(settings, FileRetriever):
         return None
+    if isinstance(settings, PoolRetriever):
+        return BM25Retriever(list({passage.text: passage for one in questions for passage in one.passages}.values()))
     if isinstance(settings, CorpusRetriever):
         return CorpusIndex.build(settings.corpus, settings.index) if settings.corpus else CorpusIndex(settings.index)
     return ElasticsearchRetriever(**settings.model_dump(exclude={"kind"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,12 @@ class FileRetriever(Part):
     order: Literal["given", "bm25"] = "bm25"
 
 
+class PoolRetriever(Part):
+    """BM25 over the passages of all questions of all the recipe's files, each once."""
+
+    kind: Literal["pool"] = "pool"
+
+
 class CorpusRetriever(Part):
     """A BM25 index on disk (`CorpusIndex`); built if it is not there and `corpus` is given."""
 
@@ -64,12 +71,14 @@ class ElasticsearchRetriever(Part):
 
 
 class PragPart(Part):
-    """`adapters`: folder that keeps them; `augmented`: PRAG's data_aug folders or files; `pairs`: `dprag synthesize` files."""
+    """`adapters`: folder that keeps them; `augmented`: PRAG's data_aug folders or files; `pairs`: `dprag synthesize` files.
+    Without either, passages get `templated` questions each by `templated_questions`, which no LLM wrote."""
 
     settings: PragSettings = PragSettings()
     adapters: Path | None = None
     augmented: list[Path] = []
     pairs: list[Path] = []
+    templated: int = Field(5, gt=0)
 
 
 class EvaluationRecipe(Part):
@@ -78,11 +87,12 @@ class EvaluationRecipe(Part):
     data: of several benchmarks, subtasks are named "benchmark/subtask". top_k: passages of a question; None: all that come
     with it. titles: whether a passage's title is put before its text. skip_long: leave out questions whose passages do not fit
     into the prompt, or have more tokens than the base has numbered masks. layer: after which states are written (None: the
-    base's own). chosen_rows: what `state_chosen` keeps of the passages, a share of the rows or a number of rows. checkpoints: a
-    generator's folder for each trained method. prompt_variant: methods that deviate from the masked prompt. max_new_tokens:
-    the budget of every method. first_line: cut answers at the end of their first line. metric: whose script computes F1.
-    batch_size: questions answered together (seconds are then a share of the batch's; with 1 they are those of one user).
-    training_pairs: `dprag synthesize` files; the summary says how much the questions' passages repeat their documents.
+    base's own). chosen_rows: what `state_chosen` keeps of the passages, a share of the rows or a number of rows. noise: on rows
+    that are written exactly, in standard deviations; rows_sent_as: their precision. checkpoints: a generator's folder for each
+    trained method. prompt_variant: methods that deviate from the masked prompt. max_new_tokens: the budget of every method.
+    first_line: cut answers at the end of their first line. metric: whose script computes F1. batch_size: questions answered
+    together (seconds are then a share of the batch's; with 1 they are those of one user). training_pairs: `dprag synthesize`
+    files; the summary says how much the questions' passages repeat their documents.
     """
 
     task: Literal["evaluate"] = "evaluate"
@@ -90,13 +100,17 @@ class EvaluationRecipe(Part):
     base: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     data: BenchmarkSource | Annotated[list[BenchmarkSource], Field(min_length=1)]
-    retriever: Annotated[FileRetriever | CorpusRetriever | ElasticsearchRetriever, Field(discriminator="kind")] = FileRetriever()
+    retriever: Annotated[
+        FileRetriever | PoolRetriever | CorpusRetriever | ElasticsearchRetriever, Field(discriminator="kind")
+    ] = FileRetriever()
     top_k: int | None = Field(3, gt=0)
     titles: bool = True
     skip_long: bool = False
     methods: list[str] = Field(min_length=1)
     layer: int | None = Field(None, ge=0)
     chosen_rows: float = Field(CHOSEN_ROWS, gt=0)
+    noise: float = Field(0.0, ge=0)
+    rows_sent_as: Literal["int8", "float16"] = "int8"
     checkpoints: dict[str, str] = {}
     prag: PragPart = PragPart()
     prompt_variant: dict[str, PromptVariant] = {}
@@ -140,19 +154,31 @@ def _known(names: Any) -> list[str]:
 
 
 def rows_recipe(
-    file: Path, *, output: Path, n: int | None, seed: int, methods: list[str] | None, base: str | None, chosen_rows: float
+    file: Path,
+    *,
+    output: Path,
+    n: int | None,
+    seed: int,
+    methods: list[str] | None,
+    base: str | None,
+    chosen_rows: float,
+    checkpoints: Mapping[str, str] | None = None,
+    retrieved: int | None = None,
 ) -> dict[str, Any]:
     """The recipe, not yet checked, of `dprag evaluate --data FILE`: `n` rows (None: all) with the passages that they name.
 
-    methods: None takes the bounds (closed book, RAG), state adapters and their control.
+    methods: None takes the bounds (closed book, RAG), state adapters and their control. retrieved: so many passages that BM25
+    finds among all of the file's, in place of those that a row names.
     """
     return {
         "output": str(output),
         "base": base,
         "dtype": "auto",
         "data": {"name": "rows", "file": str(file), "limit": n, "seed": seed},
-        "retriever": {"kind": "file", "order": "given"},
-        "top_k": None,
+        "retriever": {"kind": "pool"} if retrieved else {"kind": "file", "order": "given"},
+        "top_k": retrieved,
+        "checkpoints": dict(checkpoints or {}),
+        "prag": {"adapters": str(output / "prag-adapters")},
         "skip_long": True,
         "methods": methods if methods is not None else ["closed_book", "rag", *STATE_METHODS],
         "chosen_rows": chosen_rows,

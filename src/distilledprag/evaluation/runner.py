@@ -31,6 +31,7 @@ from distilledprag.decoding import greedy_ids
 from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
+    COMPRESSED,
     METHODS,
     Question,
     Setting,
@@ -45,6 +46,8 @@ from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.summary import Answered, recall_of, scores_of, summarise
 from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
+from distilledprag.generators.checkpoint import read_config
+from distilledprag.generators.compressed import StateCompressor, load_compressor
 from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.journal import Journal
@@ -77,16 +80,22 @@ class Evaluation:
             base,
             prompts,
             _generators(recipe, base),
+            compressors=_compressors(recipe, base),
             prompt_variant=dict(recipe.prompt_variant),
             chosen_rows=recipe.chosen_rows,
+            noise=recipe.noise,
+            rows_sent_as=recipe.rows_sent_as,
         )
         self.checkpoints = {name: generator_identity(made) for name, made in self.setting.generators.items()}
+        self.checkpoints |= {name: made.identity for name, made in self.setting.compressors.items()}
         if "prag" in _needed(recipe):
             self.setting.prag = PragAdapters(base, prompts, recipe.prag.settings, weights, recipe.prag.adapters)
             self.checkpoints["prag"] = self.setting.prag.identity
         self.identity: dict[str, Any] = {"base": base.id, "weights": weights, "max_new_tokens": recipe.max_new_tokens}
         if recipe.dtype != "auto":
             self.identity["dtype"] = recipe.dtype
+        if self.setting.prag and not recipe.prag.augmented and not recipe.prag.pairs:
+            self.identity["prag_questions"] = f"{recipe.prag.templated} templated ones a passage"
         if (folder / RECORD).is_file():
             record = prepared_record(folder)
             layer = record.layer if recipe.layer is None else recipe.layer
@@ -98,8 +107,10 @@ class Evaluation:
                 "layer": layer,
                 "plain_layer": record.plain_layer,
                 "chosen_rows": recipe.chosen_rows,
-                "rows_sent_as": "int8",
+                "rows_sent_as": recipe.rows_sent_as,
             }
+            if recipe.noise:
+                self.identity["noise"] = recipe.noise
 
     def questions(self, recipe: EvaluationRecipe) -> list[Question]:
         """The recipe's questions; with `skip_long` those whose passages fit the prompt and the base's numbered masks."""
@@ -226,6 +237,23 @@ def evaluate(recipe: EvaluationRecipe, on_progress: Progress = lambda method, do
     return summary
 
 
+def checkpoints_of(folders: Sequence[Path]) -> dict[str, str]:
+    """Method -> folder, by what each checkpoint says of itself. Raises ConfigError for one that serves no method, or the same."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        config = read_config(folder)
+        name = config["architecture"]
+        ratios = config["settings"].get("ratios", ())
+        served = [name] if name in generator_names() else [method for method, ratio in COMPRESSED.items() if ratio in ratios]
+        if not served:
+            raise ConfigError(f"{folder} holds a generator of architecture {name}, which no method is measured with")
+        for method in served:
+            if method in found:
+                raise ConfigError(f"{folder} and {found[method]} are both for {method}; name one of them")
+            found[method] = str(folder)
+    return found
+
+
 def batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
     """Questions to answer together: with and without passages apart, and for a size above 1 those of similar length."""
     ordered = list(questions)
@@ -257,15 +285,37 @@ def _needed(recipe: EvaluationRecipe) -> list[str]:
 
 
 def _generators(recipe: EvaluationRecipe, base: BaseLLM) -> dict[str, Any]:
-    if unknown := sorted(set(recipe.checkpoints) - set(generator_names())):
-        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(generator_names())}")
+    known = (*generator_names(), *COMPRESSED)
+    if unknown := sorted(set(recipe.checkpoints) - set(known)):
+        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(known)}")
+    return {
+        name: require_architecture(name, load_generator(_checkpoint(recipe, name), base))
+        for name in _needed(recipe)
+        if name in generator_names()
+    }
+
+
+def _compressors(recipe: EvaluationRecipe, base: BaseLLM) -> dict[str, StateCompressor]:
+    """By method. Raises ConfigError for a compressor that was not trained for a method's ratio."""
+    loaded: dict[str, StateCompressor] = {}
     found = {}
     for name in _needed(recipe):
-        if name != "prag":
-            if name not in recipe.checkpoints:
-                raise ConfigError(f"{name} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
-            found[name] = require_architecture(name, load_generator(recipe.checkpoints[name], base))
+        if name in COMPRESSED:
+            folder = _checkpoint(recipe, name)
+            made = loaded[folder] = loaded.get(folder) or load_compressor(folder, base)
+            if COMPRESSED[name] not in made.settings.ratios:
+                raise ConfigError(f"{name}: the compressor in {folder} was trained for {made.settings.ratios} tokens a row")
+            found[name] = made
     return found
+
+
+def _checkpoint(recipe: EvaluationRecipe, name: str) -> str:
+    if name not in recipe.checkpoints:
+        raise ConfigError(
+            f"{name} needs a checkpoint: name its folder with --generator (in a recipe, under `checkpoints`), or leave the "
+            "method out"
+        )
+    return recipe.checkpoints[name]
 
 
 def _draw(recipe: EvaluationRecipe) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class PaperSettings(GeneratorSettings):
     """Defaults are the released configuration; alpha / rank is 1 because that code ignores it.
 
     `encoder`: hub id or folder, or "base"; `encoder_tokens`: longest text; `feed_forward` and `dropout`: of the
-    self-attention encoder over the queries.
+    self-attention encoder over the queries; `scale_start`: s at step 0, which a short run cannot move far from there.
     """
 
     architecture: Literal["paper"] = "paper"
@@ -50,6 +50,7 @@ class PaperSettings(GeneratorSettings):
     encoder_layers: int = Field(1, gt=0)
     feed_forward: int = Field(1024, gt=0)
     dropout: float = Field(0.1, ge=0, lt=1)
+    scale_start: float = -8.0
 
 
 @register(PaperSettings)
@@ -76,7 +77,7 @@ class PaperGenerator(ParameterGenerator):
         for module, (d_in, d_out) in self.sizes.items():
             layers = base.model.config.num_hidden_layers
             self.stacks[module] = ModuleStack(settings, width, layers, settings.rank * (d_in + d_out))
-        self.scale = nn.Parameter(torch.tensor(-8.0))
+        self.scale = nn.Parameter(torch.tensor(settings.scale_start))
 
     @torch.no_grad()
     def encode(self, base: BaseLLM, passages: Sequence[Sequence[str]]) -> DocumentStates:

@@ -1,0 +1,253 @@
+"""Blind compression of state adapters: fewer rows than tokens, made without seeing the question.
+
+    n = tokens of a passage   m = its memory tokens (one for each group of tokens)   D = hidden size   L = `layer`
+    B = passages   T = n + m and the prompt's opening   N, M = tokens and memory tokens of all passages
+
+    opening, passage --layers 0..`merge_after`--> a state a token --mean of each group--> its memory token, put behind the passage
+    all of them --layers `merge_after` + 1..L, with a small LoRA--> the memory tokens' states: the rows that are written after L
+
+With `merge_after` near 0 these are memory tokens appended to the passage (gist tokens); with `merge_after` = L - 1 they are
+pooled queries, which read the passage in one layer. A memory token stands at the position of its group's last token and sees
+what that token sees, and the memory tokens before it; so an untrained one is a mean of states, and the LoRA learns the rest. It
+is trained by `distillation/compressor_training.py`. Untrained, means destroy the content: there is nothing to ship without a
+checkpoint.
+
+`decoder_rank` > 0 adds a document-independent LoRA on the layers above L, trained along, that reads merged rows (as PISCO's
+decoder does); a request with such rows is answered with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel as Settings
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from distilledprag.base.architecture import (
+    ATTENTION_TARGETS,
+    MLP_TARGETS,
+    changed_layer_output,
+    decoder_layers,
+    hidden_after,
+    module_shapes,
+    split_module_key,
+)
+from distilledprag.base.llm import BaseLLM
+from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.files import replace_folder
+from distilledprag.generators.checkpoint import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
+from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.identity import BaseIdentity
+from distilledprag.lora.injection import inject
+from distilledprag.prompts import Prompt, PromptBuilder
+
+ARCHITECTURE = "compressed"
+
+
+class CompressorSettings(Settings):
+    """ratios: tokens a row that it is trained for. layer: L. rank, decoder_rank: of the LoRAs below and above L; alpha = rank."""
+
+    model_config = ConfigDict(extra="forbid")
+    architecture: Literal["compressed"] = "compressed"
+    ratios: tuple[int, ...] = (2, 4, 8)
+    layer: int = Field(8, gt=0)
+    merge_after: int = Field(0, ge=0)
+    rank: int = Field(16, gt=0)
+    decoder_rank: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def possible(self) -> CompressorSettings:
+        if self.merge_after >= self.layer:
+            raise ValueError(f"merge_after {self.merge_after}: tokens are merged below layer {self.layer}, or nothing reads them")
+        if not self.ratios or min(self.ratios) < 2:
+            raise ValueError("ratios: give whole numbers from 2")
+        return self
+
+
+def group_sizes(count: int, ratio: int) -> list[int]:
+    """Sizes of the groups that `count` tokens are merged in: `ratio` each, the last one what is left."""
+    return [min(ratio, count - begin) for begin in range(0, count, ratio)]
+
+
+def thinned(prompt: Prompt, counts: Sequence[int]) -> list[int]:
+    """The masked prompt's ids with so many masks for each passage that has text, in place of one a token."""
+    ids: list[int] = []
+    place = -1
+    left = 0
+    before = False
+    for index, hidden in zip(prompt.masked_ids, prompt.is_document, strict=True):
+        if hidden and not before:
+            place, left = place + 1, counts[place + 1]
+        before = hidden
+        if not hidden:
+            ids.append(index)
+        elif left:
+            ids.append(index)
+            left -= 1
+    return ids
+
+
+@dataclass
+class _Rows:
+    """One passage a row, its memory tokens behind it: ids, positions (B, T); attention (B, 1, T, T). sources: (N,) flat
+    positions of the passages' tokens; groups: (N,) the memory token that each goes into, of all M; targets: (M,) their flat
+    positions."""
+
+    ids: Tensor
+    positions: Tensor
+    attention: Tensor
+    sources: Tensor
+    groups: Tensor
+    targets: Tensor
+
+
+class StateCompressor(nn.Module):
+    """See the module's docstring. Raises ConfigError for layers that the base does not have."""
+
+    def __init__(self, settings: CompressorSettings, base: BaseLLM) -> None:
+        super().__init__()
+        layers = len(decoder_layers(base.model))
+        if settings.layer >= layers - 1:
+            raise ConfigError(f"layer {settings.layer}: the base has layers 0 to {layers - 1}, and one must read what is written")
+        self.settings, self.base_identity = settings, base.identity
+        self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
+        width = int(base.model.config.hidden_size)
+        self.memory = nn.Parameter(torch.zeros(width))
+        shapes = module_shapes(base.model.config, (*ATTENTION_TARGETS, *MLP_TARGETS))
+        below = {k: s for k, s in shapes.items() if settings.merge_after < split_module_key(k)[0] <= settings.layer}
+        above = {k: s for k, s in shapes.items() if split_module_key(k)[0] > settings.layer}
+        self.encoder = _Lora(below, settings.rank)
+        self.decoder = _Lora(above, settings.decoder_rank) if settings.decoder_rank else None
+
+    def forward(self, base: BaseLLM, passages: Sequence[str], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Rows (m, D) of each passage; differentiable. sizes: of the groups of each passage's tokens, which they add up to.
+
+        Raises InputError for a passage without text, and for one that is too long for the base.
+        """
+        rows = self._laid_out(base, passages, sizes)
+        counts = torch.zeros(len(rows.targets), device=base.device).index_add(
+            0, rows.groups, torch.ones_like(rows.groups, dtype=torch.float32)
+        )
+
+        def merge(hidden: Tensor) -> Tensor:
+            flat = hidden.flatten(0, 1)
+            sums = torch.zeros(len(rows.targets), flat.shape[1], device=flat.device)
+            sums = sums.index_add(0, rows.groups, flat[rows.sources].float())
+            merged = (sums / counts[:, None] + self.memory).to(flat.dtype)
+            return flat.index_copy(0, rows.targets, merged).view_as(hidden)
+
+        layer = self.settings.layer
+        with inject(base.model, self.encoder.batch()), changed_layer_output(base.model, self.settings.merge_after, merge):
+            hidden = hidden_after(
+                base.model, [layer], input_ids=rows.ids, position_ids=rows.positions, attention_mask=rows.attention
+            )[layer]
+        found = hidden.flatten(0, 1)[rows.targets]
+        return list(found.split([len(one) for one in sizes]))
+
+    @torch.no_grad()
+    def compress(self, base: BaseLLM, passages: Sequence[str], ratio: int) -> list[Tensor]:
+        """Rows (m, D) float32 of each passage that has text, `ratio` tokens a row."""
+        texts = [text for text in passages if self.prompts.document_ids(text)]
+        if not texts:
+            raise InputError("there is no text to encode; give at least one passage that is not empty")
+        sizes = [group_sizes(len(self.prompts.document_ids(text)), ratio) for text in texts]
+        return [rows.float() for rows in self(base, texts, sizes)]
+
+    def decoder_batch(self) -> LoraBatch | None:
+        """The LoRA on the layers above L, one for all prompts; None for a compressor without one."""
+        return self.decoder.batch() if self.decoder else None
+
+    def _laid_out(self, base: BaseLLM, passages: Sequence[str], sizes: Sequence[Sequence[int]]) -> _Rows:
+        built = [self.prompts.context([text]) for text in passages]
+        longest = max(len(prompt) + len(groups) for prompt, groups in zip(built, sizes, strict=True))
+        if longest > base.context_length:
+            raise InputError(f"a passage with its memory tokens has {longest} tokens; the base reads {base.context_length}")
+        shape = (len(built), longest)
+        ids = torch.full(shape, self.prompts.mask_token_id)
+        positions = torch.full(shape, longest)  # of padding: beyond what any token sees
+        memory = torch.zeros(shape, dtype=torch.bool)
+        sources: list[int] = []
+        numbers: list[int] = []
+        targets: list[int] = []
+        for row, (prompt, groups) in enumerate(zip(built, sizes, strict=True)):
+            begin, end = prompt.is_document.index(True), len(prompt)
+            if sum(groups) != end - begin:
+                raise InputError(f"groups of {sum(groups)} tokens for a passage of {end - begin}")
+            ids[row, :end] = torch.tensor(prompt.open_ids)
+            positions[row, :end] = torch.arange(end)
+            memory[row, end : end + len(groups)] = True
+            last = begin - 1
+            for place, size in enumerate(groups, start=end):
+                sources += range(row * longest + last + 1, row * longest + last + 1 + size)
+                numbers += [len(targets)] * size
+                targets.append(row * longest + place)
+                last += size
+                positions[row, place] = last
+        # By positions: a memory token sees what its group's last token sees, and the memory tokens before it.
+        sees = positions[:, None, :] <= positions[:, :, None]
+        sees &= ~memory[:, None, :] | (memory[:, :, None] & torch.ones(longest, longest, dtype=torch.bool).tril())
+        sees |= torch.eye(longest, dtype=torch.bool)
+        dtype = base.model.dtype
+        attention = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+        index = [torch.tensor(values, device=base.device) for values in (sources, numbers, targets)]
+        return _Rows(ids.to(base.device), positions.to(base.device), attention.to(base.device), *index)
+
+    def own_weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    @property
+    def identity(self) -> str:
+        """A short hash of the settings and of the weights as half precision."""
+        digest = hashlib.sha256(json.dumps(self.settings.model_dump(mode="json"), sort_keys=True).encode())
+        for name, tensor in sorted(self.own_weights().items()):
+            digest.update(name.encode() + tensor.half().numpy().tobytes())
+        return f"{ARCHITECTURE}-{digest.hexdigest()[:12]}"
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint folder in one step, the weights in half precision."""
+        weights = {name: tensor.half() for name, tensor in self.own_weights().items()}
+        config = {
+            "architecture": ARCHITECTURE,
+            "settings": self.settings.model_dump(mode="json"),
+            "base": self.base_identity.to_dict(),
+            "parameters": sum(tensor.numel() for tensor in weights.values()),
+        }
+        with replace_folder(folder) as temporary:
+            write_checkpoint(temporary, config, weights)
+
+
+class _Lora(nn.Module):
+    """Factors of a document-independent LoRA, B at zero. shapes: module key -> (d_in, d_out)."""
+
+    def __init__(self, shapes: dict[str, tuple[int, int]], rank: int) -> None:
+        super().__init__()
+        self.keys = list(shapes)
+        self.a = nn.ParameterList([torch.randn(1, rank, d_in) / d_in**0.5 for d_in, _ in shapes.values()])
+        self.b = nn.ParameterList([torch.zeros(1, d_out, rank) for _, d_out in shapes.values()])
+
+    def batch(self) -> LoraBatch:
+        return LoraBatch(dict(zip(self.keys, zip(self.a, self.b, strict=True), strict=True)), 1.0)
+
+
+def load_compressor(path: str | Path, base: BaseLLM) -> StateCompressor:
+    """Raises IncompatibleBaseError for another base's, CheckpointError for a folder that holds none or a damaged one."""
+    folder = find_checkpoint(path)
+    config = read_config(folder)
+    if config["architecture"] != ARCHITECTURE:
+        raise CheckpointError(f"{folder} holds a generator of architecture {config['architecture']}, not a compressor of states")
+    BaseIdentity.from_dict(config["base"]).require(base.identity, f"The compressor in {folder}")
+    try:
+        compressor = StateCompressor(CompressorSettings(**config["settings"]), base)
+    except ValidationError as error:
+        raise CheckpointError(f"the settings in {folder} are not a compressor's: {error.errors()[0]['msg']}") from error
+    weights = read_weights(folder)
+    require_fitting(folder, weights, compressor.own_weights())
+    compressor.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return compressor.to(base.device).eval().requires_grad_(False)
