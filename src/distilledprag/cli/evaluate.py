@@ -50,6 +50,7 @@ def run_files(
     base: str | None,
     rows: float,
     overrides: list[str] | None = None,
+    retriever: str | None = None,
 ) -> None:
     """`dprag evaluate --data FILE`: `n` questions of each file by every method; the table, also in `json_file`.
 
@@ -58,7 +59,9 @@ def run_files(
     chosen = None if methods is None else [name.strip() for name in methods.split(",") if name.strip()]
     recipes = [
         checked_recipe(
-            rows_recipe(path, output=json_file.parent, n=n, seed=seed, methods=chosen, base=base, chosen_rows=rows),
+            rows_recipe(
+                path, output=json_file.parent, n=n, seed=seed, methods=chosen, base=base, chosen_rows=rows, retriever=retriever
+            ),
             EvaluationRecipe,
             "the options of `dprag evaluate`",
             overrides,

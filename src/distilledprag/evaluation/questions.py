@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from distilledprag.evaluation.recipe import (
     FileRetriever,
     PragPart,
 )
-from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever, Retriever
+from distilledprag.retrieval.bm25 import Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
+from distilledprag.retrieval.dense import memory_retriever
+from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
+from distilledprag.retrieval.encoder import SentenceEncoder
 
 Fits = Callable[[Sequence[str]], bool]
 
@@ -142,6 +146,11 @@ def _retriever(recipe: EvaluationRecipe) -> Retriever | None:
     return ElasticsearchRetriever(**settings.model_dump(exclude={"kind"}))
 
 
+@cache
+def _encoder(name: str | None) -> SentenceEncoder:
+    return SentenceEncoder(name)
+
+
 def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Retriever | None, index: int) -> Question:
     """The question with its passages, found now."""
     began = time.perf_counter()
@@ -152,8 +161,11 @@ def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Ret
         if not found:
             raise InputError(f"question {question.id} comes without passages; choose a retriever over a corpus")
         count = min(recipe.top_k or len(found), len(found))
-        if isinstance(recipe.retriever, FileRetriever) and recipe.retriever.order == "bm25":
-            found = [passage for passage, _ in BM25Retriever(found).retrieve(question.question, count)]
+        settings = recipe.retriever
+        if isinstance(settings, FileRetriever) and settings.order != "given":
+            encoder = None if settings.order == "bm25" else _encoder(settings.encoder)
+            ranking = memory_retriever(settings.order, found, encoder)
+            found = [passage for passage, _ in ranking.retrieve(question.question, count)]
         found = found[:count]
     seconds = time.perf_counter() - began
     k = recipe.top_k or max(1, len(found))

@@ -37,10 +37,11 @@ class BenchmarkSource(Part):
 
 
 class FileRetriever(Part):
-    """The passages that come with each question: as given, or ranked by BM25."""
+    """The passages that come with each question: as given, or ranked. encoder: of dense and hybrid ranking, a folder or hub id."""
 
     kind: Literal["file"] = "file"
-    order: Literal["given", "bm25"] = "bm25"
+    order: Literal["given", "bm25", "dense", "hybrid"] = "bm25"
+    encoder: str | None = None
 
 
 class CorpusRetriever(Part):
@@ -52,7 +53,8 @@ class CorpusRetriever(Part):
 
 
 class ElasticsearchRetriever(Part):
-    """An Elasticsearch or OpenSearch index. The key is read from the environment variable `api_key_variable`, if it is set."""
+    """An Elasticsearch or OpenSearch index. The key is read from the environment variable `api_key_variable`, if it is set.
+    words_field: of an index that `retrieval.elasticsearch.index_passages` made; None: the server cuts the words."""
 
     kind: Literal["elasticsearch"] = "elasticsearch"
     url: str
@@ -61,6 +63,7 @@ class ElasticsearchRetriever(Part):
     title_field: str = "title"
     api_key_variable: str = "ELASTICSEARCH_API_KEY"
     timeout: float = Field(30.0, gt=0)
+    words_field: str | None = None
 
 
 class PragPart(Part):
@@ -140,19 +143,28 @@ def _known(names: Any) -> list[str]:
 
 
 def rows_recipe(
-    file: Path, *, output: Path, n: int | None, seed: int, methods: list[str] | None, base: str | None, chosen_rows: float
+    file: Path,
+    *,
+    output: Path,
+    n: int | None,
+    seed: int,
+    methods: list[str] | None,
+    base: str | None,
+    chosen_rows: float,
+    retriever: str | None = None,
 ) -> dict[str, Any]:
     """The recipe, not yet checked, of `dprag evaluate --data FILE`: `n` rows (None: all) with the passages that they name.
 
-    methods: None takes the bounds (closed book, RAG), state adapters and their control.
+    methods: None takes the bounds (closed book, RAG), state adapters and their control. retriever: uses the best three of a
+    row's passages by bm25, dense or hybrid; None: all as they are given.
     """
     return {
         "output": str(output),
         "base": base,
         "dtype": "auto",
         "data": {"name": "rows", "file": str(file), "limit": n, "seed": seed},
-        "retriever": {"kind": "file", "order": "given"},
-        "top_k": None,
+        "retriever": {"kind": "file", "order": retriever or "given"},
+        "top_k": None if retriever is None else 3,
         "skip_long": True,
         "methods": methods if methods is not None else ["closed_book", "rag", *STATE_METHODS],
         "chosen_rows": chosen_rows,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from distilledprag.text import words_of
+from distilledprag.words import words_of
 
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sentence-scorer.safetensors"
 FEATURES = 53
