@@ -196,7 +196,7 @@ def test_a_language_brings_stems_and_its_stop_words(language, one, other, droppe
 
 
 def test_a_language_without_a_stemmer_is_refused_with_those_that_have_one():
-    with pytest.raises(ConfigError, match="no stemmer for 'klingon'.*english"):
+    with pytest.raises(ConfigError, match=r"no stemmer for 'klingon'.*english"):
         WordRule.of_language("klingon")
     with pytest.raises(ConfigError, match="stop words for 'klingon'"):
         WordRule(stop_words="klingon")

@@ -83,7 +83,7 @@ def run(
     if answer.passages and len(answer.passages) < len(retriever):
         answer.notes.append(f"{len(answer.passages)} of {len(retriever)} passages were used (--top-k {top_k})")
     if as_json:  # where nobody may look at what was printed
-        answer.notes += loaded.notes + [f"not read: {reason}" for reason in loaded.failed]
+        answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)
