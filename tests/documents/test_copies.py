@@ -120,3 +120,15 @@ def test_a_store_of_an_earlier_version_is_taken_over_with_new_words(store, tmp_p
         assert [one[2] for one in StoreRetriever(again.database).find(question, 1)] == [id]
     assert add(again, "b.txt", "नमस्ते दुनिया, INV_2023_0042") == id
     again.close()
+
+
+def test_the_index_command_names_what_it_kept_once_and_remembers_a_language(dprag, folder, tmp_path):
+    (folder / "a.txt").write_text("Sie unterschrieb zwei Verträge.")
+    (folder / "b.txt").write_text("Sie unterschrieb zwei Verträge.")
+    code, out, err = dprag("index", folder, "--store", tmp_path / "s", "--language", "german")
+    assert code == 0 and out == "1 documents in collection default\n" and "kept once:" in err and "1 added" in err
+    store = DocumentStore(tmp_path / "s")
+    assert len(StoreRetriever(store.database).retrieve("Vertrages", 3)) == 1
+    store.close()
+    code, _, err = dprag("index", folder, "--store", tmp_path / "s", "--language", "klingon")
+    assert code == 1 and "no stemmer for 'klingon'" in " ".join(err.split())

@@ -259,7 +259,7 @@ def checked_collection(name: str) -> str:
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
     *values, notes, names = row
-    return StoredDocument(*values, notes=tuple(json.loads(notes)), copies=tuple(json.loads(names)))
+    return StoredDocument(*values, tuple(json.loads(notes)), tuple(json.loads(names)))
 
 
 def word_rule(connection: sqlite3.Connection) -> WordRule:
