@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=1000, help="of each file")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--encoder", help="default: all-MiniLM-L6-v2")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the encoder's layers")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
     rows = {file.name.split(".")[0]: [row for _, row in json_rows(file)] for file in options.data}
@@ -46,7 +47,7 @@ def main() -> None:
     pool = [Passage(text, "", title, place) for place, (title, text) in enumerate(texts)]
     asked = {name: random.Random(options.seed).sample(file, min(options.questions, len(file))) for name, file in rows.items()}
     measured, seconds = [], {}
-    for name, retriever in retrievers(pool, options.encoder, seconds):
+    for name, retriever in retrievers(pool, options.encoder, getattr(torch, options.dtype), seconds):
         for dataset, questions in asked.items():
             measured.append({"dataset": dataset, "retriever": name, **recall(retriever, questions)})
     result = {
@@ -58,6 +59,7 @@ def main() -> None:
             "questions": options.questions,
             "seed": options.seed,
             "encoder": options.encoder or "all-MiniLM-L6-v2",
+            "dtype": options.dtype,
             "files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in options.data},
             "command": " ".join(["benchmarks/retrieval.py", *(Path(a).name for a in sys.argv[1:])]),
         },
@@ -71,13 +73,13 @@ def main() -> None:
     print(line)
 
 
-def retrievers(pool: list[Passage], encoder: str | None, seconds: dict[str, float]) -> Any:
+def retrievers(pool: list[Passage], encoder: str | None, dtype: torch.dtype, seconds: dict[str, float]) -> Any:
     """(name, retriever) one after the other; `seconds`: told how long each took to index."""
     made: dict[str, Retriever] = {}
     ways = {
         "bm25": lambda: BM25Retriever(pool),
         "bm25, English stems": lambda: BM25Retriever(pool, WordRule.of_language("english")),
-        "dense": lambda: DenseRetriever(pool, SentenceEncoder(encoder)),
+        "dense": lambda: DenseRetriever(pool, SentenceEncoder(encoder, dtype=dtype)),
         "hybrid": lambda: HybridRetriever([made["bm25"], made["dense"]], pool),
     }
     for name, make in ways.items():

@@ -68,7 +68,7 @@ def text_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _opened(file: Path) -> io.BufferedReader:
-    opened: IO[bytes] = gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")
+    opened: IO[bytes] = gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")  # noqa: SIM115
     return cast(io.BufferedReader, opened)  # gzip's file has the same methods
 
 

@@ -59,6 +59,20 @@ def test_encode_refuses_more_text_than_the_base_has_masks_for(dprag, models, tmp
     assert code == 1 and "more tokens than the base's 128 masks" in " ".join(err.split()) and not (tmp_path / "adapter").exists()
 
 
+def test_one_bad_file_takes_no_other_with_it_and_the_exit_code_tells(dprag, documents, models, tmp_path):
+    (documents / "b.txt").write_bytes(b"\0\1\2")
+    (documents / "deep.json").write_bytes(b"[" * 100_000)
+    code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--json", *models)
+    err = " ".join(err.split())
+    assert code == 1 and "2 of 3 files could not be read" in err and "b.txt" in err and "deep.json" in err
+    record = json.loads(out)
+    assert record["passages"] and [note for note in record["notes"] if "deep.json" in note and note.startswith("not read: ")]
+    code, _, err = dprag("encode", documents, "--out", tmp_path / "adapter", *models)
+    assert code == 1 and "no adapter was made" in err and not (tmp_path / "adapter").exists()
+    code, _, err = dprag("ask", "Where?", "--docs", documents, "--limits", "speed=3", *models)
+    assert code == 1 and "there is no limit 'speed'" in err
+
+
 def test_ask_shows_the_wire(dprag, documents, models):
     code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 1, "--show-wire", *models)
     assert code == 0 and "answer:" in out and "<|doc_mask|><|doc_mask|>" in out.replace("\n", "").replace(" ", "")

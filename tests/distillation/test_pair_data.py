@@ -33,5 +33,5 @@ def test_a_missing_file_says_how_to_make_it(tmp_path):
 def test_broken_json_is_named_with_its_line(tmp_path):
     file = tmp_path / "p.jsonl"
     file.write_text('{"documents": ["a"], "question": "q", "answer": "x"}\n{"docu\n')
-    with pytest.raises(InputError, match="line 2: not JSON"):
+    with pytest.raises(InputError, match="line 2 is not JSON"):
         list(read_pairs(file))

@@ -106,13 +106,16 @@ def test_a_document_that_nearly_repeats_an_earlier_one_is_told(store):
     assert store.likenesses([second, other]) == {} == store.likenesses([])
 
 
-def test_a_store_of_an_earlier_version_is_taken_over_with_new_words(store, tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_is_taken_over_with_new_words(store, tmp_path, version):
     id = add(store, "a.txt", "नमस्ते दुनिया, INV_2023_0042")
     old = "".join(f"DROP TABLE {name};" for name in "vocabulary passage_words word_rule vectors copies signatures".split())
-    with sqlite3.connect(store.database.file) as connection:  # what version 2 had
+    if version == 1:
+        old = "ALTER TABLE documents DROP COLUMN notes;" + old
+    with sqlite3.connect(store.database.file) as connection:  # what these versions had
         connection.executescript(
             f"{old} CREATE VIRTUAL TABLE passage_words USING fts5 (words); CREATE VIRTUAL TABLE vocabulary USING fts5vocab "
-            "(passage_words, row); INSERT INTO passage_words VALUES ('नमस्ते'); PRAGMA user_version = 2"
+            f"(passage_words, row); INSERT INTO passage_words VALUES ('नमस्ते'); PRAGMA user_version = {version}"
         )
     store.close()
     again = DocumentStore(tmp_path / "store")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from distilledprag.documents import indexing
 from distilledprag.documents.indexing import index_path
+from distilledprag.documents.loading import LoadedDocument, load_document
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
 from distilledprag.retrieval.sqlite import StoreRetriever
@@ -41,7 +44,7 @@ def test_all_readable_files_below_a_folder_are_indexed(store, folder):
 
 def test_unchanged_files_are_not_read_again(store, folder, monkeypatch):
     index_path(store, folder)
-    monkeypatch.setattr(indexing, "prepare_file", lambda file: pytest.fail(f"{file} was read"))
+    monkeypatch.setattr(indexing, "prepare_file", lambda file, load: pytest.fail(f"{file} was read"))
     report = index_path(store, folder)
     assert (report.added, report.changed, report.unchanged, report.deleted) == (0, 0, 3, 0)
 
@@ -83,6 +86,42 @@ def test_a_damaged_file_is_reported_its_old_version_kept_and_the_rest_indexed(st
     report = index_path(store, folder)
     assert [file.name for file, _ in report.failed] == ["a.txt"] and report.added == 1 and report.deleted == 0
     assert {"Anna lives in Oakport.", "Boris keeps bees."} <= set(texts(store))
+
+
+def test_every_kind_of_bad_file_is_named_and_takes_no_other_with_it(store, folder, tmp_path, reading):
+    (folder / "styles.docx").write_bytes(b"PK\x03\x04 broken")
+    (folder / "bomb.pdf").write_bytes(b"%PDF-1.4 broken")
+    (folder / "half.json").write_bytes(b'[{"text": "a"}, {"te')
+    os.symlink(folder / "nowhere.txt", folder / "link.txt")
+    odd = os.fsencode(folder) + b"/caf\xe9.txt"
+    with open(odd, "wb") as file:
+        file.write(b"Boris keeps bees.")
+    report = index_path(store, folder, load=reading.read)
+    assert report.added == 4 and sorted(file.name for file, _ in report.failed) == ["bomb.pdf", "half.json", "styles.docx"]
+    assert all(file.name in why for file, why in report.failed) and "Boris keeps bees." in texts(store)
+    assert index_path(store, folder, load=reading.read).unchanged == 4
+    os.unlink(odd)
+    assert index_path(store, folder, load=reading.read).deleted == 1
+
+
+def test_what_was_read_before_an_unforeseen_fault_is_kept(store, folder):
+    def load(file, longest):
+        if file.suffix == ".html":
+            raise RuntimeError("a fault of the program")
+        return load_document(file, longest)
+
+    with pytest.raises(RuntimeError):
+        index_path(store, folder, load=load)
+    assert texts(store) == ["Anna lives in Oakport.", "The Copperleaf carries wheat."]
+
+
+def test_what_could_not_be_read_of_a_document_is_kept_with_it(store, folder):
+    def load(file, longest):
+        return LoadedDocument(load_document(file, longest).passages, ("page 2 holds no text (scanned?)",))
+
+    report = index_path(store, folder / "a.txt", load=load)
+    assert report.notes == [f"{folder / 'a.txt'}: page 2 holds no text (scanned?)"]
+    assert store.listed()[0].notes == store.document(store.listed()[0].id).notes == ("page 2 holds no text (scanned?)",)
 
 
 def test_a_folder_that_became_empty_deletes_only_when_told_to(store, folder):

@@ -64,14 +64,14 @@ def stage(prag, engine_base, tmp_path, reading):
     """A function that starts a gateway with the given options; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
-        def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=()) -> Stage:
+        def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=(), pool=None) -> Stage:
             engine = TinyEngine(engine_base, prag.prompts.end_of_turn_id)
             engine_url = stack.enter_context(served(engine.application()))
             store = DocumentStore(tmp_path / "store")
             stack.callback(store.close)
             client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
             hosts = AllowedHosts("127.0.0.1", allowed_hosts)
-            app = build_application(prag, store, reading, client, ApiKeys(keys), hosts, options)
+            app = build_application(prag, store, pool or reading, client, ApiKeys(keys), hosts, options)
             address = stack.enter_context(served(app))
             http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
             return Stage(http, engine, store, prag, engine_url)

@@ -65,12 +65,14 @@ def test_the_same_file_uploaded_four_times_is_one_document_and_near_copies_are_t
     assert any("nearly repeat" in warning for warning in details["warnings"])
 
 
-def test_an_upload_is_stored_whole_or_not_at_all(stage):
+def test_of_an_upload_the_files_that_can_be_read_are_stored_and_the_others_named(stage):
     gateway = stage()
-    files = [("file", ("good.txt", b"Good text.")), ("file", ("bad.pdf", b"no pdf"))]
+    files = [("file", ("good.txt", b"Good text.")), ("file", ("bad.pdf", b"no pdf")), ("file", ("fine.txt", b"Fine text."))]
     response = gateway.client.post("/v1/documents", files=files)
-    assert response.status_code == 400 and "bad.pdf" in response.json()["error"]["message"]
-    assert gateway.client.get("/v1/documents").json()["total"] == 0
+    message = response.json()["error"]["message"]
+    assert response.status_code == 400 and "bad.pdf" in message and "the other 2 of this upload are stored" in message
+    listed = gateway.client.get("/v1/documents").json()
+    assert listed["total"] == 2 and all(document["notes"] == [] for document in listed["data"])
     assert all(file.name.startswith("store.sqlite") for file in gateway.store.reading_folder.iterdir())
 
 

@@ -15,8 +15,13 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 # Rooms that cannot be imported without one of these extras. All other modules come with the core.
 ROOMS = {
-    "distilledprag.documents.readers.html": {"documents"},
-    "distilledprag.documents.readers.word": {"documents"},
+    **{
+        f"distilledprag.documents.readers.{name}": {"documents"}
+        for name in (
+            *("epub", "html", "mail", "opendocument", "packages", "pdf", "pdf_layout", "pdf_page", "pdf_tables", "rtf"),
+            *("slides", "spreadsheet", "visibility", "word"),
+        )
+    },
     "distilledprag.http": {"engine", "gateway"},
     "distilledprag.engine": {"engine"},
     "distilledprag.gateway": {"gateway"},

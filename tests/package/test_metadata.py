@@ -7,7 +7,7 @@ from declared import EXTRAS, PROJECT, ROOT, granted, installed_with
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-READERS = {"beautifulsoup4", "pypdf", "python-docx"}  # markdown-it-py, the fourth, comes with rich in any case
+READERS = {"beautifulsoup4", "lxml", "pypdfium2", "openpyxl", "python-pptx"}  # markdown-it-py comes with rich in any case
 
 
 def test_python_versions_and_their_classifiers_agree():

@@ -117,6 +117,6 @@ def test_installed_from_the_package_index(extra, wheel, tmp_path):
     made.run("python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[{extra}]")
     made.check(extra)
     have = {row["name"].lower() for row in json.loads(made.run("python", "-m", "pip", "list", "--format", "json"))}
-    assert ("pypdf" in have) == (extra == "all")
+    assert ("pypdfium2" in have) == (extra == "all")
     if extra == "all":
         assert "Ten questions" in made.run("dprag", "demo")

@@ -96,11 +96,17 @@ def test_every_document_is_as_likely_in_a_sample(tmp_path):
     assert set(counts) == set(texts) and min(counts.values()) > 15 and max(counts.values()) < 52  # 33 expected
 
 
-def test_a_cut_gzip_file_is_named(tmp_path):
+def test_a_cut_gzip_file_is_named_what_it_still_held_is_kept_and_other_files_are_read(tmp_path):
     file = write_tsv(tmp_path / "a.tsv.gz", [(text, "T") for text in TEXTS], gzip.open)
     file.write_bytes(file.read_bytes()[:-12])
-    with pytest.raises(InputError, match="damaged or cut"):
-        read_documents([file])
+    write_jsonl(tmp_path / "b.jsonl", [{"text": document(20)}, {"text": 3}, {"text": document(21)}])
+    (tmp_path / "c.txt").write_text(document(22))
+    (tmp_path / "d.docx").write_bytes(b"PK broken")
+    sample = read_documents([tmp_path])
+    assert {document(20), document(22)} <= {one.text for one in sample.documents}
+    assert document(21) not in {one.text for one in sample.documents}
+    failed = dict(zip(("a.tsv.gz", "b.jsonl, line 2", "d.docx"), sample.failed, strict=True))
+    assert all(name in reason for name, reason in failed.items()) and "damaged or cut" in failed["a.tsv.gz"]
 
 
 BAD = {

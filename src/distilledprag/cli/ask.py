@@ -38,9 +38,9 @@ def load_with_progress(paths: list[Path], console: Console, limits: str | None) 
     if not loaded.passages:
         raise InputError("; ".join(loaded.failed))
     for note in loaded.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for reason in loaded.failed:
-        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)
     return loaded
 
 
@@ -48,8 +48,8 @@ def check_all_read(loaded: Loaded) -> None:
     """Raise InputError, so that the exit code tells, when files could not be read; for the end of a command."""
     if loaded.failed:
         raise InputError(
-            f"{len(loaded.failed)} of {loaded.files} files could not be read (named above), the answer knows nothing of them; mend "
-            "or remove them and ask again"
+            f"{len(loaded.failed)} of {loaded.files} files could not be read (named above), and the answer does not know them; "
+            "mend or remove them and ask again"
         )
 
 

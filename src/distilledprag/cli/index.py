@@ -55,6 +55,6 @@ def show(console: Console, report: IndexReport) -> None:
     for file, other in report.copies:
         console.print(f"[yellow]kept once:[/yellow] {escape(file)} holds the same bytes as {escape(other)}")
     for note in report.notes:
-        console.print(f"[yellow]note:[/yellow] {escape(note)}")
+        console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for _, reason in report.failed:
-        console.print(f"[yellow]not read:[/yellow] {escape(reason)}")
+        console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)

@@ -92,8 +92,8 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
         raise EndpointError(f"no pair was good enough to keep; {options.out}.report.json says why")
     if sample.failed:
         raise InputError(
-            f"{len(sample.failed)} files could not be read (named above); the pairs are about all others. Mend or remove them and "
-            "run again"
+            f"{len(sample.failed)} files could not be read (named above); the pairs are about all others. Mend or remove them "
+            "and run again"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,18 +50,43 @@ class Limits:
         return cls(**values)
 
 
-def check_archive(file: Path, limits: Limits) -> None:
-    """Raise DocumentError for a ZIP-based file that says it would unpack to more than it may. Files of other kinds pass."""
+def check(file: Path, limits: Limits) -> None:
+    """Raise DocumentError for a file that says itself that it is above a limit. What is damaged passes: its reader says how."""
+    if file.is_file():
+        _check_archive(file, limits)
+        if file.suffix.lower() == ".pdf":
+            _check_pages(file, limits)
+
+
+def _check_archive(file: Path, limits: Limits) -> None:
+    """What a ZIP-based file would unpack to, by its directory. No reader gets more than that out of it."""
     with file.open("rb") as stream:
         if stream.read(2) != b"PK" or not zipfile.is_zipfile(stream):
             return
-        with zipfile.ZipFile(stream) as archive:
-            parts = archive.infolist()
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                parts = archive.infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error):
+            return
     if len(parts) > limits.parts:
         raise DocumentError(f"{file} packs {len(parts):,} files, more than {limits.parts:,}; {remedy('parts')}")
     size = sum(part.file_size for part in parts)
     if size > limits.unpacked * MIB:
         raise DocumentError(f"{file} unpacks to {size / MIB:,.0f} MiB, more than {limits.unpacked:,}; {remedy('unpacked')}")
+
+
+def _check_pages(file: Path, limits: Limits) -> None:
+    try:
+        from pypdfium2 import PdfDocument
+
+        with PdfDocument(file) as document:
+            pages = len(document)
+    except MemoryError:
+        raise
+    except Exception:  # damaged, encrypted, or no reader is installed
+        return
+    if pages > limits.pages:
+        raise DocumentError(f"{file} has {pages:,} pages, more than {limits.pages:,}; {remedy('pages')}")
 
 
 def remedy(limit: str) -> str:

@@ -1,9 +1,7 @@
 """Files and folders -> passages: which reader a file needs, and which files a folder offers.
 
-The readers' libraries, and why these: pypdf (pure Python, tells where text stands on the page, so that paragraphs can be
-found), python-docx (gives the document's parts in order), beautifulsoup4 over lxml (lxml closes the tags that HTML lets authors
-leave out; python-docx brings it anyway) and markdown-it-py (CommonMark and tables; its HTML goes through the HTML reader). They
-are the extra `documents`, and are imported when a file needs them; plain text and JSON need none.
+Which libraries the readers use, and how they scored against others, is in docs/formats.md. They are the extra `documents`, and are
+imported when a file needs them; plain text, JSON and delimited values need none unless an encoding has to be guessed.
 """
 
 from __future__ import annotations

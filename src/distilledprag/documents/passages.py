@@ -15,12 +15,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+WHOLE_SENTENCE = 4  # words; a longer heading that ends with a full stop says something, so it is text as well
 SHORT_ITEM = 12  # words; longer items are passages of their own
 
 # Invisible characters that only steer line breaks or mark the start of a file; they would split words in search.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*\s+")
+# Neither a run of full stops nor one of quotes is tried from each of its characters: that takes quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+")
 _CLAUSE_END = (",", ";", ":", "–", "—")
 _TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
 # Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.
@@ -76,6 +78,8 @@ class Outline:
         text = clean(text)
         if not text:
             return
+        if text.endswith(".") and len(text.split()) >= WHOLE_SENTENCE:
+            self.add(text)
         if self._bare and level <= self._level:
             self._blocks.append(Block(self._title))
         self._title, self._level, self._bare = text, level, True
@@ -87,36 +91,12 @@ class Outline:
             self._blocks.append(Block(text, self._title, kind))
             self._bare = False
 
-    def add_table(self, rows: Sequence[Sequence[str]], header: bool) -> None:
-        """Add a table as readable lines, one per row: `Name: Anna Berg; Role: engineer`.
-
-        header: the first row names the columns. Without one, rows of two cells read `name: value` and may be joined (they
-        mostly describe one thing); other rows are their cells in order.
-        """
-        lines = [[clean(cell) for cell in row] for row in rows]
-        lines = [cells for cells in lines if any(cells)]
-        names = lines.pop(0) if header and len(lines) > 1 else []
-        pairs = not names and all(len(cells) == 2 for cells in lines)
-        for cells in lines:
-            if len(cells) == len(names) > 1:
-                self.add("; ".join(_pair(name, cell) for name, cell in zip(names, cells, strict=True) if cell))
-            elif pairs:
-                self.add(_pair(*cells) if cells[1] else cells[0], "item")
-            else:
-                self.add("; ".join(cell for cell in cells if cell))
-
     def finish(self) -> list[Block]:
         """All blocks, in reading order."""
         if self._bare:
             self._blocks.append(Block(self._title))
             self._bare = False
         return self._blocks
-
-
-def _pair(name: str, value: str) -> str:
-    """`name: value`; just the value when there is no name."""
-    name = name.rstrip(" :")
-    return f"{name}: {value}" if name else value
 
 
 def sentences(text: str) -> list[str]:

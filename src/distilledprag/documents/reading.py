@@ -172,6 +172,8 @@ class _Worker:
 
     def _ended(self, file: Path, limits: Limits) -> DocumentError:
         """What to say of a file at which the process ended by itself."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1)  # why it ended is lost when it is killed meanwhile
         code = self.stop()
         if code == -signal.SIGXCPU:
             return DocumentError(
@@ -179,14 +181,14 @@ class _Worker:
             )
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return DocumentError(
-            f"{printable(file)} made its reader crash ({how}); it is damaged or needs too much memory. Save or download it again, or "
-            "raise the limit `memory`"
+            f"{printable(file)} made its reader crash ({how}); it is damaged or needs too much memory. Save or download it "
+            "again, or raise the limit `memory`"
         )
 
     def stop(self) -> int:
         """End the process and all that it started; its exit code."""
-        self.is_usable = False
-        if self._process.returncode is None:
+        if self.is_usable:
+            self.is_usable = False
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         code = self._process.wait()

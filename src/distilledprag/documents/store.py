@@ -258,8 +258,9 @@ def checked_collection(name: str) -> str:
 
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
-    *values, notes, names = row
-    return StoredDocument(*values, tuple(json.loads(notes)), tuple(json.loads(names)))
+    id, collection, name, source, hash, size, added, passages, notes, names = row
+    lists = tuple(json.loads(notes)), tuple(json.loads(names))
+    return StoredDocument(id, collection, name, source, hash, size, added, passages, *lists)
 
 
 def word_rule(connection: sqlite3.Connection) -> WordRule:

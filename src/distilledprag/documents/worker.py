@@ -22,7 +22,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.limits import MIB, Limits, check_archive, remedy
+from distilledprag.documents.limits import MIB, Limits, check, remedy
 from distilledprag.documents.loading import LoadedDocument, load_document
 from distilledprag.errors import DistilledPRAGError, DocumentError
 
@@ -30,7 +30,7 @@ NICE = 5  # reading gives way to answering
 PASSAGES_A_LINE = 256
 FRAMES_A_LEVEL = 4  # at most so many calls of a reader are under way for each level of a document
 FRAMES = 200  # beside them
-RETIRE = 4  # a process that once held this share of the memory limit ends after its answer
+RETIRE = 4  # a process that still holds this part of the memory limit after a file ends with it
 
 
 def main() -> None:
@@ -39,12 +39,11 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints must not become an answer
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not leave a copy of a document
-    own = _memory()
-    scratch: list[Path] = []
-    threading.Thread(target=_end_with_parent, args=(scratch,), daemon=True).start()
+    own = _memory(0)
+    watch = _Watch()
     for line in sys.stdin:
         request = json.loads(line)
-        scratch[:] = [Path(request["scratch"])] if request["scratch"] else []
+        watch.begin(request["scratch"])
         tempfile.tempdir = request["scratch"]
         last = False
         try:
@@ -59,8 +58,8 @@ def main() -> None:
             end = {"error": str(error)}
         except MemoryError:
             end, last = {"error": f"{request['file']} needs more memory to be read than it may have; {remedy('memory')}"}, True
-        last = last or _peak() > limits.memory * MIB / RETIRE
-        scratch.clear()
+        last = last or _memory(1) > limits.memory * MIB / RETIRE
+        watch.end()
         answers.write(json.dumps({**end, "last": last}) + "\n")
         if last:
             return
@@ -69,15 +68,16 @@ def main() -> None:
 def read(file: Path, longest: int, limits: Limits) -> LoadedDocument:
     """The file's passages. Raises DocumentError, MemoryError, and nothing else."""
     try:
-        check_archive(file, limits)
+        check(file, limits)
         loaded = load_document(file, longest)
-    except (DistilledPRAGError, MemoryError):
+    except MemoryError:
         raise
-    except RecursionError:
-        raise DocumentError(f"{file} nests its parts too deeply; save a simpler copy, or raise the limit `nesting`") from None
-    except OSError as error:
-        raise DocumentError(f"{file} cannot be opened ({error.strerror or error}); check it and its permissions") from error
     except Exception as error:
+        if isinstance(error, RecursionError) or isinstance(error.__cause__, RecursionError):
+            message = f"{file} nests its parts too deeply; save a simpler copy, or raise the limit `nesting`"
+            raise DocumentError(message) from None
+        if isinstance(error, DistilledPRAGError):
+            raise
         reason = f"{type(error).__name__}: {error}"
         raise DocumentError(f"{file} cannot be read ({reason}); it may be damaged, save or download it again") from error
     size = sum(len(passage.text) for passage in loaded.passages)
@@ -96,26 +96,45 @@ def _apply(limits: Limits, own: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (own + limits.memory * MIB, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _memory() -> int:
-    """Bytes of address space that this process has now; 0 where the system does not bound it (macOS)."""
+def _memory(kind: int) -> int:
+    """Bytes of address space (0) or of memory (1) that this process has now; 0 where the system does not tell (macOS)."""
     if not sys.platform.startswith("linux"):
         return 0
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[kind]) * resource.getpagesize()
 
 
-def _peak() -> int:
-    """Bytes of memory that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+class _Watch:
+    """Ends this process, also in the middle of a file, when stdin is closed at its other end; removes the file's folder first."""
 
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._alone = self._reads = False
+        self._scratch: str | None = None
+        threading.Thread(target=self._wait, daemon=True).start()
 
-def _end_with_parent(scratch: list[Path]) -> None:
-    """Wait until stdin is closed at its other end, then remove what is left and end, also in the middle of a file."""
-    poll = select.poll()
-    poll.register(0, 0)
-    poll.poll()
-    for folder in scratch:
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
+    def begin(self, scratch: str | None) -> None:
+        """A file is read from now on. The other end may have been closed since it asked for that."""
+        with self._lock:
+            self._reads, self._scratch = True, scratch
+            self._end_if_alone()
+
+    def end(self) -> None:
+        with self._lock:
+            self._reads = False
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(0, 0)
+        poll.poll()
+        with self._lock:
+            self._alone = True
+            self._end_if_alone()
+
+    def _end_if_alone(self) -> None:
+        if self._alone and self._reads:  # otherwise there may be a request left, and then the end of stdin
+            if self._scratch:
+                shutil.rmtree(self._scratch, ignore_errors=True)
+            os._exit(1)
 
 
 if __name__ == "__main__":

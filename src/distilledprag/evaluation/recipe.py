@@ -37,7 +37,7 @@ class BenchmarkSource(Part):
 
 
 class FileRetriever(Part):
-    """The passages that come with each question: as given, or ranked. encoder: of dense and hybrid ranking, a folder or hub id."""
+    """The passages that come with each question: as given, or ranked. encoder: of dense and hybrid, a folder or hub id."""
 
     kind: Literal["file"] = "file"
     order: Literal["given", "bm25", "dense", "hybrid"] = "bm25"

@@ -74,8 +74,8 @@ class QuotePolicy:
     def _similar(self, text: str) -> list[str]:
         """Texts of the store that share most words with a part of `text`; parts overlap, so that no quote is cut in two.
 
-        Words are the guard's, whatever stands between them; of scripts without spaces all passages that share a few characters are
-        looked at. What is searched is the text from the first to the last of them: the search cuts words in its own way.
+        Words are the guard's, whatever stands between them; of scripts without spaces all passages that share a few characters
+        are looked at. What is searched is the text from the first to the last of them: the search cuts words in its own way.
         """
         text = unicodedata.normalize("NFKC", text)
         places = word_spans(text)

@@ -56,15 +56,21 @@ def default_encoder(say: Callable[[str], None] = lambda line: None) -> Path:
 
 
 class SentenceEncoder:
-    """The encoder in `model`, a folder or a hub id; None: the default one. Raises CheckpointError when it cannot be loaded."""
+    """The encoder in `model`, a folder or a hub id; None: the default one. dtype: that its layers compute in; bfloat16 is several
+    times as fast on processors that have it. Raises CheckpointError when it cannot be loaded."""
 
-    def __init__(self, model: str | Path | None = None, say: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         folder = default_encoder(say) if model is None else _folder(model)
         try:
             from transformers import AutoModel, AutoTokenizer
 
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+            self._model: Any = AutoModel.from_pretrained(folder, dtype=dtype).eval()
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{model} is no sentence encoder that can be loaded ({error}); name another one") from error
         pooling = _settings(folder / "1_Pooling" / "config.json")
@@ -103,7 +109,7 @@ class SentenceEncoder:
             tokens = self._tokenizer(
                 [texts[place] for place in places], padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
             )
-            states = self._model(**tokens).last_hidden_state  # (N, T, D)
+            states = self._model(**tokens).last_hidden_state.float()  # (N, T, D)
             seen = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)  # (N, T, 1)
             pooled = states[:, 0] if self._first_token else (states * seen).sum(1) / seen.sum(1)
             found[places] = torch.nn.functional.normalize(pooled, dim=-1).numpy()

@@ -16,3 +16,8 @@ class ReadDocument:
 
     blocks: tuple[Block, ...]
     notes: tuple[str, ...] = ()
+
+
+def not_read(count: int, what: str) -> str:
+    """The note `3 charts are not read`."""
+    return f"{count} {what}{'s are' if count > 1 else ' is'} not read"

@@ -1,169 +1,219 @@
 """PDF -> blocks. A PDF only says where text stands on the page; paragraphs and headings are found from the layout.
 
-Lengths are in points, y grows upwards. Scanned pages (images) have no text here.
+Lengths are in points, y grows upwards. Scanned pages (pictures) have no text here; the notes name them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument
+import pypdfium2 as pdfium
+import pypdfium2.raw as pdfium_c
+
+from distilledprag.documents.passages import Outline
+from distilledprag.documents.readers.interface import ReadDocument, not_read
+from distilledprag.documents.readers.pdf_layout import Table, arranged, head_rows
+from distilledprag.documents.readers.pdf_page import Line, PageText, read_page
+from distilledprag.documents.readers.pdf_tables import RuledTable, RuledTables
+from distilledprag.documents.readers.tables import add_table
 from distilledprag.errors import DocumentError
 
 _SENTENCE_END = re.compile(r"[.!?…:][\"'”’»)\]]*$")
-_PAGE_NUMBER = re.compile(r"(?:page|p\.)?\s*[-–]?\s*\d{1,4}\s*[-–]?(?:\s*(?:/|of)\s*\d{1,4})?", re.IGNORECASE)
-_BOLD = re.compile(r"bold|black|heavy|cmbx", re.IGNORECASE)
+_PAGE_NUMBER = re.compile(r"[-–—\s]*(?:page|seite|p\.)?\s*(\d{1,5})\s*(?:(?:/|of|von)\s*\d{1,5})?[-–—\s]*", re.IGNORECASE)
 _LIST_MARK = re.compile(r"(?:[•▪◦‣·●○■–*-]|\(?\d{1,2}[.)]|\(?[a-z][.)])\s+")
-_LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
 PARAGRAPH_GAP = 1.25  # a gap this many times the usual line distance separates paragraphs
 HEADING_SIZE = 1.15  # letters this many times the body's size are a heading
 HEADING_WORDS = 14
 
-
-@dataclass(frozen=True)
-class Line:
-    """A line of text: left end x and baseline y (points), letter size (points)."""
-
-    text: str
-    x: float
-    y: float
-    size: float
-    bold: bool
+Item = Line | tuple[Table, int]  # a line, or a table and the number of its rows that name the columns
 
 
 def read_pdf(file: Path) -> ReadDocument:
     """Paragraphs under their headings. Raises DocumentError for a damaged PDF, one with a password, and one without text."""
-    pages = _pages(file)
-    if not any(pages):
+    pages, notes = _pages(file)
+    texts = [_arranged(page, tables) for page, tables in pages]
+    if not any(texts) and not any(page.fields or page.comments for page, _ in pages):
         raise DocumentError(f"{file} has no text, it may be a scan; run character recognition (OCR) on it first")
     outline = Outline()
-    body_size, body_bold = _body_style(pages)
-    for lines in _paragraphs(_without_running_lines(pages)):
-        text = _join(lines)
-        larger = min(line.size for line in lines) >= HEADING_SIZE * body_size
-        bolder = not body_bold and all(line.bold for line in lines)
+    texts, running = _without_running_lines(texts)
+    for text in running:
+        outline.add(f"On every page: {text}")
+    body_size, body_bold = _body_style(texts)
+    for group in _paragraphs(texts):
+        if not isinstance(group, list):
+            add_table(outline, *group)
+            continue
+        text = _join(group)
+        larger = min(line.size for line in group) >= HEADING_SIZE * body_size
+        bolder = not body_bold and all(line.bold for line in group)
         if (larger or bolder) and len(text.split()) <= HEADING_WORDS and not text.endswith((".", ",", ";")):
-            outline.heading(text, -round(10 * lines[0].size))
+            outline.heading(text, -round(10 * group[0].size))
         elif mark := _LIST_MARK.match(text):
             outline.add(text[mark.end() :] if not mark.group()[0].isalnum() else text, "item")
         else:
             outline.add(text)
-    return ReadDocument(tuple(outline.finish()))
+    for number, (page, _) in enumerate(pages, start=1):
+        if page.fields:
+            outline.heading(f"Form fields on page {number}", 0)
+            for field in page.fields:
+                outline.add(field, "item")
+        if page.comments:
+            outline.heading(f"Comments on page {number}", 0)
+            for comment in page.comments:
+                outline.add(comment)
+    return ReadDocument(tuple(outline.finish()), notes)
 
 
-def _pages(file: Path) -> list[list[Line]]:
-    """The lines of every page. Raises DocumentError."""
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError, FileNotDecryptedError
-
-    locked = f"{file} needs a password; save a copy without one"
+def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[str, ...]]:
+    """Every page with its ruled tables, and notes on what has no text. Raises DocumentError."""
     try:
-        with file.open("rb") as stream, _quiet("pypdf"):
-            reader = PdfReader(stream)
-            # Many PDFs restrict only printing or copying: they open with the empty password.
-            if reader.is_encrypted and not reader.decrypt(""):
-                raise DocumentError(locked)
-            return [_lines(page) for page in reader.pages]
-    except DocumentError:
-        raise
-    except FileNotDecryptedError as error:
-        raise DocumentError(locked) from error
-    except DependencyError as error:
-        raise DocumentError(f"{file} is encrypted ({error}); install that, or save a copy without protection") from error
-    except Exception as error:  # a damaged file can break the parser anywhere
-        reason = str(error) or type(error).__name__
-        raise DocumentError(f"{file} cannot be read as PDF ({reason}); it is damaged, save or download it again") from error
+        document = pdfium.PdfDocument(file)
+    except pdfium.PdfiumError as error:
+        if "password" in str(error).lower():
+            raise DocumentError(f"{file} needs a password; save a copy without one") from error
+        raise DocumentError(f"{file} cannot be read as PDF ({error}); it is damaged, save or download it again") from error
+    with document, RuledTables(file) as ruled:
+        if document.get_formtype() != pdfium_c.FORMTYPE_NONE:
+            document.init_forms()
+        pages, broken = [], []
+        for number in range(len(document)):
+            try:
+                page = document[number]
+            except pdfium.PdfiumError:
+                broken.append(number + 1)
+                continue
+            with contextlib.closing(page):
+                text = read_page(document, page)
+            tables: list[RuledTable] = []
+            if text.ruled and text.rows:
+                try:
+                    tables = ruled.on_page(number, text.rows)
+                except (MemoryError, RecursionError):
+                    raise
+                except Exception:  # pdfplumber is stricter than PDFium; the text is read without the table's structure
+                    tables = []
+            pages.append((text, tables))
+        attached = pdfium_c.FPDFDoc_GetAttachmentCount(document)
+    notes = []
+    numbered = list(enumerate((page for page, _ in pages), start=1))
+    for what, found in (
+        ("cannot be read (damaged)", broken),
+        ("no text (scanned?)", [n for n, page in numbered if page.picture and not page.rows]),
+        ("little text beside a large picture (scanned?)", [n for n, page in numbered if page.picture and page.rows]),
+        ("letters whose meaning the fonts do not tell", [n for n, page in numbered if page.unmapped]),
+    ):
+        if found:
+            verb = "" if found is broken else "hold " if len(found) > 1 else "holds "
+            notes.append(f"page{'s' if len(found) > 1 else ''} {_listed(found)} {verb}{what}")
+    if attached:
+        notes.append(not_read(attached, "attached file"))
+    return pages, tuple(notes)
 
 
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keep a library's warnings about damaged files from the screen; what matters is raised as an error."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def _listed(numbers: Sequence[int]) -> str:
+    """`2 and 3`, `1, 4 to 9 and 12`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [str(n) for run in runs for n in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _lines(page: Any) -> list[Line]:
-    """The page's lines in the order of its text. pypdf gives pieces of text with the matrices that place them."""
-    lines: list[Line] = []
-    pieces: list[tuple[str, float, float, float, bool]] = []
+def _arranged(page: PageText, tables: list[RuledTable]) -> list[Item]:
+    """A page's lines and tables in reading order."""
+    items: list[Item] = []
+    free: list[list[Line]] = []
+    placed: set[int] = set()
 
-    def end_line() -> None:
-        visible = [piece for piece in pieces if piece[0].strip()]
-        if visible:
-            text = clean("".join(piece[0] for piece in pieces).translate(_LIGATURES))
-            _, x, y, size, _ = visible[0]
-            lines.append(Line(text, x, y, size, all(piece[4] for piece in visible)))
-        pieces.clear()
+    def arrange() -> None:
+        for found in arranged(free):
+            items.append(found if isinstance(found, Line) else (found, head_rows(found, [])))
+        free.clear()
 
-    def visit(text: str, cm: Sequence[float], tm: Sequence[float], font: Any, size: float) -> None:
-        x = tm[4] * cm[0] + tm[5] * cm[2] + cm[4]
-        y = tm[4] * cm[1] + tm[5] * cm[3] + cm[5]
-        scale = abs(tm[0] * cm[0] + tm[1] * cm[2]) or abs(tm[1] * cm[2] + tm[0] * cm[1])
-        bold = bool(_BOLD.search(str((font or {}).get("/BaseFont", ""))))
-        for number, part in enumerate(text.split("\n")):
-            if number:
-                end_line()
-            if part:
-                pieces.append((part, x, y, abs(size) * scale or 1.0, bold))
-
-    page.extract_text(visitor_text=visit)
-    end_line()
-    return lines
+    for row in page.rows:
+        table = next((table for table in tables if table.holds(row[0])), None)
+        if table is None:
+            free.append(row)
+        elif id(table) not in placed:
+            placed.add(id(table))
+            arrange()
+            inside = [part for row in page.rows for part in row if table.holds(part)]
+            bold = []
+            for top, bottom in table.rows:
+                here = [part.bold for part in inside if bottom <= part.y <= top]
+                bold.append(bool(here) and all(here))
+            items.append((table.cells, head_rows(table.cells, [] if all(bold) else bold)))
+    arrange()
+    return items
 
 
-def _body_style(pages: list[list[Line]]) -> tuple[float, bool]:
+def _body_style(pages: list[list[Item]]) -> tuple[float, bool]:
     """The letter size that most of the text has, and whether most of the text is bold."""
     sizes: Counter[float] = Counter()
     bold: Counter[bool] = Counter()
-    for lines in pages:
-        for line in lines:
-            sizes[round(line.size, 1)] += len(line.text)
-            bold[line.bold] += len(line.text)
-    return sizes.most_common(1)[0][0], bold[True] > bold[False]
+    for line in (item for items in pages for item in items if isinstance(item, Line)):
+        sizes[round(line.size, 1)] += len(line.text)
+        bold[line.bold] += len(line.text)
+    return (sizes.most_common(1)[0][0] if sizes else 1.0), bold[True] > bold[False]
 
 
-def _without_running_lines(pages: list[list[Line]]) -> list[list[Line]]:
-    """Drop page numbers, and headers and footers: lines that begin or end at least three pages, and half of them, alike."""
-    ends = Counter(text for lines in pages for text in {line.text for line in (lines[:1] + lines[-1:])})
+def _without_running_lines(pages: list[list[Item]]) -> tuple[list[list[Item]], list[str]]:
+    """Drop page numbers, and gather headers and footers: lines that begin or end at least three pages and half of them."""
+    ends: Counter[str] = Counter()
+    numbers: Counter[int] = Counter()
+    for place, items in enumerate(pages):
+        edge = {item.text for item in (*items[:2], *items[-2:]) if isinstance(item, Line)}
+        ends.update(edge)
+        numbers.update({int(found[1]) - place for text in edge if (found := _PAGE_NUMBER.fullmatch(text))})
     running = {text for text, count in ends.items() if count >= max(3, len(pages) / 2)}
+    # The number that most pages have when their place in the file is subtracted; one page's lone number may be a fact.
+    offset = next((number for number, count in numbers.most_common(1) if count >= max(2, len(pages) / 2)), None)
+
+    def drops(item: Item, place: int) -> bool:
+        if not isinstance(item, Line):
+            return False
+        found = _PAGE_NUMBER.fullmatch(item.text)
+        return item.text in running or bool(found and (not item.text.strip("-–— ").isdigit() or int(found[1]) - place == offset))
+
     kept = []
-    for lines in pages:
+    for place, items in enumerate(pages):
         for _ in range(2):  # a header or footer and the page number beside it
             for end in (0, -1):
-                if len(lines) > 1 and (lines[end].text in running or _PAGE_NUMBER.fullmatch(lines[end].text)):
-                    lines = lines[1:] if end == 0 else lines[:-1]
-        kept.append(lines)
-    return kept
+                if items and drops(items[end], place):
+                    items = items[1:] if end == 0 else items[:-1]
+        kept.append(items)
+    return kept, sorted((text for text in running if not _PAGE_NUMBER.fullmatch(text)), key=list(ends).index)
 
 
-def _paragraphs(pages: list[list[Line]]) -> Iterator[list[Line]]:
-    """Groups of lines that make one paragraph (or heading); a paragraph may go on across a page break."""
-    gaps = [a.y - b.y for lines in pages for a, b in itertools.pairwise(lines) if a.y - b.y > 0.5 * b.size]
+def _paragraphs(pages: list[list[Item]]) -> Iterator[list[Line] | tuple[Table, int]]:
+    """Groups of lines that make one paragraph (or heading), and tables; a paragraph may go on across a page break."""
+    lines_of = [[item for item in items if isinstance(item, Line)] for items in pages]
+    gaps = [a.y - b.y for lines in lines_of for a, b in itertools.pairwise(lines) if a.y - b.y > 0.5 * b.size]
     # Within paragraphs gaps are smallest; a low quantile finds them even where most paragraphs are short.
     usual = statistics.quantiles(gaps, n=4)[0] if len(gaps) > 1 else (gaps[0] if gaps else 0.0)
-    width = max((len(line.text) for lines in pages for line in lines), default=0)
+    width = max((len(line.text) for lines in lines_of for line in lines), default=0)
     current: list[Line] = []
-    for lines in pages:
-        for number, line in enumerate(lines):
-            if current and _begins_paragraph(current[-1], line, usual, width, new_page=number == 0):
+    for items in pages:
+        for number, item in enumerate(items):
+            if not isinstance(item, Line):
+                if current:
+                    yield current
+                    current = []
+                yield item
+                continue
+            if current and _begins_paragraph(current[-1], item, usual, width, new_page=number == 0):
                 yield current
                 current = []
-            current.append(line)
+            current.append(item)
     if current:
         yield current
 

@@ -19,8 +19,14 @@ RECORD_WORDS = 15  # words; lines that are records have at least this many on av
 
 def read_text(file: Path) -> ReadDocument:
     """Paragraphs separated by blank lines (or lines of dashes), under headings that are underlined or all capitals."""
-    outline = Outline()
     text, notes = decode(file.read_bytes(), str(file))
+    outline = Outline()
+    add_text(outline, text)
+    return ReadDocument(tuple(outline.finish()), notes)
+
+
+def add_text(outline: Outline, text: str) -> None:
+    """Add plain text to an outline, as `read_text` reads it."""
     for lines in _groups(text):
         if len(lines) > 1 and _UNDERLINE.fullmatch(lines[1]) and not _UNDERLINE.fullmatch(lines[0]):
             outline.heading(lines[0], 1)
@@ -34,7 +40,6 @@ def read_text(file: Path) -> ReadDocument:
                 outline.add(line)
         else:
             outline.add(" ".join(lines))
-    return ReadDocument(tuple(outline.finish()), notes)
 
 
 def _groups(text: str) -> list[list[str]]:

@@ -1,135 +1,302 @@
-"""Word documents (.docx) -> blocks.
+"""Word documents (.docx, .docm) -> blocks.
 
-The text is gathered from the XML below python-docx's paragraphs, because its own `text` leaves out tracked insertions and
-content controls.
+Read are the text with its lists, tables and text boxes, footnotes, endnotes and comments after the paragraph that they belong to,
+headers and footers, equations, symbols and form fields. Left out is what Word does not show: deleted and moved-away text
+and hidden letters. Noted is what has no text: large pictures, charts and embedded objects.
 """
 
 from __future__ import annotations
 
-import zipfile
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docx
-from docx.oxml.ns import qn
-from docx.table import Table
-from docx.text.paragraph import Paragraph
+from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the letters of symbol fonts
 
-from distilledprag.documents.passages import Outline
-from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.passages import Outline, clean
+from distilledprag.documents.readers.equations import equation
+from distilledprag.documents.readers.inline import lowered, raised
+from distilledprag.documents.readers.interface import ReadDocument, not_read
+from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
-_CONTAINERS = {qn(name) for name in ("w:sdt", "w:sdtContent", "w:customXml", "w:ins", "w:smartTag")}
-_LINE_BREAKS = {qn("w:br"), qn("w:cr"), qn("w:p")}
-_TEXT, _TAB, _HYPHEN = qn("w:t"), qn("w:tab"), qn("w:noBreakHyphen")
-_TAB_STOPS = qn("w:tabs")
-_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
-_OFFICE_SIGNATURE = b"\xd0\xcf\x11\xe0"
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing}"
+_GONE = {f"{_W}{name}" for name in ("del", "moveFrom", "delText", "instrText", "rPr", "pPr", "sdtPr", "tblPr", "tcPr", "trPr")}
+_GONE.add("{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback")
+_LINE_BREAKS = {f"{_W}{name}" for name in ("br", "cr", "p")}
+_STRICT = b"http://purl.oclc.org/ooxml/"
+_ONLY_PAGE_NUMBER = re.compile(r"\W*(?:page|seite|p\.)?\W*\d{0,4}\W*(?:(?:of|von|/)\W*\d{0,4})?\W*", re.IGNORECASE)
+_SQUARE_INCH = 914_400**2  # in English metric units
+LARGE_PICTURE = 12  # square inches; smaller ones are logos and signatures
 
 
 def read_docx(file: Path) -> ReadDocument:
-    """Paragraphs, lists and tables under their headings; deleted text, headers and footers are left out.
-
-    Raises DocumentError for a damaged file, one with a password, and the old .doc format.
-    """
-    with file.open("rb") as stream:
-        if stream.read(4) == _OFFICE_SIGNATURE:
-            raise DocumentError(f"{file} has a password or is in the old .doc format; save it as .docx without a password")
-    try:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("not a ZIP archive")
-        document = docx.Document(str(file))
-        outline = Outline()
-        for element in _parts(document.element.body):
-            if element.tag == qn("w:tbl"):
-                _add_table(outline, Table(element, document))
-            else:
-                _add_paragraph(outline, Paragraph(element, document))
-        return ReadDocument(tuple(outline.finish()))
-    except Exception as error:  # a damaged file can break ZIP, XML or python-docx anywhere
-        raise DocumentError(f"{file} cannot be read as a Word document ({error}); open and save it again as .docx") from error
+    """Paragraphs, lists and tables under their headings. Raises DocumentError for a damaged file and one with a password."""
+    package = Package(file, "a Word document")
+    main = next((part for kind, part in package.related("") if kind == "officeDocument"), "word/document.xml")
+    if _STRICT in package.data(main)[:4096]:
+        raise DocumentError(f'{file} is a "Strict Open XML" document; save it as an ordinary Word document (.docx)')
+    return _Word(package, main).read()
 
 
-def _parts(parent: Any) -> Iterator[Any]:
-    """The paragraph and table elements below `parent` in order, also those in content controls."""
-    for element in parent:
-        if element.tag in (qn("w:p"), qn("w:tbl")):
-            yield element
-        elif element.tag in _CONTAINERS:
-            yield from _parts(element)
+class _Word:
+    def __init__(self, package: Package, main: str) -> None:
+        self._package, self._main = package, main
+        self._outline = Outline()
+        self._parts = package.related(main)
+        self._styles = self._style_table()
+        self._notes: dict[tuple[str, str], Any] = {}
+        for kind, tag in (("footnotes", "footnote"), ("endnotes", "endnote"), ("comments", "comment")):
+            for root in self._roots(kind):
+                self._notes.update({(tag, note.get(f"{_W}id")): note for note in root.iter(f"{_W}{tag}")})
+        self._waiting: list[str] = []  # notes of the present paragraph
+        self._unread: dict[str, int] = {}
 
+    def _roots(self, kind: str) -> list[Any]:
+        return [self._package.xml(part) for type_, part in self._parts if type_ == kind]
 
-def _add_paragraph(outline: Outline, paragraph: Paragraph) -> None:
-    names = _style_names(paragraph)
-    text = _text(paragraph._p)
-    for name in names:
-        if name == "title" or name.startswith("heading"):
-            level = int(digits) if (digits := name.removeprefix("heading").strip()).isdigit() else 0
-            outline.heading(text, level)
+    def read(self) -> ReadDocument:
+        body = self._package.xml(self._main).find(f"{_W}body")
+        if body is None:
+            raise DocumentError(
+                f"{self._package.file} cannot be read as a Word document (it has no body); open and save it again"
+            )
+        for kind, name in (("header", "Page header"), ("footer", "Page footer")):
+            for text in dict.fromkeys(clean(self._text(root)) for root in self._roots(kind)):
+                if not _ONLY_PAGE_NUMBER.fullmatch(text):
+                    self._outline.add(f"{name}: {text}")
+        self._add_all(body)
+        for key, note in self._notes.items():  # what no place in the text refers to
+            if note.get(f"{_W}type") is None:
+                self._outline.add(self._note(key))
+        unread = (not_read(count, what) for what, count in self._unread.items())
+        return ReadDocument(tuple(self._outline.finish()), tuple(unread))
+
+    def _add_all(self, parent: Any) -> None:
+        for element in parent:
+            if element.tag == f"{_W}p":
+                self._add_paragraph(element)
+            elif element.tag == f"{_W}tbl":
+                self._add_table(element)
+            elif element.tag == f"{_W}altChunk":
+                self._count("embedded file")
+            elif element.tag not in _GONE:
+                self._add_all(element)
+
+    def _add_paragraph(self, paragraph: Any) -> None:
+        names, level = self._style(paragraph)
+        text = self._text(paragraph)
+        if level is not None:
+            self._outline.heading(text, level)
+        else:
+            numbered = paragraph.find(f"{_W}pPr/{_W}numPr") is not None
+            item = numbered or any(name.startswith("list") for name in names)
+            for part in text.split("\n\n"):
+                self._outline.add(part, "item" if item else "paragraph")
+        self._flush_notes()
+
+    def _flush_notes(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for note in waiting:
+            self._outline.add(note)
+
+    def _style_table(self) -> dict[str, tuple[str, str, int | None]]:
+        """Style id -> its name in lower case (Word keeps it in English), the style it builds on, its outline level."""
+        found = {}
+        for root in self._roots("styles"):
+            for style in root.iter(f"{_W}style"):
+                name, base, level = (_value(style, path) for path in ("w:name", "w:basedOn", "w:pPr/w:outlineLvl"))
+                found[style.get(f"{_W}styleId", "")] = (name.lower(), base, int(level) if level.isdigit() else None)
+        return found
+
+    def _style(self, paragraph: Any) -> tuple[list[str], int | None]:
+        """Names of the paragraph's style and those it builds on, and the level of a heading (0 is the title)."""
+        names: list[str] = []
+        own = _value(paragraph, "w:pPr/w:outlineLvl")
+        level = int(own) + 1 if own in set("012345678") else None
+        style = _value(paragraph, "w:pPr/w:pStyle")
+        while style in self._styles and len(names) < 10:
+            name, style, outline = self._styles[style]
+            names.append(name)
+            if level is None and (name == "title" or name.startswith("heading")):
+                digits = name.removeprefix("heading").strip()
+                level = int(digits) if digits.isdigit() else 0
+            elif level is None and outline is not None and outline < 9:
+                level = outline + 1
+        return names, level
+
+    def _text(self, element: Any) -> str:
+        """The text that Word shows below `element`; line breaks are kept. Notes wait until the paragraph ends."""
+        parts: list[str] = []
+        for child in element:
+            tag = child.tag
+            if tag == f"{_W}r":
+                parts.append(self._run(child))
+            elif tag == f"{_W}t":
+                parts.append(child.text or "")
+            elif tag in (f"{_W}tab", f"{_W}ptab"):
+                parts.append(" ")
+            elif tag == f"{_W}noBreakHyphen":
+                parts.append("-")
+            elif tag == f"{_W}sym":
+                parts.append(_symbol(child))
+            elif tag == f"{_M}oMath":
+                parts.append(equation(child))
+            elif tag in (f"{_W}footnoteReference", f"{_W}endnoteReference", f"{_W}commentReference"):
+                parts.append(self._refer(child))
+            elif tag == f"{_W}ffData":
+                parts.append(_form_field(child))
+            elif tag == f"{_DRAWING}extent":
+                self._count_picture(child)
+            elif tag == f"{_DRAWING}docPr":
+                parts.append(f" {child.get('descr') or ''} ")
+            elif tag == f"{_W}object":
+                self._count("embedded object")
+            elif tag == f"{_W}tc":
+                parts.append(self._text(child) + "\n")
+            elif tag not in _GONE:
+                parts.append(self._text(child))
+                if tag in _LINE_BREAKS:
+                    parts.append("\n")
+        return "".join(parts)
+
+    def _run(self, run: Any) -> str:
+        properties = run.find(f"{_W}rPr")
+        if properties is None:
+            return self._text(run)
+        hidden = properties.find(f"{_W}vanish")
+        if hidden is not None and hidden.get(f"{_W}val") not in ("0", "false"):
+            return ""
+        align = _value(properties, "w:vertAlign")
+        text = self._text(run)
+        if text and align in ("superscript", "subscript") and not text.startswith(" ["):
+            return (raised if align == "superscript" else lowered)(text)
+        return text
+
+    def _refer(self, reference: Any) -> str:
+        key = (reference.tag.removeprefix(_W).removesuffix("Reference"), reference.get(f"{_W}id"))
+        if key not in self._notes:
+            return ""
+        self._waiting.append(self._note(key))
+        return "" if key[0] == "comment" else f" [{key[1]}]"
+
+    def _note(self, key: tuple[str, str]) -> str:
+        kind, number = key
+        note = self._notes[key]
+        self._notes = {other: value for other, value in self._notes.items() if other != key}
+        text = clean(self._text(note))
+        if kind == "comment":
+            author = note.get(f"{_W}author")
+            return f"Comment{f' by {author}' if author else ''}: {text}" if text else ""
+        return f"{kind.capitalize()} {number}: {text}" if text else ""
+
+    def _count(self, what: str) -> None:
+        self._unread[what] = self._unread.get(what, 0) + 1
+
+    def _count_picture(self, extent: Any) -> None:
+        frame = extent.getparent()
+        kinds = {str(data.get("uri")).rpartition("/")[2] for data in frame.iter() if str(data.tag).endswith("}graphicData")}
+        if kinds & {"chart", "diagram"}:
+            self._count("chart or diagram")
+        elif "picture" in kinds:
+            sides = [int(extent.get(side) or 0) if (extent.get(side) or "").isdigit() else 0 for side in ("cx", "cy")]
+            if sides[0] * sides[1] >= LARGE_PICTURE * _SQUARE_INCH:
+                self._count("large picture")
+
+    def _add_table(self, table: Any) -> None:
+        rows = [row for row in _below(table, "tr") if row.find(f"{_W}trPr/{_W}del") is None]
+        cells = [[cell for cell in _below(row, "tc") if cell.find(f"{_W}tcPr/{_W}cellDel") is None] for row in rows]
+        if all(len(row) <= 1 for row in cells):  # a frame around paragraphs
+            for row in cells:
+                for cell in row:
+                    self._add_all(cell)
             return
-    properties = paragraph._p.pPr
-    numbered = properties is not None and properties.numPr is not None
-    is_item = numbered or any(name.startswith("list") for name in names)
-    for part in text.split("\n\n"):
-        outline.add(part, "item" if is_item else "paragraph")
+        made = self._spanned(rows, cells)
+        add_table(self._outline, made, _head_rows(rows, made))
+        self._flush_notes()
+
+    def _spanned(self, rows: list[Any], cells: list[list[Any]]) -> list[list[Cell]]:
+        """The cells with the rows that they span; Word marks each cell that continues the one above."""
+        made: list[list[Cell]] = []
+        above: dict[int, tuple[int, int]] = {}  # column -> row and place in `made` of the cell that may go on below
+        for number, row in enumerate(cells):
+            column = int(before) if (before := _value(rows[number], "w:trPr/w:gridBefore")).isdigit() else 0
+            line: list[Cell] = [Cell("", colspan=column)] if column else []
+            now: dict[int, tuple[int, int]] = {}
+            for cell in row:
+                span = int(wide) if (wide := _value(cell, "w:tcPr/w:gridSpan")).isdigit() else 1
+                merge = cell.find(f"{_W}tcPr/{_W}vMerge")
+                if merge is not None and merge.get(f"{_W}val") != "restart" and column in above:
+                    first, place = now[column] = above[column]
+                    old = made[first][place]
+                    made[first][place] = Cell(old.text, number - first + 1, old.colspan, old.head)
+                else:
+                    if merge is not None:
+                        now[column] = (number, len(line))
+                    line.append(Cell(clean(self._text(cell)), 1, span, head=column == 0))
+                column += span
+            above = now
+            made.append(line)
+        return made
 
 
-def _style_names(paragraph: Paragraph) -> list[str]:
-    """The names of the paragraph's style and of those it builds on, in lower case. Word keeps them in English."""
-    names: list[str] = []
-    style: Any = paragraph.style
-    while style is not None and len(names) < 10:
-        names.append((style.name or "").lower())
-        style = style.base_style
-    return names
+def _below(parent: Any, name: str) -> Iterator[Any]:
+    """The rows of a table or the cells of a row, also those in content controls."""
+    for child in parent:
+        if child.tag == f"{_W}{name}":
+            yield child
+        elif child.tag not in _GONE and child.tag not in (f"{_W}tr", f"{_W}tc", f"{_W}tbl"):
+            yield from _below(child, name)
 
 
-def _text(element: Any) -> str:
-    """The text below `element`: inserted text and hyperlinks counted, deleted text not; line breaks are kept."""
-    parts: list[str] = []
-    for child in element:
-        if child.tag == _TEXT:
-            parts.append(child.text or "")
-        elif child.tag == _TAB:
-            parts.append(" ")
-        elif child.tag == _HYPHEN:
-            parts.append("-")
-        elif child.tag not in (_FALLBACK, _TAB_STOPS):
-            parts.append(_text(child))
-            if child.tag in _LINE_BREAKS:
-                parts.append("\n")
-    return "".join(parts)
+def _head_rows(rows: list[Any], cells: list[list[Cell]]) -> int:
+    """How many rows at the top name the columns: marked so, all bold, or short names without figures."""
+    count = 0
+    while count < len(rows) and (rows[count].find(f"{_W}trPr/{_W}tblHeader") is not None or _is_bold(rows[count])):
+        count += 1
+    if not count and cells and looks_like_head([cell.text for cell in cells[0]]):
+        count = 1
+    if count:
+        count = max(count, *(cell.rowspan for cell in cells[0]), 1)
+    if count == 1 and len(cells) > 2 and any(cell.colspan > 1 for cell in cells[0]):
+        below = [cell.text for cell in cells[1]]
+        count += len(below) > len(cells[0]) and not any(character.isdigit() for text in below for character in text)
+    return count if count < len(rows) else 0
 
 
-def _add_table(outline: Outline, table: Table) -> None:
-    rows = [[_text(cell) for cell in _cells(row)] for row in table._tbl.tr_lst]
-    if all(len(cells) <= 1 for cells in rows):  # a frame around paragraphs
-        for row in table._tbl.tr_lst:
-            for cell in _cells(row):
-                for element in _parts(cell):
-                    if element.tag == qn("w:tbl"):
-                        _add_table(outline, Table(element, table))
-                    else:
-                        _add_paragraph(outline, Paragraph(element, table))
-        return
-    outline.add_table(rows, _has_header(table, rows))
+def _is_bold(row: Any) -> bool:
+    runs = [run for run in row.iter(f"{_W}r") if any((text.text or "").strip() for text in run.iter(f"{_W}t"))]
+    return bool(runs) and all(run.find(f"{_W}rPr/{_W}b") is not None for run in runs)
 
 
-def _cells(row: Any) -> list[Any]:
-    """The cell elements of a row, also those in content controls; a merged cell counts once."""
-    return [cell for cell in row.iter(qn("w:tc")) if next(cell.iterancestors(qn("w:tr"))) is row]
+def _value(element: Any, path: str) -> str:
+    found = element.find(path.replace("w:", _W))
+    return "" if found is None else found.get(f"{_W}val") or ""
 
 
-def _has_header(table: Table, rows: list[list[str]]) -> bool:
-    """Whether the first row names the columns: marked so, all bold, or three and more short names without figures."""
-    if len(rows) < 2 or not all(cell.strip() for cell in rows[0]):
-        return False
-    first = table._tbl.tr_lst[0]
-    if first.trPr is not None and first.trPr.find(qn("w:tblHeader")) is not None:
-        return True
-    runs = [run for run in first.iter(qn("w:r")) if _text(run).strip()]
-    if runs and all(run.rPr is not None and run.rPr.find(qn("w:b")) is not None for run in runs):
-        return True
-    names = [cell.split() for cell in rows[0]]
-    return len(names) >= 3 and all(len(name) <= 4 and not any(map(str.isdigit, " ".join(name))) for name in names)
+def _symbol(symbol: Any) -> str:
+    """A letter of a symbol font as Unicode; Word writes its code in hexadecimal digits, often with F000 added."""
+    try:
+        code = int(symbol.get(f"{_W}char") or "", 16)
+    except ValueError:
+        return ""
+    font = symbol.get(f"{_W}font") or ""
+    known = dingbats.get((font, code & 0xFF if code >= 0xF000 else code))
+    return chr(known if known else code) if code < 0x110000 else ""
+
+
+def _form_field(field: Any) -> str:
+    """What an old form field shows besides its text: the box of a check box, the choice of a list."""
+    if (box := field.find(f"{_W}checkBox")) is not None:
+        mark = box.find(f"{_W}checked")
+        mark = box.find(f"{_W}default") if mark is None else mark
+        return "☒ " if mark is not None and mark.get(f"{_W}val") not in ("0", "false") else "☐ "
+    if (choice := field.find(f"{_W}ddList")) is not None:
+        entries = [entry.get(f"{_W}val") or "" for entry in choice.findall(f"{_W}listEntry")]
+        number = _value(choice, "w:result") or "0"
+        return entries[int(number)] if number.isdigit() and int(number) < len(entries) else ""
+    return ""

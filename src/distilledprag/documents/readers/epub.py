@@ -1,0 +1,57 @@
+"""Electronic books (.epub) -> blocks: their pages in reading order, each read as HTML."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from urllib.parse import unquote
+
+from bs4.dammit import EncodingDetector
+
+from distilledprag.documents.passages import Block
+from distilledprag.documents.readers.html import html_blocks
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.readers.packages import Package
+from distilledprag.encodings import decode
+from distilledprag.errors import DocumentError
+
+
+def read_epub(file: Path) -> ReadDocument:
+    """Raises DocumentError for a damaged book and one with copy protection."""
+    package = Package(file, "an EPUB book")
+    roots = package.xml("META-INF/container.xml").xpath("//*[local-name()='rootfile']/@full-path")
+    if not roots:
+        raise DocumentError(f"{file} cannot be read as an EPUB book (it names no contents); download it again")
+    book = package.xml(roots[0])
+    folder = posixpath.dirname(roots[0])
+    items = {item.get("id"): item for item in book.xpath("//*[local-name()='manifest']/*[local-name()='item']")}
+    order = [items[name] for name in book.xpath("//*[local-name()='spine']/*[local-name()='itemref']/@idref") if name in items]
+    pages = [posixpath.normpath(posixpath.join(folder, unquote(item.get("href") or ""))) for item in order]
+    if locked := _locked(package) & set(pages):
+        raise DocumentError(f"{file} is copy-protected ({len(locked)} of its pages are encrypted); use a copy without protection")
+    blocks: list[Block] = []
+    missing = pictures = 0
+    notes: list[str] = []
+    for page in pages:
+        if page not in package.names:
+            missing += 1
+            continue
+        data = package.data(page)
+        text, page_notes = decode(data, f"{file}, {page},", EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
+        found = html_blocks(text)
+        pictures += not found and "<im" in text
+        blocks += found
+        notes += page_notes
+    if missing:
+        notes.append(f"{missing} page{'s are' if missing > 1 else ' is'} missing from the book")
+    if pictures:
+        notes.append(f"{pictures} page{'s hold' if pictures > 1 else ' holds'} only pictures")
+    return ReadDocument(tuple(blocks), tuple(dict.fromkeys(notes)))
+
+
+def _locked(package: Package) -> set[str]:
+    """The parts that are encrypted; fonts may be, without harm."""
+    if "META-INF/encryption.xml" not in package.names:
+        return set()
+    named = package.xml("META-INF/encryption.xml").xpath("//*[local-name()='CipherReference']/@URI")
+    return {posixpath.normpath(unquote(name)) for name in named}

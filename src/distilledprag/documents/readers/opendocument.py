@@ -1,0 +1,138 @@
+"""OpenDocument text (.odt) -> blocks: text, lists, tables, footnotes, comments, headers and footers; no deleted text."""
+
+from __future__ import annotations
+
+import posixpath
+from pathlib import Path
+from typing import Any
+
+from distilledprag.documents.passages import Kind, Outline, clean
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
+from distilledprag.errors import DocumentError
+
+_OASIS = "{urn:oasis:names:tc:opendocument:xmlns:"
+_TEXT, _TABLE, _OFFICE = (f"{_OASIS}{name}:1.0}}" for name in ("text", "table", "office"))
+_GONE = {
+    f"{_TEXT}{name}"
+    for name in ("tracked-changes", "sequence-decls", "variable-decls", "user-field-decls", "note-citation", "hidden-text")
+}
+_HREF = "{http://www.w3.org/1999/xlink}href"
+_MATH_ANNOTATION = "{http://www.w3.org/1998/Math/MathML}annotation"
+
+
+def read_odt(file: Path) -> ReadDocument:
+    """Raises DocumentError for a damaged file and one with a password."""
+    package = Package(file, "an OpenDocument text")
+    if "META-INF/manifest.xml" in package.names and b"encryption-data" in package.data("META-INF/manifest.xml"):
+        raise DocumentError(f"{file} needs a password; save a copy without one")
+    reading = _Text(package)
+    if "styles.xml" in package.names:
+        for part in package.xml("styles.xml").iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
+            name = "Page header" if str(part.tag).endswith("header") else "Page footer"
+            text = clean(reading.inline(part))
+            if any(character.isalpha() for character in text):
+                reading.outline.add(f"{name}: {text}")
+    body = package.xml("content.xml").find(f"{_OFFICE}body")
+    if body is None:
+        raise DocumentError(f"{file} cannot be read as an OpenDocument text (it has no body); open and save it again")
+    reading.add_all(body, "paragraph")
+    return ReadDocument(tuple(reading.outline.finish()), ())
+
+
+class _Text:
+    def __init__(self, package: Package) -> None:
+        self.outline = Outline()
+        self._package = package
+        self._waiting: list[str] = []  # notes of the present paragraph
+
+    def add_all(self, parent: Any, kind: Kind) -> None:
+        for element in parent:
+            tag = element.tag
+            if tag in _GONE or not isinstance(tag, str):
+                continue
+            if tag == f"{_TEXT}h":
+                level = element.get(f"{_TEXT}outline-level") or "1"
+                self.outline.heading(self.inline(element), int(level) if level.isdigit() else 1)
+                self._flush()
+            elif tag == f"{_TEXT}p":
+                for part in self.inline(element).split("\n\n"):
+                    self.outline.add(part, kind)
+                self._flush()
+            elif tag == f"{_TABLE}table":
+                self._add_table(element)
+            else:
+                self.add_all(element, "item" if tag == f"{_TEXT}list-item" else kind)
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for note in waiting:
+            self.outline.add(note)
+
+    def inline(self, element: Any) -> str:
+        """The text below an element on one line; notes and comments wait until the paragraph ends."""
+        parts = [element.text or ""]
+        for child in element:
+            tag = child.tag if isinstance(child.tag, str) else ""
+            name = tag.rpartition("}")[2]
+            if tag == f"{_TEXT}note":
+                number = clean("".join(text for cited in child.findall(f"{_TEXT}note-citation") for text in cited.itertext()))
+                text = clean(" ".join(self.inline(body) for body in child.findall(f"{_TEXT}note-body")))
+                self._waiting.append(f"{(child.get(f'{_TEXT}note-class') or 'note').capitalize()} {number}: {text}")
+                parts.append(f" [{number}]")
+            elif tag == f"{_OFFICE}annotation":
+                author = "".join(part.text or "" for part in child if str(part.tag).endswith("}creator"))
+                text = clean(" ".join(self.inline(part) for part in child if str(part.tag).startswith(_TEXT)))
+                self._waiting.append(f"Comment{f' by {author}' if author else ''}: {text}")
+            elif name in ("s", "tab"):
+                parts.append(" ")
+            elif name == "line-break":
+                parts.append("\n")
+            elif name == "object":
+                parts.append(self._object(child))
+            elif tag and tag not in _GONE:
+                inner = self.inline(child)
+                parts.append(f" {inner} " if name in ("p", "h", "list-item", "table-cell", "title", "desc") else inner)
+            parts.append(child.tail or "")
+        return "".join(parts)
+
+    def _object(self, element: Any) -> str:
+        """An equation, which is a document of its own in the package."""
+        part = posixpath.normpath(posixpath.join(element.get(_HREF) or "", "content.xml"))
+        if part not in self._package.names:
+            return ""
+        root = self._package.xml(part)
+        if not str(root.tag).endswith("}math"):
+            return ""
+        return " " + "".join(node.text or "" for node in root.iter() if node.tag != _MATH_ANNOTATION).strip() + " "
+
+    def _add_table(self, table: Any) -> None:
+        rows, heads = [], 0
+        for row in table.iter(f"{_TABLE}table-row"):
+            if next(row.iterancestors(f"{_TABLE}table")) is table:
+                rows.append([cell for element in row if (cell := self._cell(element)) is not None])
+                heads += row.getparent().tag == f"{_TABLE}table-header-rows"
+        if all(len(row) <= 1 for row in rows):
+            for cell in table.iter(f"{_TABLE}table-cell"):
+                if next(cell.iterancestors(f"{_TABLE}table")) is table:
+                    self.add_all(cell, "paragraph")
+            self._waiting.clear()
+            return
+        if not heads and rows and len(rows) > 1 and looks_like_head([cell.text for cell in rows[0] if cell.text]):
+            heads = max(cell.rowspan for cell in rows[0])
+        add_table(self.outline, rows, heads)
+        self._flush()
+
+    def _cell(self, element: Any) -> Cell | None:
+        if element.tag != f"{_TABLE}table-cell":
+            return None  # one that another covers
+        text = clean(self.inline(element))
+        repeated = min(_number(element, "number-columns-repeated"), WIDEST)
+        wide = max(_number(element, "number-columns-spanned"), 1 if text else repeated)
+        return Cell(text, _number(element, "number-rows-spanned"), wide)
+
+
+def _number(element: Any, name: str) -> int:
+    text = element.get(f"{_TABLE}{name}") or "1"
+    return max(int(text), 1) if text.isdigit() and len(text) < 6 else 1

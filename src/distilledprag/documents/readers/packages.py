@@ -1,0 +1,67 @@
+"""Zipped XML: what .docx, .odt and .epub files are. Only the parts asked for are unpacked."""
+
+from __future__ import annotations
+
+import posixpath
+import zipfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from lxml import etree
+
+from distilledprag.errors import DocumentError
+
+_OFFICE_SIGNATURE = b"\xd0\xcf\x11\xe0"
+
+
+class Package:
+    """An open package. kind: what the file should be, for messages. Raises DocumentError for what is no ZIP archive."""
+
+    def __init__(self, file: Path, kind: str) -> None:
+        self.file, self.kind = file, kind
+        with file.open("rb") as stream:
+            if stream.read(4) == _OFFICE_SIGNATURE:
+                raise DocumentError(
+                    f"{file} has a password or is in an old Office format; save it as {file.suffix} without a password"
+                )
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise DocumentError(f"{file} cannot be read as {kind} ({error}); open and save it again as {file.suffix}") from error
+        self.names = frozenset(self._archive.namelist())
+
+    def data(self, name: str) -> bytes:
+        """A part's bytes. Raises DocumentError when it is missing, damaged or encrypted."""
+        try:
+            return self._archive.read(name)
+        except Exception as error:  # zipfile, zlib and others have their own for damaged data
+            reason = f"{name}: {str(error) or type(error).__name__}"
+            raise DocumentError(
+                f"{self.file} cannot be read as {self.kind} ({reason}); open and save it again as {self.file.suffix}"
+            ) from error
+
+    def xml(self, name: str) -> Any:
+        """A part's root element. Entities are not expanded, nothing is fetched."""
+        try:
+            return etree.fromstring(
+                self.data(name), etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
+            )
+        except etree.XMLSyntaxError as error:
+            raise DocumentError(
+                f"{self.file} cannot be read as {self.kind} ({name}: {error.msg}); open and save it again as {self.file.suffix}"
+            ) from error
+
+    def related(self, name: str) -> list[tuple[str, str]]:
+        """(type, part) of each part that an Office part refers to; type: the last word of the relation's address."""
+        folder, base = posixpath.split(name)
+        relations = posixpath.join(folder, "_rels", f"{base}.rels")
+        if relations not in self.names:
+            return []
+        found = []
+        for relation in self.xml(relations):
+            if relation.get("TargetMode") != "External" and relation.get("Target"):
+                target = posixpath.normpath(posixpath.join("/", folder, unquote(relation.get("Target")))).lstrip("/")
+                if target in self.names:
+                    found.append((str(relation.get("Type")).rpartition("/")[2], target))
+        return found

@@ -1,0 +1,117 @@
+"""PowerPoint presentations (.pptx, .pptm) -> blocks: each slide under its title, with tables, charts, notes and comments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pptx
+from lxml import etree
+
+from distilledprag.documents.passages import Outline
+from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.tables import Cell, add_table
+
+_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_EMU_PER_POINT = 12_700
+
+
+def read_slides(file: Path) -> ReadDocument:
+    """Raises DocumentError for a damaged file and one with a password."""
+    Package(file, "a PowerPoint presentation")
+    deck = pptx.Presentation(str(file))
+    outline = Outline()
+    pictures: list[int] = []
+    for number, slide in enumerate(deck.slides, start=1):
+        title = slide.shapes.title
+        outline.heading(title.text_frame.text if title is not None and title.text_frame.text.strip() else f"Slide {number}", 1)
+        words = has_picture = False
+        for shape in _shapes(slide.shapes):
+            if title is not None and shape.shape_id == title.shape_id:
+                words = True
+                continue
+            has_picture = has_picture or shape.shape_type == pptx.enum.shapes.MSO_SHAPE_TYPE.PICTURE
+            words = _add_shape(outline, shape) or words
+        for text in _other_parts(slide):
+            outline.add(text)
+            words = True
+        if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+            for line in slide.notes_slide.notes_text_frame.text.split("\n"):
+                outline.add(f"Speaker notes: {line}" if line.strip() else "")
+        if has_picture and not words:
+            pictures.append(number)
+    note = f"only pictures on slide {', '.join(map(str, pictures))}; text in them is not read"
+    return ReadDocument(tuple(outline.finish()), (note,) if pictures else ())
+
+
+def _shapes(shapes: Any) -> Iterator[Any]:
+    for shape in shapes:
+        if shape.shape_type == pptx.enum.shapes.MSO_SHAPE_TYPE.GROUP:
+            yield from _shapes(shape.shapes)
+        else:
+            yield shape
+
+
+def _add_shape(outline: Outline, shape: Any) -> bool:
+    """Add what a shape says; whether it says anything."""
+    if getattr(shape, "has_table", False):
+        add_table(
+            outline,
+            [[_cell(cell) for cell in row.cells if not cell.is_spanned] for row in shape.table.rows],
+            _head_rows(shape.table),
+        )
+    elif getattr(shape, "has_chart", False):
+        _add_chart(outline, shape.chart)
+    elif shape.has_text_frame:
+        for paragraph in shape.text_frame.paragraphs:
+            text = "".join(run.text for run in paragraph.runs) or paragraph.text
+            outline.add(text, "item" if shape.is_placeholder else "paragraph")
+        return bool(shape.text_frame.text.strip())
+    else:
+        described = shape._element.xpath(".//p:cNvPr/@descr")
+        outline.add(" ".join(described))
+        return False
+    return True
+
+
+def _cell(cell: Any) -> Cell:
+    wide, high = (cell.span_width, cell.span_height) if cell.is_merge_origin else (1, 1)
+    return Cell(cell.text, high, wide)
+
+
+def _head_rows(table: Any) -> int:
+    if not table.first_row or len(table.rows) < 2:
+        return 0
+    first = [cell for cell in table.rows[0].cells if not cell.is_spanned]
+    high = max(cell.span_height if cell.is_merge_origin else 1 for cell in first)
+    return min(high, len(table.rows) - 1)
+
+
+def _add_chart(outline: Outline, chart: Any) -> None:
+    """The chart's numbers as a table: a row per category, a column per series."""
+    if chart.has_title and chart.chart_title.has_text_frame:
+        outline.add(chart.chart_title.text_frame.text)
+    for plot in chart.plots:
+        series = list(plot.series)
+        rows = [[Cell(""), *(Cell(one.name or "") for one in series)]]
+        for place, category in enumerate(plot.categories):
+            values = [one.values[place] if place < len(one.values) else None for one in series]
+            rows.append([Cell(str(category), head=True), *(Cell("" if value is None else f"{value:g}") for value in values)])
+        add_table(outline, rows, 1)
+
+
+def _other_parts(slide: Any) -> Iterator[str]:
+    """Text of diagrams (SmartArt) and comments, which are parts of their own."""
+    for relation in slide.part.rels.values():
+        kind = relation.reltype.rpartition("/")[2]
+        if relation.is_external or kind not in ("diagramData", "comments"):
+            continue
+        root = etree.fromstring(relation.target_part.blob, etree.XMLParser(resolve_entities=False, no_network=True))
+        if kind == "diagramData":
+            yield from ("".join(text.text or "" for text in paragraph.iter(f"{_A}t")) for paragraph in root.iter(f"{_A}p"))
+        else:
+            for comment in root:
+                words = [node.text for node in comment.iter() if str(node.tag).endswith(("}text", "}t")) and node.text]
+                yield f"Comment: {' '.join(words)}" if words else ""
