@@ -6,7 +6,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-harness lint format train evaluate bench bench-serve hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-harness lint format train evaluate bench bench-serve bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -64,12 +64,15 @@ evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file,
 	$(BIN)/dprag evaluate --data tests/data/everyday.jsonl $(foreach name,squad_dev hotpotqa_dev 2wiki_dev nq_qed_dev nq_swap_eval tatqa_text_dev covidqa boolq_dev,--data $(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --n $(or $(N),500) --json docs/results/reading.json
 	$(BIN)/python scripts/make_reading_table.py
 
-bench: bench-serve  ## all benchmarks
+bench: bench-serve bench-retrieval  ## all benchmarks
 
 bench-serve: $(STAMP)  ## measure the engine under load (half an hour); JSON, pictures and a table in docs/results
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/serve.py --tokens 32 --ranks 2 --result docs/results/serve-short.json
 	$(BIN)/python scripts/make_serve_table.py
+
+bench-retrieval: $(STAMP)  ## recall of BM25, dense and hybrid retrieval: DATA=folder of eval files
+	$(BIN)/python benchmarks/retrieval.py $(foreach name,squad_dev hotpotqa_dev,$(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --questions 500
 
 constraints: $(STAMP)  ## pin what is installed now
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/+cpu//' > constraints.txt
