@@ -2,11 +2,12 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+JOBS ?= 2
 export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-harness lint format train evaluate bench bench-serve bench-retrieval hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate bench bench-serve bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -25,8 +26,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine
 	$(BIN)/dprag demo
 
-test: $(STAMP)  ## the test suite without the slow tests; JOBS=2: in two processes
-	OMP_NUM_THREADS=$(if $(JOBS),1,$(OMP_NUM_THREADS)) $(BIN)/python -m pytest -m 'not slow' $(if $(JOBS),-n $(JOBS) --dist loadfile) $(PYTEST)
+# The default base is fetched before, so that no two processes do it at once; without a network its own tests say what is missing.
+test: $(STAMP)  ## the test suite without the slow tests, in two processes of one thread; JOBS=1: in one
+	-$(BIN)/dprag path base
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(PYTEST)
 
 coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 % more CPU time on Python 3.11, little from 3.12 on)
 	COVERAGE_CORE=$(shell python3 -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') $(MAKE) test PYTEST=--cov
@@ -37,6 +40,14 @@ test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots
 	$(PIP) -e '.[browser]'
 	$(BIN)/python -m pytest tests/browser
+
+CLIENTS := build/clients
+test-clients: $(STAMP)  ## other OpenAI clients (LiteLLM, LangChain, LlamaIndex, llm, Node) against both servers; needs node and npm
+	python3 -m venv $(CLIENTS)/venv
+	$(CLIENTS)/venv/bin/python -m pip install --quiet --disable-pip-version-check litellm llm openai langchain-openai llama-index-llms-openai-like
+	npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/node openai
+	DPRAG_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m slow tests/clients
+	$(BIN)/python scripts/make_clients_table.py
 
 test-harness: $(STAMP)  ## lm-evaluation-harness with our model class
 	$(PIP) -e '.[lm-eval]'

@@ -50,7 +50,7 @@ def main() -> None:
         with engine(folder, base) as (_, engine_url), gateway(folder, engine_url, base, "--limits", options.limits) as (_, url):
             measured = asyncio.run(measure(url, options))
     result = {"benchmark": "hostile_uploads", **measured, "config": vars(options) | {"result": None, "files": FILES}}
-    names = ("torch", "fastapi", "uvicorn", "pypdf", "python-docx", "beautifulsoup4", "markdown-it-py")
+    names = ("torch", "fastapi", "uvicorn", "pypdfium2", "beautifulsoup4", "markdown-it-py")
     result["versions"] = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
     result["hardware"] = {"processor": platform.machine(), "cores": os.cpu_count(), "load_before": round(os.getloadavg()[2], 1)}
     line = json.dumps(result)
@@ -66,6 +66,8 @@ async def measure(url: str, options: argparse.Namespace) -> dict[str, Any]:
         for number, city in enumerate(CITIES):
             text = f"Person {number} of the list lives in {city}. Person {number} earns {number}1,000 euros a year."
             (await client.post("/v1/documents", json={"name": f"{city}.txt", "text": text})).raise_for_status()
+        for name in FILES:  # what is read after all is in the store in both kinds of rounds
+            await client.post("/v1/documents", files={"file": (name, HOSTILE[name]())})
         await chat(client, options.users, 1)  # warm
         for number in range(options.rounds):
             for way in ("alone", "with_uploads") if number % 2 == 0 else ("with_uploads", "alone"):

@@ -1,4 +1,4 @@
-"""Train the sentence scorer of chosen rows (generators/sentence_scorer.py) on sentences that hold the answer. Minutes on a CPU.
+"""Train the sentence scorer of chosen rows (generators/sentence_choice.py) on sentences that hold the answer. Minutes on a CPU.
 
     python scripts/train_sentence_scorer.py DATA_FOLDER [--seed 0] [--epochs 6] [--out FILE]
 
@@ -23,8 +23,7 @@ from transformers import AutoTokenizer
 from distilledprag.base.default import default_base
 from distilledprag.distillation.contexts import data_hash, passage_text, read_rows
 from distilledprag.files import write_atomically
-from distilledprag.generators.choosing import choose, cut
-from distilledprag.generators.sentence_scorer import FEATURES, WEIGHTS, features
+from distilledprag.generators.sentence_choice import FEATURES, WEIGHTS, choose, cut, features
 
 FILES = "squad_train nq_qed_train quoref_train hotpotqa_train 2wiki_train fairytaleqa_train".split()
 HIDDEN = 32

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from fpdf import FPDF
+from PIL import Image
 from tiny import PAPER, random_generator, save_tiny_base, save_tiny_prepared
 
 from distilledprag.base.llm import BaseLLM, load_base
@@ -46,6 +48,21 @@ def reading():
     """The processes that read files, shared so that few are started."""
     with ReadingPool() as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def half_scanned(tmp_path_factory):
+    """A PDF whose pages 2 and 3 are pictures."""
+    pdf, file = FPDF(), tmp_path_factory.mktemp("scan") / "scan.pdf"
+    pdf.set_font("Helvetica", size=12)
+    for page in range(1, 5):
+        pdf.add_page()
+        if page in (2, 3):
+            pdf.image(Image.new("L", (60, 60), 128), w=100)
+        else:
+            pdf.cell(text=f"Anna Tovberg lives in house number {page} of Oakport.")
+    pdf.output(str(file))
+    return file
 
 
 @pytest.fixture

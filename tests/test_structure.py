@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -47,9 +48,14 @@ def room(module: str) -> str:
 
 
 @cache
+def tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
+@cache
 def imports(module: str) -> frozenset[str]:
     """Modules of ours that a module imports, inside functions too. Imports for type checkers only do not count."""
-    return frozenset(name for name in _imported(ast.parse(MODULES[module].read_text()).body) if name in MODULES) - {module}
+    return frozenset(name for name in _imported(tree(MODULES[module]).body) if name in MODULES) - {module}
 
 
 def _imported(nodes: list[ast.stmt]) -> Iterator[str]:
@@ -119,6 +125,41 @@ def test_one_file_says_where_models_keep_their_parts():
     assert not {name: words for name, words in found.items() if words}, "ask base/architecture.py instead"
 
 
+def packages(module: str, seen: set[str]) -> set[str]:
+    """Names of other projects' packages that importing `module` imports, by itself and by what it imports of ours."""
+    found: set[str] = set()
+    parents = {module.rsplit(".", count)[0] for count in range(1, module.count(".") + 1)}
+    statements = [node for node in tree(MODULES[module]).body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    for node in statements:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+        found |= {name.partition(".")[0] for name in names}
+    for other in (parents | {name for name in _imported(statements) if name in MODULES}) - seen:
+        seen.add(other)
+        found |= packages(other, seen)
+    return found - sys.stdlib_module_names - {"distilledprag"}
+
+
+def test_the_readers_training_needs_few_packages():
+    """scripts/train_reader.py runs on a lent machine on which little is installed."""
+    needed = packages("distilledprag.distillation.reader_training", set())
+    assert needed == {"jinja2", "safetensors", "tokenizers", "torch", "transformers"}
+
+
+def test_what_needs_no_model_imports_no_torch():
+    for module in (
+        "cli.main",
+        "cli.ask",
+        "cli.checkpoints",
+        "cli.engine",
+        "cli.gateway",
+        "cli.index",
+        "cli.serve",
+        "cli.synthesize",
+    ):
+        assert not packages(f"distilledprag.{module}", set()) & {"torch", "transformers"}, module
+    assert "torch" in packages("distilledprag.pipeline", set())
+
+
 def test_no_import_circles_function_level_imports_included():
     finished: set[str] = set()
     circles: list[str] = []
@@ -142,7 +183,7 @@ def private_names() -> set[str]:
     """Names with one leading underscore that the package defines: functions, classes, attributes, constants."""
     found: set[str] = set()
     for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in ast.walk(tree(file)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 found.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -155,7 +196,7 @@ def private_names() -> set[str]:
 def private_uses(file: Path, private: set[str]) -> list[str]:
     """Where a test file reaches for one of `private`: `x._name`, an import of it, or its name given to setattr and the like."""
     found = []
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(tree(file)):
         names: list[str] = []
         if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
             names = [node.attr]

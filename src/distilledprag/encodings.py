@@ -102,9 +102,19 @@ def _wide(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     even, odd = data[::2].count(0), data[1::2].count(0)
     encoding = "utf-16-be" if even > odd else "utf-16-le"
     text, notes = _replacing(data, encoding)
+    if even + odd < 0.25 * len(data) and _is_utf8(data.replace(b"\0", b"")):
+        raise InputError(f"{name} holds NUL bytes, as binary files do; give a text file or one of the other supported types")
     if min(even, odd) > 0.05 * max(even, odd) or text.count("\ufffd") > 1 or "\0" in text:
         raise InputError(f"{name} is a binary file; give a text file or one of the other supported types")
     return text, (f"the file has no byte order mark, it was read as {encoding.upper()} (a guess)", *notes)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _mostly_utf8(data: bytes, error: UnicodeDecodeError) -> bool:

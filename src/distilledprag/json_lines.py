@@ -13,7 +13,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from distilledprag.errors import InputError
 
@@ -68,8 +68,9 @@ def text_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _opened(file: Path) -> io.BufferedReader:
-    opened: IO[bytes] = gzip.open(file) if file.name.lower().endswith(".gz") else file.open("rb")  # noqa: SIM115
-    return cast(io.BufferedReader, opened)  # gzip's file has the same methods
+    if file.name.lower().endswith(".gz"):
+        return cast(io.BufferedReader, gzip.open(file))  # it has the same methods
+    return file.open("rb")
 
 
 def _is_whole(row: Any) -> bool:

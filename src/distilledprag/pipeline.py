@@ -16,13 +16,13 @@ import torch
 from distilledprag.base.architecture import decoder_layers
 from distilledprag.base.default import Say, default_base
 from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.base.prepare import prepared_record
+from distilledprag.base.prepared import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
-from distilledprag.generators.choosing import chosen_sentences
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
+from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
@@ -30,6 +30,8 @@ from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.plain_text import check_text
 from distilledprag.retrieval import BM25Retriever, Retriever, select, usual_k
+
+_NO_LIMIT = 10**9  # tokens
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,12 @@ class DistilledPRAG:
             raise ConfigError(f"a {self.generator.settings.architecture} generator makes LoRA, no state adapters")
         return self.states.states(_checked(passages, "passage"))
 
+    def capacity(self, peft: bool) -> int:
+        """The most document tokens that one adapter can hold: rows that the base reads, or its numbered masks for `peft`."""
+        if peft and self.states.plain is not None and self.generator is None:
+            return len(self.states.plain.numbered)
+        return self.base.context_length - MAX_ANSWER_TOKENS - len(self.prompts.build("?", [""]))
+
     def peft_prompt(self, question: str, passages: Sequence[str]) -> list[int]:
         """The masked prompt that goes with `encode(passages)`; for state adapters its masks are numbered."""
         masked = self.prompts.build(question, passages).masked_ids
@@ -174,6 +182,9 @@ class DistilledPRAG:
         whole = texts = [passage.text for passage, _ in found]
         if rows is not None and texts:
             texts = chosen_sentences(question, texts, rows, self._count)
+        chosen = texts
+        room = (self.prompts.max_tokens or _NO_LIMIT) - len(self.prompts.build(question, [""] * len(texts)))
+        texts = fitting_sentences(question, texts, room, self._count)
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
         adapters, states, sent = None, None, b""
@@ -191,17 +202,23 @@ class DistilledPRAG:
         answered = time.perf_counter()
         seconds = {"retrieve": retrieved - begin, "encode": encoded - retrieved, "answer": answered - encoded}
         what = self.sent(prompt, prompt.count(self.base.mask_token_id), len(sent))
-        return Answer(text, found, what, seconds, notes + self._left_out(whole, texts))
+        return Answer(text, found, what, seconds, notes + self._left_out(whole, chosen, texts, room))
 
     def _count(self, text: str) -> int:
         return len(self.prompts.document_ids(text))
 
-    def _left_out(self, whole: list[str], sent: list[str]) -> list[str]:
-        """A note on the tokens of the passages that are not sent, if there are any."""
-        total, kept = (sum(map(self._count, texts)) for texts in (whole, sent))
-        if kept == total:
-            return []
-        return [f"{total - kept} of the passages' {total} tokens were left out (--rows); the answer may be among them"]
+    def _left_out(self, whole: list[str], chosen: list[str], sent: list[str], room: int) -> list[str]:
+        """Notes on the tokens of the passages that are not sent, if there are any."""
+        notes = []
+        total, kept, fitting = (sum(map(self._count, texts)) for texts in (whole, chosen, sent))
+        if kept < total:
+            notes.append(f"{total - kept} of the passages' {total} tokens were left out (--rows); the answer may be among them")
+        if fitting < kept:
+            notes.append(
+                f"{kept - fitting} of the passages' {kept} tokens were left out, since the model has room for {room} of them; "
+                "the answer may be among them"
+            )
+        return notes
 
     def sent(self, masked_prompt: Sequence[int], masks: int, adapter_bytes: int) -> Sent:
         """The masked prompt as text and the sizes of what would be sent with it."""

@@ -46,15 +46,15 @@ def test_shuffled_documents_do_not_answer(prag):
 
 def test_everyday_questions_are_answered_as_by_plain_rag(tmp_path):
     file = tmp_path / "everyday.jsonl"
-    file.write_text("\n".join(EVERYDAY.read_text().splitlines()[::5]) + "\n")
+    file.write_text("\n".join(EVERYDAY.read_text().splitlines()[::10]) + "\n")
     methods = ["closed_book", "rag", "state", "state_plain"]
     options = {"output": tmp_path, "n": None, "seed": 0, "base": None, "chosen_rows": 0.35, "methods": methods}
     recipe = EvaluationRecipe(**rows_recipe(file, **options))
     evaluation = Evaluation(recipe)
     answers = evaluation.run(recipe, evaluation.questions(recipe), tmp_path / "answers.jsonl")
     right = {method: sum(one.scores["exact_match"] for one in found) for method, found in answers.items()}
-    assert right["rag"] >= 16 and right["state"] >= right["rag"] - 3 and right["state_plain"] >= right["rag"] - 3
-    assert right["closed_book"] <= 2
+    assert right["rag"] >= 8 and right["state"] >= right["rag"] - 2 and right["state_plain"] >= right["rag"] - 2
+    assert right["closed_book"] <= 1
 
 
 def test_exported_adapter_answers_in_peft(prag, tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from tiny import tiny_model, tiny_tokenizer
 from distilledprag.base import layer_choice
 from distilledprag.base.layer_choice import built_in_questions, candidate_layers, choose_layer
 from distilledprag.base.llm import BaseLLM
-from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
+from distilledprag.base.prepare import prepare_base
+from distilledprag.base.prepared import encoder_folder, prepared_record
 from distilledprag.base.sampled_mask import install_mask
 from distilledprag.lora.identity import BaseIdentity
 

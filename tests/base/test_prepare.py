@@ -31,7 +31,8 @@ from transformers import (
 from distilledprag.base.architecture import adds_mlp_output, decoder_layers, hidden_after
 from distilledprag.base.default import original_base
 from distilledprag.base.llm import load_base
-from distilledprag.base.prepare import encoder_folder, prepare_base, prepared_record
+from distilledprag.base.prepare import prepare_base
+from distilledprag.base.prepared import encoder_folder, prepared_record
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject, written_states

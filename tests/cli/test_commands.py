@@ -73,6 +73,14 @@ def test_one_bad_file_takes_no_other_with_it_and_the_exit_code_tells(dprag, docu
     assert code == 1 and "there is no limit 'speed'" in err
 
 
+def test_ask_and_index_say_what_could_not_be_read_of_a_file(dprag, half_scanned, models, tmp_path):
+    note = f"{half_scanned}: pages 2 and 3 hold no text (scanned?)"
+    code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", half_scanned, "--json", *models)
+    assert code == 0 and note in err and note in json.loads(out)["notes"]
+    code, _, err = dprag("index", half_scanned, "--store", tmp_path / "store")
+    assert code == 0 and note in err and "1 added" in err
+
+
 def test_ask_shows_the_wire(dprag, documents, models):
     code, out, _ = dprag("ask", "Where does Anna Tovberg live?", "--docs", documents, "--top-k", 1, "--show-wire", *models)
     assert code == 0 and "answer:" in out and "<|doc_mask|><|doc_mask|>" in out.replace("\n", "").replace(" ", "")
@@ -126,7 +134,7 @@ def test_info_names_generators_and_bases(dprag, tiny_base_folder, tiny_generator
 
 def test_prepare_base_makes_a_base_that_loads_and_prints_both_folders(dprag, tmp_path):
     from distilledprag.base.llm import load_base
-    from distilledprag.base.prepare import prepared_record
+    from distilledprag.base.prepared import prepared_record
 
     tokenizer = tiny_tokenizer(context=128)
     tiny_model(tokenizer).save_pretrained(tmp_path / "plain")

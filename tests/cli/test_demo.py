@@ -51,10 +51,16 @@ def test_the_demo_fails_when_rag_or_ours_is_too_weak_or_closed_book_has_one(dpra
     assert ("Ask your own" in out) != bool(expected)
 
 
-def test_the_default_base_passes_its_demo_and_answers_the_first_question(dprag):
+def test_the_default_base_passes_its_demo_and_answers_the_first_question(dprag, tmp_path, monkeypatch):
+    """All ten questions over the documents, and two of the ten of SQuAD, which decide nothing."""
+    for name in ("documents", "questions.jsonl"):
+        (tmp_path / name).symlink_to(demo.EXAMPLES / name)
+    lines = (demo.EXAMPLES / "squad_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "squad_dev.jsonl").write_text("\n".join(lines[:2]), encoding="utf-8")
+    monkeypatch.setattr(demo, "EXAMPLES", tmp_path)
     code, out, _ = dprag("demo")
-    assert code == 0 and "Ask your own" in out and "Ten real questions" in out
-    first = json.loads((demo.EXAMPLES / "questions.jsonl").read_text().splitlines()[0])
+    assert code == 0 and len(lines) == 10 and "Ask your own" in out and "Ten real questions" in out
+    first = json.loads((tmp_path / "questions.jsonl").read_text().splitlines()[0])
     assert f"answer: {first['answer']}" in out.split("2. ")[0]
 
 

@@ -7,13 +7,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import Forked
 from tiny import tiny_model, tiny_tokenizer
 
 from distilledprag.base.numbered_masks import add_mask_tokens
@@ -22,7 +21,7 @@ from distilledprag.base.reader import load_tensors
 from distilledprag.distillation import reader_training
 from distilledprag.distillation.contexts import NOT_FOUND, Context, ContextMixer, load_contexts
 from distilledprag.distillation.reader_batches import ContextBatches, ContextTokenizer, pack_contexts
-from distilledprag.distillation.reader_training import ReaderSettings, train_reader
+from distilledprag.distillation.reader_training import ReaderSettings, ReaderTraining, train_reader
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
@@ -46,11 +45,15 @@ ROWS = [
 ]
 
 
-@pytest.fixture
-def data(tmp_path):
-    file = tmp_path / "rows.jsonl"
+def write_rows(folder):
+    file = folder / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return file
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_rows(tmp_path)
 
 
 @pytest.fixture
@@ -163,12 +166,20 @@ TINY_RUN = ReaderSettings(
 )  # fmt: skip
 
 
-@pytest.fixture
-def base(tmp_path):
-    tokenizer = tiny_tokenizer()
-    tiny_model(tokenizer, num_hidden_layers=4).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
-    return tmp_path / "base"
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder, tokenizer = tmp_path_factory.mktemp("reader") / "base", tiny_tokenizer()
+    tiny_model(tokenizer, num_hidden_layers=4).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(base):
+    """The folder of an unbroken run."""
+    training = train_reader(base, [write_rows(base.parent)], base.parent / "run", TINY_RUN)
+    assert training.a is not None and training.step == 8
+    return base.parent / "run"
 
 
 def logged(run):
@@ -178,13 +189,11 @@ def logged(run):
     return [{name: value for name, value in record.items() if name not in clock} for record in records]
 
 
-def test_a_whole_run_saves_what_prepare_base_merges(data, base, tmp_path):
-    training = train_reader(base, [data], tmp_path / "run", TINY_RUN)
-    assert training.a is not None and training.step == 8
-    first = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])
+def test_a_whole_run_saves_what_prepare_base_merges(whole, base, tmp_path):
+    first = json.loads((whole / "log.jsonl").read_text().splitlines()[0])
     assert {"step", "loss", "loss_generation", "loss_cosine", "loss_kl", "examples_per_second"} <= first.keys()
-    assert all(torch.isfinite(t).all() for t in load_tensors(tmp_path / "run" / "reader.safetensors").values())
-    record = prepare_base(base, tmp_path / "served", weights=tmp_path / "run", count=64)
+    assert all(torch.isfinite(t).all() for t in load_tensors(whole / "reader.safetensors").values())
+    record = prepare_base(base, tmp_path / "served", weights=whole, count=64)
     assert record.reader and (record.layer, record.plain_layer) == (2, 1)
     answer = DistilledPRAG.from_pretrained(tmp_path / "served").answer("Where?", documents=["Anna lives in Oakport."])
     assert answer.sent.masks > 0
@@ -220,39 +229,23 @@ def test_a_damaged_checkpoint_is_named(data, base, tmp_path):
         train_reader(base, [data], tmp_path / "run", replace(TINY_RUN, steps=2), resume=True)
 
 
-def test_training_needs_few_packages():
-    """scripts/train_reader.py runs on a lent machine on which little is installed."""
-    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import distilledprag.distillation.reader_training"
-    absent = ("pydantic", "accelerate", "peft", "rich", "typer", "datasketch", "scipy", "bm25s")
-    subprocess.run([sys.executable, "-c", code, *absent], check=True)
+def train_killed_at(step, base, data, run):
+    save = ReaderTraining.save
 
+    def killed(training, folder):
+        if training.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(training, folder)
 
-CHILD = """
-import json, os, signal, sys
-from pathlib import Path
-from distilledprag.distillation.reader_training import ReaderSettings, ReaderTraining, train_reader
-
-base, data, run, settings, killed_at = json.loads(sys.argv[1])
-save = ReaderTraining.save
-
-def killed(training, run):
-    if training.step == killed_at:
-        os.kill(os.getpid(), signal.SIGKILL)
-    save(training, run)
-
-ReaderTraining.save = killed
-train_reader(base, [Path(data)], Path(run), ReaderSettings(**settings))
-"""
+    ReaderTraining.save = killed
+    train_reader(base, [data], run, TINY_RUN)
 
 
 @pytest.mark.parametrize("killed_at", [3, 6])  # before and after masks and A are computed
-def test_a_run_killed_and_resumed_is_the_unbroken_one(data, base, tmp_path, killed_at):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    train_reader(base, [data], whole, TINY_RUN)
-    given = json.dumps([str(base), str(data), str(broken), asdict(TINY_RUN), killed_at])
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run([sys.executable, "-c", CHILD, given], env=environment, check=False)
-    assert child.returncode == -signal.SIGKILL
+def test_a_run_killed_and_resumed_is_the_unbroken_one(data, base, whole, tmp_path, killed_at):
+    broken = tmp_path / "broken"
+    child = Forked(train_killed_at, killed_at, base, data, broken, CUDA_VISIBLE_DEVICES="")
+    assert child.wait() == -signal.SIGKILL
     assert json.loads((broken / "state" / "progress.json").read_text()) == {"step": killed_at - 1}
     train_reader(base, [data], broken, TINY_RUN, resume=True)
     assert logged(broken) == logged(whole)

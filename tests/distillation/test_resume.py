@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
 from pairs import write_pairs
+from processes import Forked
 from pydantic import ValidationError
 from tiny import PAPER
 from torch import nn
@@ -203,29 +202,23 @@ def losses(output):
     return [tuple(json.loads(line)[key] for key in keys) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
-CHILD = """
-import json, os, signal, sys
-from distilledprag.distillation.generator_training import DistillTask, train_generator
-from distilledprag.distillation.recipes import DistillRecipe
+def train_killed_at_step_six(values):
+    losses = DistillTask.losses
 
-losses = DistillTask.losses
+    def killed_at_step_six(task, batch, module, step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return losses(task, batch, module, step)
 
-def killed_at_step_six(task, batch, module, step):
-    if step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return losses(task, batch, module, step)
-
-DistillTask.losses = killed_at_step_six
-train_generator(DistillRecipe(**json.loads(sys.argv[1])), quiet=True)
-"""
+    DistillTask.losses = killed_at_step_six
+    train_generator(DistillRecipe(**values), quiet=True)
 
 
 def test_a_run_killed_and_resumed_has_the_curve_of_an_unbroken_one(tiny_base_folder, tmp_path, monkeypatch):
     whole, broken = (recipe(tiny_base_folder, tmp_path / name, steps=8) for name in ("whole", "broken"))
     train_generator(DistillRecipe(**whole), quiet=True)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.run([sys.executable, "-c", CHILD, json.dumps(broken)], env=environment, check=False)
-    assert child.returncode == -signal.SIGKILL
+    child = Forked(train_killed_at_step_six, broken, CUDA_VISIBLE_DEVICES="")
+    assert child.wait() == -signal.SIGKILL
     assert [row[0] for row in losses(tmp_path / "broken")] == [1, 2, 3, 4, 5]
     assert json.loads((tmp_path / "broken" / "state" / "progress.json").read_text()) == {"step": 4}
     steps, computed = [], DistillTask.losses

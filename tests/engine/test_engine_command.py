@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
-import subprocess
-import sys
 from dataclasses import fields
 
 import httpx2
 import pytest
 from engine_cases import KEY, OTHER_KEY
 from hostile import small_adapter
+from processes import server
 
 from distilledprag.base.llm import load_base
 from distilledprag.cli.engine import EngineOptions, settings_of
@@ -34,26 +32,8 @@ def usual_options(**changed):
 def engine_process(folder, base, *options):
     keys = folder / "keys"
     keys.write_text(f"{KEY}\n{OTHER_KEY}\n")
-    command = [
-        sys.executable,
-        "-m",
-        "distilledprag",
-        "engine",
-        "--port",
-        "0",
-        "--api-key-file",
-        str(keys),
-        "--model",
-        str(base),
-        *options,
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=os.environ)
-    try:
-        yield process.stdout.readline().split()[-1]
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with server("engine", "--port", 0, "--api-key-file", keys, "--model", base, *options) as (_, url):
+        yield url
 
 
 def test_a_key_gets_a_fourth_of_what_all_may_unless_it_is_said_otherwise():

@@ -12,7 +12,7 @@ from tiny import PAPER, random_generator
 from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings
 from distilledprag.decoding import greedy_texts
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import METHODS, STATE_METHODS, TRAINED, Question, Setting, prepare_adapters
+from distilledprag.evaluation.methods import METHODS, STATE_METHODS, Question, Setting, prepare_adapters, trained_methods
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.prompts import PromptBuilder
 
@@ -69,7 +69,7 @@ def test_a_method_answers_a_batch_as_it_answers_each_question(setting, items, me
     assert answers(setting, method, items) == [answers(setting, method, [item])[0] for item in items]
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", trained_methods())
 def test_controls_and_combinations_differ_in_one_thing_only(setting, items, name):
     own, control, combined = (METHODS[method](setting, items) for method in (name, f"shuffled_{name}", f"rag_{name}"))
     assert own.prompts == control.prompts == [setting.prompts.build(i.text, i.passages).masked_ids for i in items]
@@ -93,7 +93,7 @@ def test_a_method_without_what_it_needs_says_so(setting, items):
     bare = Setting(setting.base, setting.prompts)
     with pytest.raises(ConfigError, match="prepared base"):
         METHODS["state"](bare, items)
-    for name in TRAINED:
+    for name in trained_methods():
         with pytest.raises(ConfigError, match=name):
             METHODS[name](bare, items)
     with pytest.raises(InputError, match="questions"):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import Forked
 from tiny import PAPER, random_generator
 
 from distilledprag.errors import ConfigError, InputError
@@ -92,18 +91,13 @@ def test_no_document_text_is_in_the_records(values):
     assert not any(f"{name} was born" in written for name, _ in PEOPLE)
 
 
-CHILD = """
-import json, sys
-from distilledprag.evaluation.recipe import EvaluationRecipe
-from distilledprag.evaluation.runner import evaluate
-evaluate(EvaluationRecipe(**json.loads(sys.argv[1])))
-"""
+def evaluate_values(values):
+    evaluate(EvaluationRecipe(**values))
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(values, tmp_path):
     broken, whole = EvaluationRecipe(**values), EvaluationRecipe(**{**values, "output": str(tmp_path / "whole")})
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    child = subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(values)], env=environment)
+    child = Forked(evaluate_values, values, CUDA_VISIBLE_DEVICES="")
     file = broken.output / "questions.jsonl"
     while child.poll() is None and not (file.exists() and file.read_bytes().count(b"\n") >= 4):
         pass

@@ -40,6 +40,7 @@ class TinyEngine:
     received: list[Received] = field(default_factory=list)
     break_stream: bool = False
     refuse_with: tuple[int, dict[str, str]] | None = None
+    refusal: dict[str, object] = field(default_factory=dict)
     quota: int | None = None
 
     def uploads(self) -> list[Received]:
@@ -59,7 +60,7 @@ class TinyEngine:
                 return _error(401, "wrong key")
             if self.refuse_with is not None and request.url.path == "/v1/completions":
                 status, headers = self.refuse_with
-                return _error(status, "not now", headers)
+                return _error(status, "not now", headers, **self.refusal)
             return await forward(request)
 
         @app.get("/health")
@@ -114,6 +115,6 @@ class TinyEngine:
         yield "data: [DONE]\n\n"
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None) -> JSONResponse:
-    record = {"message": message, "type": "invalid_request_error", "code": code}
+def _error(status: int, message: str, headers: dict[str, str] | None = None, code: str | None = None, param=None) -> JSONResponse:
+    record = {"message": message, "type": "invalid_request_error", "code": code, "param": param}
     return JSONResponse({"error": record}, status, headers=headers)

@@ -7,6 +7,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import gateway_serving
 import openai
 import pytest
 from gateway_serving import DOCUMENTS
@@ -210,6 +211,55 @@ def test_chosen_rows_send_whole_sentences_and_fewer_of_them(stage):
     assert sent[70]["adapter_bytes"] < sent[None]["adapter_bytes"]
 
 
+def test_passages_that_the_model_has_no_room_for_are_left_out_and_answer_and_log_say_so(stage, caplog):
+    gateway = stage(Options(allow_plaintext=True))
+    many = {f"{number}.txt": " ".join([*LONG.values()] * 3) + f" Number {number}." for number in range(12)}
+    gateway.add(many)
+    for mode in ("parametric", "rag"):
+        answer = gateway.ask("Where does Anna Tovberg live?", max_tokens=4, distilledprag={"top_k": 20, "mode": mode})
+        assert answer.status_code == 200, answer.text
+        details = answer.json()["distilledprag"]
+        (warning,) = details["warnings"]
+        assert "tokens were left out" in warning and "room for" in warning and details["sent"]["prompt_tokens"] < 2048
+    assert "passage tokens were left out of a prompt" in caplog.text and "Tovberg" not in caplog.text
+
+
+def test_max_tokens_that_the_model_has_no_room_for_are_lowered_and_the_answer_says_so(stage, monkeypatch):
+    gateway = stage()
+    gateway.add()
+    sent = []
+    monkeypatch.setattr(gateway_serving, "greedy_ids", lambda *given: sent.append(given[4]) or [[5]])
+    details = gateway.ask(QUESTION, max_tokens=10**6).json()["distilledprag"]
+    assert sent == [2048 - details["sent"]["prompt_tokens"]] and f"lowered from 1000000 to {sent[0]}" in details["warnings"][0]
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 504])
+def test_what_the_engine_refuses_keeps_its_status_code_and_field(stage, status):
+    gateway = stage()
+    gateway.add()
+    gateway.engine.refuse_with = (status, {})
+    gateway.engine.refusal = {"code": "odd_setting", "param": "temperature"}
+    error = gateway.ask(QUESTION, max_tokens=2)
+    assert error.status_code == status and error.json()["error"] == {
+        "message": "not now", "type": "invalid_request_error", "param": "temperature", "code": "odd_setting",
+    }  # fmt: skip
+    gateway.engine.refusal = {"code": "Anna Tovberg, lives <b>here", "param": ["x"]}
+    error = gateway.ask(QUESTION, max_tokens=2).json()["error"]
+    assert error["code"] == "engine" and error["param"] is None
+
+
+def test_a_stop_text_or_schema_that_repeats_a_document_is_treated_as_a_question_that_does(stage):
+    gateway = stage()
+    gateway.add()
+    quote = DOCUMENTS["companies.txt"]
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [quote]}}}
+    for fields in ({"stop": [quote]}, {"response_format": schema}):
+        refused = gateway.ask(QUESTION, max_tokens=2, **fields)
+        assert refused.status_code == 400 and refused.json()["error"]["code"] == "quotes_document"
+    assert not gateway.engine.prompts()
+    assert gateway.ask(QUESTION, max_tokens=2, stop=["Oakport"]).status_code == 200  # the user's own word, and a document's
+
+
 def test_deleting_a_document_deletes_what_was_made_from_it_at_the_engine(stage):
     gateway = stage()
     ids = gateway.add()
@@ -317,14 +367,14 @@ def test_a_question_that_repeats_a_document_is_treated_as_the_policy_says(stage,
     ({"messages": [{"role": "user", "content": " "}]}, "question is empty"),
     ({"messages": [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}]}, "role"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "only text"),
-    ({"messages": [{"role": "user", "content": "x"}], "n": 2}, "'n'"),
-    ({"messages": [{"role": "user", "content": "x"}], "stop": ["a"]}, "'stop'"),
+    ({"messages": [{"role": "user", "content": "x"}], "n": 9}, "n:"),
+    ({"messages": [{"role": "user", "content": "x"}], "stop": ["a"] * 5}, "stop"),
+    ({"messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": 1}}, "'logit_bias'"),
     ({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}, "'tools'"),
     ({"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"}, "'tool_choice'"),
     ({"messages": [{"role": "user", "content": "x"}], "seed": 2**70}, "seed"),
     ({"messages": [{"role": "user", "content": "x"}], "temperature": 9}, "temperature"),
     ({"messages": [{"role": "user", "content": "x"}], "distilledprag": {"mod": "rag"}}, "mod"),
-    ({"messages": [{"role": "user", "content": "x"}], "max_tokens": 10**6}, "no room"),
     ({"messages": [{"role": "user", "content": "x " * 5000}]}, "more than the"),
     ({"messages": [{"role": "user", "content": "half \ud800"}]}, ""),
 ])  # fmt: skip

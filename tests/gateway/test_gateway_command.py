@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
-import sys
 
 import httpx2
 import pytest
 from gateway_serving import DOCUMENTS, TinyEngine
 from prepared import prepared
+from processes import server
 from served import served
 
-COMMAND = [sys.executable, "-c", "from distilledprag.cli.main import main; main()", "gateway"]
 QUESTION = "Where does Anna Tovberg live?"
 
 
@@ -38,17 +35,12 @@ def engine_url(engine):
 def gateway(engine, engine_url, store, base, *options):
     """A running `dprag gateway` and a client for it."""
     arguments = ["--port", 0, "--engine", engine_url, "--store", store, "--base", base, *options]
-    environment = {**os.environ, "DPRAG_ENGINE_API_KEY": engine.key, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*COMMAND, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        line = process.stdout.readline()
-        assert line.startswith("gateway on http://127.0.0.1:"), line
-        with httpx2.Client(base_url=line.split()[-1], timeout=60, trust_env=False) as client:
-            yield process, client
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with (
+        server("gateway", *arguments, DPRAG_ENGINE_API_KEY=engine.key) as (process, url),
+        httpx2.Client(base_url=url, timeout=60, trust_env=False) as client,
+    ):
+        assert url.startswith("http://127.0.0.1:")
+        yield process, client
 
 
 def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends_well(

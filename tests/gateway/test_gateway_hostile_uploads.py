@@ -15,7 +15,7 @@ from distilledprag.documents.limits import Limits
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.gateway import reading_desk
 
-SLOW = hostile_files.many_styles()  # a minute of a processor's time
+SLOW = hostile_files.emphasis()  # minutes of a processor's time
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_others_are_served_while_hostile_files_are_read_and_all_ends_when_their_
     gateway = stage(pool=pool)
     gateway.add()
     left = []
-    threads = [threading.Thread(target=lambda: left.append(upload(gateway, "slow.docx", SLOW, 2.0))) for _ in range(6)]
+    threads = [threading.Thread(target=lambda: left.append(upload(gateway, "slow.md", SLOW, 2.0))) for _ in range(6)]
     for thread in threads:
         thread.start()
-    until(lambda: len(list(gateway.store.reading_folder.glob("reading-*/document.docx"))) == pool.workers)
+    until(lambda: len(list(gateway.store.reading_folder.glob("reading-*/document.md"))) == pool.workers)
     assert gateway.client.get("/health").json()["documents"] == len(DOCUMENTS)
     assert gateway.client.get("/v1/documents").json()["total"] == len(DOCUMENTS)
     assert gateway.ask("Where does Anna Tovberg live?", max_tokens=2).status_code == 200
@@ -60,7 +60,7 @@ def test_others_are_served_while_hostile_files_are_read_and_all_ends_when_their_
 def test_more_documents_than_may_wait_are_refused_for_now(stage, pool, monkeypatch):
     monkeypatch.setattr(reading_desk, "MOST_WAITING", 1)
     gateway = stage(pool=pool)
-    first = threading.Thread(target=upload, args=(gateway, "slow.docx", SLOW, 2.0))
+    first = threading.Thread(target=upload, args=(gateway, "slow.md", SLOW, 2.0))
     first.start()
     until(lambda: list(gateway.store.reading_folder.glob("reading-*")))
     refused = upload(gateway, "notes.txt", b"Boris keeps bees.", 60)
@@ -71,7 +71,7 @@ def test_more_documents_than_may_wait_are_refused_for_now(stage, pool, monkeypat
 def test_a_file_that_costs_too_much_is_a_clear_400_and_a_pool_that_ends_a_503(stage):
     with ReadingPool(Limits(seconds=0.2)) as pool:
         gateway = stage(pool=pool)
-        answer = upload(gateway, "slow.docx", SLOW, 60)
-        assert answer.status_code == 400 and "slow.docx was not read within 0.2 seconds" in answer.json()["error"]["message"]
-    assert upload(gateway, "slow.docx", SLOW, 60).status_code == 503
+        answer = upload(gateway, "slow.md", SLOW, 60)
+        assert answer.status_code == 400 and "slow.md was not read within 0.2 seconds" in answer.json()["error"]["message"]
+    assert upload(gateway, "slow.md", SLOW, 60).status_code == 503
     assert not list(gateway.store.reading_folder.glob("reading-*"))

@@ -76,6 +76,14 @@ def test_of_an_upload_the_files_that_can_be_read_are_stored_and_the_others_named
     assert all(file.name.startswith("store.sqlite") for file in gateway.store.reading_folder.iterdir())
 
 
+def test_what_could_not_be_read_of_an_upload_stands_in_its_answer_and_in_the_list(stage, half_scanned):
+    http = stage().client
+    answer = http.post("/v1/documents", files={"file": ("scan.pdf", half_scanned.read_bytes())}).json()
+    assert answer["notes"] == ["scan.pdf: pages 2 and 3 hold no text (scanned?)"]
+    assert http.get("/v1/documents").json()["data"][0]["notes"] == ["pages 2 and 3 hold no text (scanned?)"]
+    assert "item.notes" in (PAGE / "page.js").read_text() and "stored.notes" in (PAGE / "page.js").read_text()
+
+
 @pytest.mark.parametrize("request_, message", [
     ({"json": {"name": "a.txt"}}, "text"),
     ({"json": {"name": "", "text": "x"}}, "no name"),

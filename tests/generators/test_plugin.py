@@ -6,9 +6,14 @@ import importlib.util
 
 import pytest
 import torch
+from pairs import write_pairs
 
+from distilledprag.distillation.generator_training import train_generator
+from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.errors import ConfigError
+from distilledprag.evaluation.methods import METHODS, Question, Setting
 from distilledprag.generators import build_generator, load_generator
+from distilledprag.prompts import PromptBuilder
 
 PLUGIN = '''
 from typing import Literal
@@ -86,6 +91,21 @@ def test_a_generator_of_one_file_is_built_saved_and_loaded_by_its_name(plugin, t
         assert torch.equal(loaded.modules[key][0], a) and torch.equal(loaded.modules[key][1], b)
     with pytest.raises(ConfigError, match="gains"):
         build_generator({**SETTINGS, "gains": 1}, tiny_base)
+
+
+def test_the_trainer_takes_it_as_any_other_and_lets_it_initialise_itself(plugin, tiny_base_folder, tiny_base, tmp_path):
+    data = {"files": [write_pairs(tmp_path)], "batch_size": 2, "validation_share": 0.2}
+    training = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0, "tensorboard": False}
+    recipe = DistillRecipe(output=tmp_path / "run", base=str(tiny_base_folder), generator=SETTINGS, data=data, training=training)
+    train_generator(recipe, quiet=True)
+    assert load_generator(tmp_path / "run" / "model", tiny_base).center.abs().max() > 0.01  # zero without `initialise`
+
+
+def test_it_is_an_evaluation_method_by_its_name(plugin, tiny_base):
+    setting = Setting(tiny_base, PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id))
+    assert {"plugin_mean", "rag_plugin_mean", "shuffled_plugin_mean"} <= METHODS.keys()
+    with pytest.raises(ConfigError, match="plugin_mean needs a checkpoint"):
+        METHODS["plugin_mean"](setting, [Question("Where?", passages=("Here.",))])
 
 
 def test_two_generators_cannot_have_one_name(plugin, tmp_path):

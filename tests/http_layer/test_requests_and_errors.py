@@ -6,8 +6,9 @@ import pytest
 
 from distilledprag.errors import InputError
 from distilledprag.gateway.chat import ChatRequest as GatewayChatRequest
+from distilledprag.http.answers import event
 from distilledprag.http.errors import BusyError, KeyRefusedError, RequestError, error_record
-from distilledprag.http.openai import ChatRequest, chat_delta, event, parse_request
+from distilledprag.http.openai import ChatRequest, parse_request
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Where?"}]}
 
@@ -28,13 +29,24 @@ def test_content_may_be_parts_of_text_and_nothing_else():
 
 
 @pytest.mark.parametrize("fields", [
-    {"n": 2}, {"tools": [{"type": "function"}]}, {"tool_choice": "required"}, {"logprobs": True}, {"audio": {"voice": "x"}},
-    {"response_format": {"type": "json_object"}}, {"presence_penalty": 0.5}, {"n": True},
+    {"best_of": 2}, {"tools": [{"type": "function"}]}, {"tool_choice": "required"}, {"logit_bias": {"5": 1}},
+    {"audio": {"voice": "x"}}, {"presence_penalty": 0.5},
 ])  # fmt: skip
 def test_what_would_change_an_answer_is_refused_by_both_servers(fields):
     for kind, options in ((ChatRequest, {}), (GatewayChatRequest, {"ignore_unknown": True})):
         error = refusal(kind, CHAT | fields, **options)
         assert (error.code, error.param) == ("unsupported_parameter", next(iter(fields)))
+
+
+@pytest.mark.parametrize("fields", [
+    {"n": 9}, {"n": True}, {"top_logprobs": 21}, {"response_format": {"type": "xml"}},
+    {"response_format": {"type": "json_schema"}},
+    {"stop": ["a"] * 5}, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": ["x" * 70_000]}}}},
+])  # fmt: skip
+def test_a_value_outside_its_bounds_is_refused_by_its_field(fields):
+    for kind, options in ((ChatRequest, {}), (GatewayChatRequest, {"ignore_unknown": True})):
+        error = refusal(kind, CHAT | fields, **options)
+        assert error.code == "invalid_request" and error.param.partition(".")[0] == next(iter(fields))
 
 
 def test_values_that_do_nothing_are_let_through():
@@ -47,10 +59,15 @@ def test_unknown_fields_are_refused_unless_they_are_to_be_ignored():
     assert refusal(ChatRequest, CHAT | {"unheard_of": 1}).param == "unheard_of"
     answered = {"role": "assistant", "content": None, "refusal": None, "annotations": []}
     messages = [CHAT["messages"][0], answered, {"role": "user", "content": "And?"}]
-    assert refusal(ChatRequest, CHAT | {"messages": messages}).param.startswith("messages.1")
-    request = parse_request(GatewayChatRequest, CHAT | {"messages": messages, "unheard_of": 1}, ignore_unknown=True)
-    assert [message["content"] for message in request.conversation] == ["Where?", "", "And?"]
-    assert refusal(GatewayChatRequest, CHAT | {"stop": "x"}, ignore_unknown=True).param == "stop"
+    strict = parse_request(ChatRequest, CHAT | {"messages": messages})
+    lenient = parse_request(GatewayChatRequest, CHAT | {"messages": messages, "unheard_of": 1}, ignore_unknown=True)
+    for request in (strict, lenient):
+        assert [message["content"] for message in request.conversation] == ["Where?", "", "And?"]
+    called = {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}
+    assert refusal(ChatRequest, CHAT | {"messages": [called]}).param.startswith("messages.0")
+    silent = {"role": "user", "content": None}
+    for kind in (ChatRequest, GatewayChatRequest):
+        assert refusal(kind, CHAT | {"messages": [silent]}).param == "messages.0"
 
 
 def test_a_refusal_never_repeats_what_was_sent():
@@ -75,4 +92,3 @@ def test_errors_have_openais_shape_and_tell_nothing_of_faults():
 
 def test_stream_events_are_one_line_of_json_each():
     assert event({"a": "é\n"}) == 'data: {"a": "é\\n"}\n\n'.encode()
-    assert chat_delta("")["delta"] == {"role": "assistant", "content": ""} and chat_delta(None, "stop")["delta"] == {}

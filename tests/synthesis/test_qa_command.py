@@ -301,7 +301,7 @@ def test_a_local_model_is_used_without_an_endpoint(synthesize, tmp_path):
     code, _, err = synthesize(None, "--limit", 2, "--partners", 0, "--max-tokens", 4, model=tmp_path / "model")
     assert code == 1 and "no pair" in err and "report.json" in err
     report = report_of(tmp_path / "pairs.jsonl")
-    assert report["requests"]["all_runs"]["answered"] == 4 and report["rejected"]["unreadable_reply"]["count"] == 4
+    assert report["requests"]["all_runs"]["answered"] == 4 and report["rejected"]["cut_off"]["count"] == 4
     assert report["kinds"]["single"]["below_minimum"] == 2 and (tmp_path / "pairs.jsonl").read_text() == ""
     code, _, err = synthesize(None, model=tmp_path / "nothing")
     assert code == 1 and "cannot be loaded as a local model" in err and "--base-url" in err and "Traceback" not in err

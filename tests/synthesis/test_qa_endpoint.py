@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 import threading
 
 import pytest
@@ -173,6 +174,34 @@ def test_a_model_that_knows_only_max_completion_tokens_gets_it():
     (reply,), _, server = ask([fault])
     assert reply == GOOD and "max_tokens" in server.bodies[0]
     assert server.bodies[1]["max_completion_tokens"] == 50 and "max_tokens" not in server.bodies[1]
+
+
+@pytest.mark.parametrize("field, said", [
+    ("temperature", "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) is supported."),
+    ("response_format", "response_format is not supported by this model"),
+])  # fmt: skip
+def test_a_server_that_takes_no_such_parameter_is_asked_without_it_from_then_on(field, said):
+    (first, second), endpoint, server = ask([Answer(said, status=400)] * 2, count=2, retries=0, response_format="json_object")
+    assert first == second == GOOD and len(server.bodies) == 4
+    assert all(field in body for body in server.bodies[:2]) and not any(field in body for body in server.bodies[2:])
+    (change,) = endpoint.changed
+    assert field in change and said[:40] in change and endpoint.retried == {f"{field} left out": 2}
+
+
+def test_a_temperature_out_of_range_is_not_changed_behind_the_users_back():
+    (failure,), endpoint, _ = ask([Answer("temperature must be between 0 and 2", status=400)])
+    assert isinstance(failure, RequestFailed) and not endpoint.changed
+
+
+@pytest.mark.parametrize("message, finish, reply", [
+    ({"content": None}, "length", Reply("", None, None, "length")),
+    ({"content": None, "reasoning_content": '{"question": "draft"}'}, "length", Reply("", None, None, "length")),
+    ({"content": None, "refusal": "I will not."}, "stop", Reply("", None, None, "refusal")),
+    ({"content": [{"type": "text", "text": "in "}, {"type": "text", "text": "parts"}]}, "stop", Reply("in parts", finish="stop")),
+])  # fmt: skip
+def test_a_reply_without_content_says_how_it_ended(message, finish, reply):
+    raw = json.dumps({"choices": [{"message": message, "finish_reason": finish}]}).encode()
+    assert ask([Answer(raw=raw)])[0] == [reply]
 
 
 def test_what_is_not_a_web_address_is_refused():

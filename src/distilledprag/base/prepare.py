@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +25,12 @@ from distilledprag.base.architecture import adds_mlp_output, decoder_layers, kee
 from distilledprag.base.layer_choice import built_in_questions, choose_layer
 from distilledprag.base.llm import BaseLLM, load_unmasked_base
 from distilledprag.base.numbered_masks import MaskTokens, add_mask_tokens
-from distilledprag.base.reader import load_tensors, merge_factors
+from distilledprag.base.prepared import MASKS, RECORD, PreparedRecord, encoder_folder
+from distilledprag.base.reader import CARD, READER, load_tensors, merge_factors
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.prompts import PromptBuilder
-
-RECORD, MASKS = "distilledprag.json", "masks.safetensors"
-
-
-@dataclass(frozen=True)
-class PreparedRecord:
-    """What a prepared base says of itself. reader: whether one is merged. identity: the served base's, also in its encoder.
-
-    measured: how `layer` was chosen (`layer_choice.LayerTable`); None where it was given, or is what a reader was trained for.
-    """
-
-    layer: int
-    plain_layer: int
-    first_numbered: int
-    masks: int
-    reader: bool
-    identity: dict[str, str]
-    measured: dict[str, Any] | None = None
-
-    @property
-    def numbered(self) -> range:
-        return range(self.first_numbered, self.first_numbered + self.masks)
-
-
-def prepared_record(folder: str | Path) -> PreparedRecord:
-    """Raises CheckpointError for a folder that `prepare_base` did not write."""
-    file = Path(folder) / RECORD
-    try:
-        return PreparedRecord(**json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{str(folder)!r} is no prepared base ({RECORD} is missing or unreadable); make one with "
-            f"`dprag prepare-base {folder} --out DIR` and use DIR"
-        ) from error
 
 
 def prepare_base(
@@ -76,6 +43,7 @@ def prepare_base(
     plain_layer: int | None = None,
     steps: int = 20,
     questions: int | None = None,
+    made_by: str | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> PreparedRecord:
     """Write the served base of `source` (folder or hub id) to `out`, and its encoder beside it, each whole or not at all.
@@ -85,6 +53,7 @@ def prepare_base(
     count: of numbered masks.
     layer, plain_layer: None takes what the reader was trained for. Without a reader `layer` is measured on the first
         `questions` built-in questions (None: all 24), and `plain_layer` is a seventh of the layers: crosstalk grows with depth.
+    made_by: the command that prepares this base, which its adapters name; None: `dprag prepare-base` with the source.
     progress: told about what takes long.
     Raises ConfigError for layers that do not exist, CheckpointError for a base or weights that cannot be used.
     """
@@ -99,7 +68,7 @@ def prepare_base(
             raise ConfigError(f"{name} {value}: the base has layers 0 to {layers - 1}")
     tokens = add_mask_tokens(model, tokenizer, count)
     if weights:
-        merge_factors(model, load_tensors(weights / "reader.safetensors"))
+        merge_factors(model, load_tensors(weights / READER))
         masks = load_tensors(weights / MASKS)
         if len(masks["embeddings"]) != count or plain_layer != trained["plain_layer"]:
             raise ConfigError(f"this reader's masks are {len(masks['embeddings'])}, made for layer {trained['plain_layer']}")
@@ -107,10 +76,11 @@ def prepare_base(
         tokens.write(model, embeddings)
     else:
         a = _fitted_masks(model, tokenizer, tokens, plain_layer, steps, progress)
-    identity = BaseIdentity.of(model, tokens.mask_id, Path(out).name)
+    made_by = made_by or _command(source, Path(out), count, model)
+    identity = BaseIdentity.of(model, tokens.mask_id, f"{Path(out).name} ({made_by})")
     measured = None
     if layer is None:
-        base = BaseLLM(model, tokenizer, tokens.mask_id, identity, identity.id)
+        base = BaseLLM(model, tokenizer, tokens.mask_id, identity, Path(out).name)
         table = choose_layer(base, questions=built_in_questions()[:questions], progress=progress)
         layer, measured = table.chosen, table.to_dict()
     record = PreparedRecord(layer, plain_layer, tokens.numbered[0], count, weights is not None, identity.to_dict(), measured)
@@ -120,9 +90,19 @@ def prepare_base(
     return record
 
 
+def _command(source: str | Path, out: Path, count: int, model: PreTrainedModel) -> str:
+    """How to prepare the base again, from a hub id with its revision, or from a folder by its name."""
+    folder = Path(source).expanduser()
+    name = folder.resolve().name if folder.is_dir() else str(source)
+    masks = "" if count == 512 else f" --masks {count}"
+    revision = getattr(model.config, "_commit_hash", None)
+    at = f", {name} at revision {revision}" if revision and not folder.is_dir() else ""
+    return f"dprag prepare-base {name} --out {out.name}{masks}{at}"
+
+
 def _training_settings(weights: Path) -> dict[str, Any]:
     """The settings that a reader was trained with. Raises CheckpointError for a folder that training did not write."""
-    file = weights / "training.json"
+    file = weights / CARD
     try:
         settings = dict(json.loads(file.read_text(encoding="utf-8"))["settings"])
         return {**settings, "layer": int(settings["layer"]), "plain_layer": int(settings["plain_layer"])}
@@ -144,11 +124,6 @@ def _fitted_masks(
     embeddings, a = tokens.fit(model, PromptBuilder(tokenizer, tokens.mask_id), layer, steps, report)
     tokens.write(model, embeddings)
     return a
-
-
-def encoder_folder(base: str | Path) -> Path:
-    """Where the trusted side's part of a prepared base lies."""
-    return Path(base).with_name(Path(base).name + "-encoder")
 
 
 def _write(model: PreTrainedModel, tokenizer: Any, record: PreparedRecord, a: Tensor, out: Path) -> None:

@@ -1,5 +1,4 @@
-"""The mask token of a base model: made once, from a seed, and saved with the base so that any server can
-serve it.
+"""The mask token of a base model (the paper's), drawn once from a seed and saved with the base so that any server has it.
 
     V = rows of the embedding table, D = its width
 

@@ -1,1 +1,1 @@
-"""The `dprag` command: main.py declares the commands, one file each runs them."""
+"""The `dprag` command: main.py declares the commands, the other files run them."""

@@ -1,10 +1,10 @@
-"""`dprag ask`."""
+"""`dprag ask`: answer a question over documents, in this process."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,9 +15,11 @@ from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.errors import InputError
-from distilledprag.pipeline import Answer, DistilledPRAG
 from distilledprag.retrieval import usual_k
 from distilledprag.retrieval.bm25 import check_request
+
+if TYPE_CHECKING:
+    from distilledprag.pipeline import Answer
 
 
 def load_with_progress(paths: list[Path], console: Console, limits: str | None) -> Loaded:
@@ -78,6 +80,8 @@ def run(
     check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
         raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+    from distilledprag.pipeline import DistilledPRAG  # seconds: a mistake in the request is told before it
+
     prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
     if answer.passages and len(answer.passages) < len(retriever):

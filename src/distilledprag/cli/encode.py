@@ -1,20 +1,52 @@
-"""`dprag encode`."""
+"""`dprag encode`: write the adapter of documents into a folder, and print the masked prompt that goes with it."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from distilledprag.cli.ask import load_with_progress
-from distilledprag.errors import ConfigError, InputError
-from distilledprag.files import replace_folder
-from distilledprag.generators.choosing import chosen_sentences
-from distilledprag.pipeline import DistilledPRAG
+from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.files import replace_folder, write_atomically
+
+if TYPE_CHECKING:
+    from distilledprag.lora.weights import LoraWeights
+    from distilledprag.pipeline import DistilledPRAG
 
 PLACE = "{question}"
+STATES = "states.safetensors"
+
+
+@dataclass(frozen=True)
+class AdapterPrompt:
+    """What is written beside an adapter: the masked prompt that goes with it, and the tokens of each of its passages."""
+
+    prompt: str
+    passages: list[int]
+
+    def write(self, folder: Path) -> None:
+        from distilledprag.lora.peft_format import PROMPT_FILE
+
+        write_atomically(folder / PROMPT_FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> AdapterPrompt:
+        """Raises CheckpointError for a folder without it."""
+        from distilledprag.lora.peft_format import PROMPT_FILE
+
+        try:
+            fields = json.loads((folder / PROMPT_FILE).read_text(encoding="utf-8"))
+            found = cls(str(fields["prompt"]), fields["passages"])
+            if not all(type(length) is int and length >= 0 for length in found.passages):
+                raise ValueError
+            return found
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{folder} has no usable {PROMPT_FILE}; give folders that `dprag encode` wrote") from error
 
 
 def run(
@@ -32,37 +64,63 @@ def run(
     lacks one would be taken for whole."""
     if target not in ("peft", "engine"):
         raise ConfigError(f"--for must be peft or engine, not {target!r}")
-    if (question is None) != (rows is None):
-        raise ConfigError("--rows needs --question, and the other way round: the question decides which rows are kept")
+    if question is None and rows is not None:
+        raise ConfigError("--rows needs --question: the question decides which rows are kept")
     console = Console(stderr=True)
     loaded = load_with_progress(files, console, limits)
     if loaded.failed:
         raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
     passages = [passage.text for passage in loaded.passages]
+    from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
+    from distilledprag.pipeline import DistilledPRAG
+
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
+    count = lambda text: len(prag.prompts.document_ids(text))  # noqa: E731
+    total = sum(map(count, passages))
     if question is not None and rows is not None:
-        passages = chosen_sentences(question, passages, rows, lambda text: len(prag.prompts.document_ids(text)))
-    compact = prag.encode_states(passages).to_bytes() if prag.generator is None or target == "engine" else b""
+        passages = chosen_sentences(question, passages, rows, count)
+    elif question is not None:
+        passages = fitting_sentences(question, passages, prag.capacity(target == "peft"), count)
+    lengths = [count(text) for text in passages]
+    notes = []
+    if sum(lengths) < total:
+        notes.append(f"{total - sum(lengths)} of the documents' {total} tokens were left out; the answer may be among them")
     if target == "peft":
-        prag.encode(passages).save_pretrained(out)
-        size = sum(file.stat().st_size for file in out.iterdir() if file.suffix == ".safetensors")
-        ids = prag.peft_prompt(PLACE, passages)
+        record = write_peft_folder(prag, prag.encode(passages), lengths, out)
+        if prag.generator is None:
+            record["compact_bytes"] = len(prag.encode_states(passages).to_bytes())
     else:
-        with replace_folder(out) as folder:
-            (folder / "states.safetensors").write_bytes(compact)
-        size, ids = len(compact), prag.prompts.build(PLACE, passages).masked_ids
-    masks = sum(prag.prompts.context(passages).is_document)
-    record: dict[str, Any] = {
-        "prompt": prag.base.tokenizer.decode(ids, skip_special_tokens=False),
-        "masks": masks,
-        "tokens": len(ids),
-        "bytes": size,
-        "compact_bytes": len(compact) or size,
-    }
+        record = write_engine_folder(prag, prag.encode_states(passages).to_bytes(), lengths, out)
+    record["notes"] = notes
     if as_json:
         print(json.dumps(record, ensure_ascii=False))
         return
     Console().print(
-        f"{out}: {masks} rows from {len(passages)} passages of {len(files)} file(s), {size:,} bytes "
-        f"({len(compact) or size:,} in compact form); --json prints the masked prompt that goes with it"
+        f"{out}: {record['masks']} rows from {len(passages)} passages of {len(files)} file(s), {record['bytes']:,} bytes "
+        f"({record['compact_bytes']:,} in compact form); --json prints the masked prompt that goes with it"
     )
+    for note in notes:
+        Console().print(f"note: {note}")
+
+
+def write_peft_folder(prag: DistilledPRAG, adapter: LoraWeights, lengths: Sequence[int], out: Path) -> dict[str, Any]:
+    """The adapter with its prompt, and what is told about it."""
+    masked = [*prag.prompts.masked_context(lengths), *prag.prompts.question(PLACE)]
+    ids = prag.states.numbered(masked) if prag.generator is None else masked
+    adapter.save_pretrained(out)
+    size = sum(file.stat().st_size for file in out.iterdir() if file.suffix == ".safetensors")
+    return _told(prag, ids, lengths, size, out)
+
+
+def write_engine_folder(prag: DistilledPRAG, states: bytes, lengths: Sequence[int], out: Path) -> dict[str, Any]:
+    """The compact adapter with its prompt, and what is told about it."""
+    ids = [*prag.prompts.masked_context(lengths), *prag.prompts.question(PLACE)]
+    with replace_folder(out) as folder:
+        (folder / STATES).write_bytes(states)
+    return _told(prag, ids, lengths, len(states), out)
+
+
+def _told(prag: DistilledPRAG, ids: list[int], lengths: Sequence[int], size: int, out: Path) -> dict[str, Any]:
+    prompt = prag.base.tokenizer.decode(ids, skip_special_tokens=False)
+    AdapterPrompt(prompt, list(lengths)).write(out)
+    return {"prompt": prompt, "masks": sum(lengths), "tokens": len(ids), "bytes": size, "compact_bytes": size}

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError
 
 if TYPE_CHECKING:
     from distilledprag.engine.service import Settings
 
+_DTYPES = ("float32", "bfloat16", "float16")
 _SHARE_OF_A_KEY = 4  # one key may take a fourth of what all may, unless it is said otherwise
 
 
@@ -41,6 +41,7 @@ class EngineOptions:
     adapter_ttl: float
     request_timeout: float
     max_lora_rank: int
+    max_answer_tokens: int
     dtype: str
     max_queue_per_key: int | None = None
     adapter_memory_per_key: int | None = None
@@ -65,6 +66,7 @@ def settings_of(options: EngineOptions) -> Settings:
         max_queue=options.max_queue,
         max_queue_per_tenant=_share("max-queue", options.max_queue_per_key, options.max_queue),
         request_timeout=options.request_timeout,
+        max_answer_tokens=options.max_answer_tokens,
         max_lora_rank=options.max_lora_rank,
     )
 
@@ -78,34 +80,35 @@ def _share(name: str, asked: int | None, whole: int) -> int:
 
 
 def run(options: EngineOptions) -> None:
+    """Serve until stopped. Raises ConfigError for options that cannot be; most are checked before torch is imported."""
     require_packages()
-    import torch
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    from distilledprag.engine.application import build_application
-    from distilledprag.engine.metrics import Metrics
-    from distilledprag.engine.service import Engine
     from distilledprag.http.listening import Tls, address_of, bind, check_exposure, serve
     from distilledprag.http.middleware import ApiKeys
 
     console = Console(stderr=True, highlight=False)
     keys, metrics_keys = ApiKeys.from_file(options.api_key_file), ApiKeys.from_file(options.metrics_key_file)
     check_exposure("an engine", options.host, keys.required)
-    if options.dtype not in ("auto", *dtypes):
-        raise ConfigError(f"--dtype is {options.dtype!r}; use auto or one of {', '.join(dtypes)}")
+    if options.dtype not in ("auto", *_DTYPES):
+        raise ConfigError(f"--dtype is {options.dtype!r}; use auto or one of {', '.join(_DTYPES)}")
     if (options.tls_certificate is None) != (options.tls_key is None):
         raise ConfigError("TLS needs both --tls-certificate and --tls-key")
     tls = Tls(options.tls_certificate, options.tls_key) if options.tls_certificate and options.tls_key else None
     settings = settings_of(options)
     listener = bind(options.host, options.port)
     try:
+        import torch
+
         from distilledprag.base.default import default_base
         from distilledprag.base.llm import load_base
+        from distilledprag.device import chosen_device
+        from distilledprag.engine.application import build_application
+        from distilledprag.engine.metrics import Metrics
+        from distilledprag.engine.service import Engine
 
         device = chosen_device()
         # The default base is stored in half precision, which processors compute slowly.
         usual = torch.float32 if options.model is None and device == "cpu" else None
-        dtype = usual if options.dtype == "auto" else dtypes[options.dtype]
+        dtype = usual if options.dtype == "auto" else getattr(torch, options.dtype)
         base = load_base(options.model or default_base(), device=device, dtype=dtype)
         metrics = Metrics()
         engine = Engine(base, settings, on_step=metrics.rows.observe)

@@ -34,6 +34,7 @@ class GatewayOptions:
 
 
 def run(options: GatewayOptions) -> None:
+    """Serve until stopped. Raises ConfigError for options that cannot be."""
     require_packages()
     from distilledprag.documents.limits import Limits
     from distilledprag.documents.reading import ReadingPool
@@ -80,7 +81,7 @@ def run(options: GatewayOptions) -> None:
             console.print(
                 "[yellow]--allow-plaintext: a request may ask for documents to be sent to the engine as they are[/yellow]"
             )
-        serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True))
+        serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True), on_stop=reading.close)
     finally:
         listener.close()
         reading.close()

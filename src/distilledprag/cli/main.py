@@ -104,7 +104,7 @@ def encode(
     target: Annotated[
         str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
     ] = "peft",
-    question: Annotated[Optional[str], typer.Option(help="With --rows: the question that decides what is kept.")] = None,  # noqa: UP045
+    question: Annotated[Optional[str], typer.Option(help="Decides what is kept, with --rows or where not all fits.")] = None,  # noqa: UP045
     rows: Rows = None,
     as_json: AsJson = False,
     base: Base = None,
@@ -117,6 +117,19 @@ def encode(
     command.run(files, out, target, question, rows, as_json, base, generator, limits)
 
 
+@app.command()
+def join(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders that `dprag encode` wrote, two or more.")],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter of all of them.")],
+    as_json: AsJson = False,
+    base: Base = None,
+) -> None:
+    """Put adapters side by side that were made apart, each at masks of its own."""
+    from distilledprag.cli import join as command
+
+    command.run(adapters, out, as_json, base)
+
+
 @app.command("prepare-base")
 def prepare_base(
     base: Annotated[Optional[str], typer.Argument(help="A causal LM: folder or hub id. Default: SmolLM2 and its reader.")] = None,  # noqa: UP045
@@ -127,17 +140,17 @@ def prepare_base(
     reader: Annotated[Optional[Path], typer.Option(help="Folder of a reader that `dprag train` wrote, to merge.")] = None,  # noqa: UP045
 ) -> None:
     """Add mask tokens (and a trained reader) to an LLM, so that it can be served. Trains nothing."""
-    from distilledprag.cli import prepare_base as command
+    from distilledprag.cli import checkpoints
 
-    command.run(base, out, masks, layer, plain_layer, reader)
+    checkpoints.prepare(base, out, masks, layer, plain_layer, reader)
 
 
 @app.command()
 def path(what: Annotated[str, typer.Argument(help="base, encoder or generator (state adapters need the encoder only).")]) -> None:
     """Print the folder of a part of the default base, which is prepared if it is missing."""
-    from distilledprag.cli import prepare_base as command
+    from distilledprag.cli import checkpoints
 
-    command.show_path(what)
+    checkpoints.show_path(what)
 
 
 @app.command()
@@ -151,9 +164,9 @@ def demo() -> None:
 @app.command()
 def info(checkpoint: Annotated[Path, typer.Argument(help="Adapter, generator, base or run folder.")]) -> None:
     """Describe what a folder holds: an adapter, a generator, a base or a run."""
-    from distilledprag.cli import info as command
+    from distilledprag.cli import checkpoints
 
-    command.run(checkpoint)
+    checkpoints.info(checkpoint)
 
 
 @app.command()
@@ -172,31 +185,35 @@ def train(
 def synthesize(
     docs: Docs,
     out: Annotated[Path, typer.Option(help="Pairs for `dprag train`: .jsonl or .parquet.")],
-    model: Annotated[str, typer.Option(help="The endpoint's name of the LLM; without --base-url a local model's folder or id.")],
+    model: Annotated[
+        str, typer.Option(help="The LLM's name at the endpoint; without --base-url, a local model's folder or hub id.")
+    ],
     base_url: Annotated[Optional[str], typer.Option(help="OpenAI-compatible endpoint; it sees the documents.")] = None,  # noqa: UP045
     api_key_file: Annotated[Optional[Path], typer.Option(help="Default: the variable OPENAI_API_KEY.")] = None,  # noqa: UP045
     journal: Annotated[Optional[Path], typer.Option(help="Answered requests. Default: beside --out.")] = None,  # noqa: UP045
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of so many documents.")] = None,  # noqa: UP045
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Use a random sample of this many documents.")] = None,  # noqa: UP045
     partners: Annotated[int, typer.Option(min=0, help="Other documents that each one is paired with.")] = 1,
     passage_words: Annotated[int, typer.Option(min=1, help="Longest passage cut from a text file.")] = 100,
-    min_words: Annotated[int, typer.Option(min=1, help="Leave out shorter documents.")] = 10,
+    min_words: Annotated[int, typer.Option(min=1, help="Leave out documents with fewer words.")] = 10,
     titles: Annotated[bool, typer.Option("--titles", help="Put each document's title before its text.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of the sample and the partners.")] = 0,
-    single_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per document.")] = 2,
+    single_min: Annotated[int, typer.Option(min=1, help="Ask again when a document has fewer pairs.")] = 2,
     single_max: Annotated[int, typer.Option(min=1, help="Most pairs kept per document.")] = 5,
-    cross_min: Annotated[int, typer.Option(min=1, help="Fewest pairs wanted per two documents.")] = 5,
-    attempts: Annotated[int, typer.Option(min=1, help="How often to ask while pairs are missing.")] = 2,
-    verify: Annotated[bool, typer.Option("--verify", help="Keep what the LLM can only answer with the documents.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of the sampling; below 0: send none.")] = 0.7,
+    cross_min: Annotated[int, typer.Option(min=1, help="Ask again when two documents have fewer pairs.")] = 5,
+    attempts: Annotated[int, typer.Option(min=1, help="How often to ask, at most, while pairs are missing.")] = 2,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Keep only what the LLM can answer with the documents and not without.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature; below 0: leave it to the endpoint.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply, in tokens.")] = 2048,
     response_format: Annotated[str, typer.Option(help="text, json_object or json_schema.")] = "text",
     extra_body: Annotated[Optional[str], typer.Option(help="JSON object of further request fields.")] = None,  # noqa: UP045
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests under way at a time.")] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Of a request that fails in passing.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one try.")] = 600.0,
-    prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million tokens.")] = None,  # noqa: UP045
-    budget: Annotated[Optional[float], typer.Option(help="Stop at this many dollars in all.")] = None,  # noqa: UP045
+    concurrency: Annotated[int, typer.Option(min=1, help="How many requests run at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="How often a request is retried after a temporary error.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds before a request counts as failed.")] = 600.0,
+    prompt_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million prompt tokens.")] = None,  # noqa: UP045
+    completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million completion tokens.")] = None,  # noqa: UP045
+    budget: Annotated[Optional[float], typer.Option(help="Stop when this many dollars are spent.")] = None,  # noqa: UP045
     limits: Limits = None,
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
@@ -271,7 +288,9 @@ def index(
     path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
     store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
     collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
-    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Delete all when PATH holds nothing now.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
+    ] = False,
     limits: Limits = None,
     retriever: Retriever = "bm25",
     encoder: Encoder = None,
@@ -287,7 +306,7 @@ def index(
 @app.command()
 def engine(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8000,
     model: Annotated[Optional[str], typer.Option(help="A prepared base's folder. Default: SmolLM2.")] = None,  # noqa: UP045
     served_model_name: Annotated[str, typer.Option(help="The model's public name. Default: the base's own.")] = "",
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
@@ -296,13 +315,18 @@ def engine(
     tls_key: Annotated[Optional[Path], typer.Option(help="PEM file of the certificate's key.")] = None,  # noqa: UP045
     max_num_seqs: Annotated[int, typer.Option(min=1, help="Requests decoded together.")] = 32,
     max_queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; more get 429.")] = 256,
-    max_queue_per_key: Annotated[Optional[int], typer.Option(min=1, help="Of one key. Default: a fourth.")] = None,  # noqa: UP045
-    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters held.")] = 2048,
-    adapter_memory_per_key: Annotated[Optional[int], typer.Option(min=1, help="MiB of one key. Default: a fourth.")] = None,  # noqa: UP045
+    max_queue_per_key: Annotated[
+        int | None, typer.Option(min=1, help="Most waiting requests of one key. Default: a fourth.")
+    ] = None,
+    adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept in memory.")] = 2048,
+    adapter_memory_per_key: Annotated[
+        int | None, typer.Option(min=1, help="MiB of one key's adapters. Default: a fourth.")
+    ] = None,
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
-    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds that an adapter is kept.")] = 3600.0,
-    request_timeout: Annotated[float, typer.Option(min=0.1, help="Longest seconds for an answer, waiting included.")] = 120.0,
+    adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an adapter is deleted.")] = 3600.0,
+    request_timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for an answer, waiting included.")] = 120.0,
     max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
+    max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; a request for a longer one gets 400.")] = 1024,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
@@ -313,7 +337,7 @@ def engine(
         metrics_key_file=metrics_key_file, tls_certificate=tls_certificate, tls_key=tls_key, max_num_seqs=max_num_seqs,
         max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
         adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
-        request_timeout=request_timeout, max_lora_rank=max_lora_rank, dtype=dtype,
+        request_timeout=request_timeout, max_lora_rank=max_lora_rank, max_answer_tokens=max_answer_tokens, dtype=dtype,
     )  # fmt: skip
     command.run(options)
 
@@ -321,8 +345,8 @@ def engine(
 @app.command()
 def serve(
     store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the gateway; 0: any free one.")] = 8080,
-    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Of the engine; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0: any free one.")] = 8080,
+    engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the engine; 0: any free one.")] = 8000,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
@@ -345,9 +369,9 @@ def gateway(
     engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
     store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045
-    allowed_host: Annotated[Optional[list[str]], typer.Option(help="A further host name to answer to.")] = None,  # noqa: UP045
+    allowed_host: Annotated[Optional[list[str]], typer.Option(help="Another host name to accept; may be repeated.")] = None,  # noqa: UP045
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",

@@ -41,8 +41,9 @@ def run(
     limits: str | None = None,
     search: Search = BY_WORDS,
 ) -> None:
+    """Start both servers, and stop both when this process is stopped. Raises ConfigError when one does not start, or ends."""
     from distilledprag.base.default import default_base
-    from distilledprag.base.prepare import encoder_folder
+    from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
     from distilledprag.documents.limits import Limits
 

@@ -1,4 +1,4 @@
-"""`dprag synthesize`."""
+"""`dprag synthesize`: let an LLM write question-answer pairs about documents."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
             raise
         report = make_report(
             synthesis, outcomes, sample,
-            retried=getattr(model, "retried", {}), seconds=time.perf_counter() - started,
+            retried=getattr(model, "retried", {}), changed=getattr(model, "changed", []), seconds=time.perf_counter() - started,
             config={name: _plain(value) for name, value in vars(options).items() if name not in ("model", "api_key_file")},
         )  # fmt: skip
     _write(options.out, outcomes, report)
@@ -194,6 +194,8 @@ def _show(out: Path, report: Mapping[str, Any]) -> None:
         for reason, row in report["rejected"].items():
             rejected.add_row(f"{row['count']:,}", reason, row["meaning"])
         console.print(rejected)
+    for change in report["changed"]:
+        console.print(change, soft_wrap=True, markup=False)
     now, ever = report["requests"]["this_run"], report["requests"]["all_runs"]
     cost = "" if ever["cost_usd"] is None else f", ${ever['cost_usd']:.4f}"
     console.print(

@@ -1,4 +1,4 @@
-"""`dprag train`."""
+"""`dprag train`: run the training that a recipe describes."""
 
 from __future__ import annotations
 

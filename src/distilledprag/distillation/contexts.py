@@ -38,7 +38,7 @@ class Context:
     joint: bool = False
 
 
-def read_rows(path: Path) -> Iterator[dict]:
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file, gzipped or not. Raises InputError naming file and line for what is no such row."""
     for number, row in json_rows(path):
         if not _is_row(row):
@@ -59,7 +59,7 @@ def _is_row(row: Any) -> bool:
     )
 
 
-def passage_text(document: dict) -> str:
+def passage_text(document: dict[str, Any]) -> str:
     """A passage as it is read: the title first, where there is one that the text does not begin with."""
     title, text = (document.get("title") or "").strip(), document["text"].strip()
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text

@@ -1,4 +1,4 @@
-"""Distillation of a generator: it learns to make the masked prompt work like the plaintext one.
+"""Distils a generator: it learns to make LoRA with which the masked prompt works like the plaintext one.
 
     B = contexts of a batch   T = tokens   D = model dimension   M = layers   P = compared positions   N = supervised positions
     V = vocabulary
@@ -86,12 +86,15 @@ class DistillTask:
         self.validation: dict[str, list[TrainingRow]] = self.data.validation_rows()
 
     def collate(self, rows: Sequence[TrainingRow]) -> Batch:
+        """Rows as one batch on the base's device."""
         return collate(rows, self.pad_id).to(self.base.device)
 
     def batch(self, number: int) -> Batch:
+        """Batch `number` (from 0) of the training data; the same one every time."""
         return self.collate(self.data.rows(number))
 
     def size(self, batch: Batch) -> int:
+        """B, for the examples per second in the log."""
         return len(batch.passages)
 
     def initialise(self) -> None:

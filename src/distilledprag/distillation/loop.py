@@ -56,14 +56,23 @@ class LoopSettings(BaseModel):
 
 
 class Task(Protocol):
-    """What the loop trains. `losses` returns scalars of which `loss` is minimised."""
+    """What the loop trains; of what `losses` returns, `loss` is minimised."""
 
     @property
-    def module(self) -> nn.Module: ...
-    def batch(self, number: int) -> Any: ...
-    def losses(self, batch: Any, module: nn.Module, step: int) -> dict[str, Tensor]: ...
-    def size(self, batch: Any) -> int: ...
-    def evaluate(self, step: int) -> dict[str, float]: ...
+    def module(self) -> nn.Module:
+        """What is trained; its parameters that require a gradient."""
+
+    def batch(self, number: int) -> Any:
+        """Batch `number` (from 0), the same one every time."""
+
+    def losses(self, batch: Any, module: nn.Module, step: int) -> dict[str, Tensor]:
+        """`loss` and its parts, scalars. module: `self.module`, wrapped for the device."""
+
+    def size(self, batch: Any) -> int:
+        """Examples in a batch."""
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Scores to log after `step` steps."""
 
 
 def _check_precision(precision: str, on_gpu: bool) -> None:

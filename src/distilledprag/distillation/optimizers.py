@@ -23,12 +23,13 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     """Replace the singular values of a (..., rows, columns) matrix by about one (quintic Newton-Schulz iteration)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.size(-2) > matrix.size(-1)
-    x = matrix.mT if tall else matrix
+    x: Tensor = matrix.mT if tall else matrix
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(Optimizer):
@@ -39,6 +40,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -66,14 +68,17 @@ class MuonWithAdamW(Optimizer):
         return [group for part in self.parts.values() for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step of both."""
         assert closure is None
         for part in self.parts.values():
             part.step()
 
     def state_dict(self) -> dict[str, Any]:
+        """The states of both, under `muon` and `adamw`."""
         return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` gave."""
         for name, part in self.parts.items():
             part.load_state_dict(state_dict[name])
         self.param_groups = self._groups()

@@ -37,6 +37,8 @@ class PackedRows:
     hidden: Tensor | None = None
 
     def to(self, device: torch.device | str) -> PackedRows:
+        """The same rows on another device."""
+
         def moved(table: Tensor) -> Tensor:
             return table.to(device, non_blocking=True)
 
@@ -97,6 +99,7 @@ class RowTable:
         self.columns: list[list[list[int]]] = [[[], [], [], [], []] for _ in range(rows)]
 
     def used(self, row: int) -> int:
+        """Tokens in a row so far."""
         return len(self.columns[row][0])
 
     def first_fit(self, sizes: Sequence[int]) -> list[int] | None:

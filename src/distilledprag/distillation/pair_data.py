@@ -98,6 +98,7 @@ class Batch:
     passages: list[tuple[str, ...]]
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same batch on another device."""
         return Batch(self.teacher.to(device), self.student.to(device), self.is_document.to(device), self.passages)
 
 

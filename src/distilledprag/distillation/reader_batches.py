@@ -15,6 +15,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,6 +46,7 @@ class ContextBatch:
     next_visit: int = 0
 
     def to(self, device: torch.device | str) -> ContextBatch:
+        """The same batch on another device."""
         return ContextBatch(
             self.teacher.to(device),
             self.student.to(device),
@@ -182,7 +184,7 @@ def pack_contexts(
     return ContextBatch(tables[0], tables[1], tables[2], index[0], index[1], index[2], owner), taken
 
 
-class ContextBatches(IterableDataset):
+class ContextBatches(IterableDataset[ContextBatch]):
     """Batches without end, from where an earlier run stopped.
 
     `streams`: how many series of batches are interleaved, one for each worker process; stream s visits contexts s, s + streams,
@@ -207,9 +209,11 @@ class ContextBatches(IterableDataset):
         self.drawn = 0
 
     def state_dict(self) -> dict[str, int | list[int]]:
+        """What a resumed run needs to draw the batches that come next."""
         return {"position": list(self.position), "drawn": self.drawn}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken."""
         self.position, self.drawn = list(state["position"]), int(state["drawn"])
 
     def draw(self) -> Iterator[ContextBatch]:

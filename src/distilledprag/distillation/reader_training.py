@@ -1,4 +1,4 @@
-"""Trains what ships for a base: the reader, and the joint stage that lets it read written states. One LoRA, one run.
+"""Trains the reader of a base: one LoRA, in one run, that first reads plain prompts and then also written states.
 
     B = batch rows   T = tokens of a row   D = hidden size   U = width of the MLP   N = document tokens   K = answer tokens
 
@@ -40,9 +40,9 @@ from distilledprag.base.architecture import (
     logits_of,
 )
 from distilledprag.base.numbered_masks import add_mask_tokens
-from distilledprag.base.reader import load_tensors, save_tensors
+from distilledprag.base.prepared import MASKS
+from distilledprag.base.reader import CARD, READER, attach, factors, load_factors, load_tensors, save_tensors
 from distilledprag.distillation.contexts import ContextMixer, data_hash, load_contexts
-from distilledprag.distillation.lora_training import attach, factors, load_factors
 from distilledprag.distillation.losses import generation_loss, kl_loss
 from distilledprag.distillation.packing import PackedRows
 from distilledprag.distillation.reader_batches import ContextBatch, ContextBatches, ContextTokenizer
@@ -52,7 +52,6 @@ from distilledprag.files import write_atomically
 from distilledprag.lora.identity import mask_row_hash
 from distilledprag.prompts import PromptBuilder
 
-READER, MASKS, CARD = "reader.safetensors", "masks.safetensors", "training.json"
 STATE = "state.pt"
 
 

@@ -1,4 +1,4 @@
-"""What `dprag train` reads for a reader and for a generator. (The baselines' recipes are in baselines/.)"""
+"""The recipes of `dprag train` for a reader and for a generator. (The baselines' recipes are in baselines/.)"""
 
 from __future__ import annotations
 

@@ -60,6 +60,7 @@ class TeacherCache:
         return records
 
     def store(self, keys: Sequence[str], records: Sequence[Record]) -> None:
+        """Write the records of a batch, each file whole or not at all."""
         for key, record in zip(keys, records, strict=True):
             write_atomically(self._file(key), save(record))
 

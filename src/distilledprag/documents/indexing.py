@@ -17,13 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from distilledprag.documents.loading import LONGEST, LoadFile, documents_of, load_document, named_notes, printable
+from distilledprag.documents.readers import VERSION
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DEFAULT_COLLECTION, READING, DocumentStore, PreparedDocument, checked_collection
 from distilledprag.errors import DocumentError, InputError, storage_error
 
 LONGEST_NAME = 255  # characters
 BATCH = 32  # documents stored at a time
-_SALT = f"{LONGEST} words\0".encode()
+_SALT = f"{LONGEST} words, readers {VERSION}\0".encode()
 _AS_TEXT = (".md", ".markdown", ".html", ".htm")
 
 OnFile = Callable[[int, int, Path], None]  # files done, files in all, the file done last
@@ -164,7 +165,7 @@ def _source(file: Path) -> str:
 
 
 def content_hash(data: bytes) -> str:
-    """SHA-256 (hex) of a document's bytes and of the setting that its passages depend on."""
+    """SHA-256 (hex) of a document's bytes and of what its passages depend on besides: their length and the readers."""
     return hashlib.sha256(_SALT + data).hexdigest()
 
 

@@ -35,7 +35,7 @@ class Limits:
     @classmethod
     def parse(cls, text: str | None) -> Limits:
         """`cpu=120,pages=9000` -> Limits; what is not named keeps its default. Raises ConfigError."""
-        known = {field.name: type(field.default) for field in dataclasses.fields(cls)}
+        known = {name: type(default) for name, default in dataclasses.asdict(cls()).items()}
         values: dict[str, Any] = {}
         for part in filter(None, (text or "").replace(" ", "").split(",")):
             name, _, number = part.partition("=")

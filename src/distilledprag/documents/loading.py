@@ -1,7 +1,7 @@
 """Files and folders -> passages: which reader a file needs, and which files a folder offers.
 
-Which libraries the readers use, and how they scored against others, is in docs/formats.md. They are the extra `documents`, and are
-imported when a file needs them; plain text, JSON and delimited values need none unless an encoding has to be guessed.
+Which libraries the readers use, and how they scored against others, is in docs/formats.md. They are the extra `documents`, and
+are imported when a file needs them; plain text, JSON and delimited values need none unless an encoding has to be guessed.
 """
 
 from __future__ import annotations

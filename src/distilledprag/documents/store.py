@@ -17,6 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ class DocumentStore:
     def __init__(self, folder: str | Path, rule: WordRule | None = None) -> None:
         """rule: how words are cut for searching, from now on; None: as before, in a new store `PLAIN`."""
         self.database = Database(folder, rule)
+        self._answers = _AnswerLog(self.database)
 
     @property
     def reading_folder(self) -> Path:
@@ -127,6 +129,7 @@ class DocumentStore:
 
     def close(self) -> None:
         """For the end of the program."""
+        self._answers.close()
         self.database.close()
 
     def add(self, documents: Sequence[PreparedDocument], collection: str = DEFAULT_COLLECTION) -> list[str]:
@@ -138,10 +141,12 @@ class DocumentStore:
         checked_collection(collection)
         with self.database.reading() as connection:
             rule = word_rule(connection)
-        rows = [_rows(document, rule) for document in documents]  # before the transaction, during which nobody else can write
+            stored = [_is_stored(connection, document, collection) for document in documents]
+        # Words are found before the transaction, during which nobody else can write, and for what is new only.
+        rows = [None if old else _rows(new, rule) for old, new in zip(stored, documents, strict=True)]
         with self.database.writing() as connection:
             if word_rule(connection) != rule:  # another process changed it in between
-                rows = [_rows(document, word_rule(connection)) for document in documents]
+                rows = [None] * len(documents)
             return [_store(connection, document, collection, own) for document, own in zip(documents, rows, strict=True)]
 
     def release(self, sources: Sequence[str], collection: str) -> None:
@@ -238,16 +243,43 @@ class DocumentStore:
 
     def remember_answer(self, engine: str, answer: str) -> None:
         """Note that `engine` wrote this answer, so that it may be sent back there as history. Keeps a hash only."""
-        with self.database.writing() as connection:
-            connection.execute("INSERT OR IGNORE INTO answers VALUES (?)", (_fingerprint(engine, answer),))
-            if connection.execute("SELECT count(*) FROM answers").fetchone()[0] > _MOST_ANSWERS:
-                connection.execute("DELETE FROM answers WHERE fingerprint IN (SELECT fingerprint FROM answers LIMIT 1000)")
+        self._answers.add(_fingerprint(engine, answer))
 
     def wrote_answer(self, engine: str, answer: str) -> bool:
         """Whether `remember_answer` was called with the same, less surrounding space."""
-        with self.database.reading() as connection:
-            found = connection.execute("SELECT 1 FROM answers WHERE fingerprint = ?", (_fingerprint(engine, answer),))
-            return found.fetchone() is not None
+        return self._answers.holds(_fingerprint(engine, answer))
+
+
+class _AnswerLog:
+    """Fingerprints of answers, known at once and written by a thread of their own: while a large document is stored nobody else
+    can write, and no chat should wait for that. Those of the last moment before a kill, or on a full disk, are lost."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._unwritten: set[bytes] = set()
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="answers")
+
+    def add(self, fingerprint: bytes) -> None:
+        self._unwritten.add(fingerprint)
+        self._threads.submit(self._write, fingerprint)
+
+    def holds(self, fingerprint: bytes) -> bool:
+        if fingerprint in self._unwritten:
+            return True
+        with self._database.reading() as connection:
+            return connection.execute("SELECT 1 FROM answers WHERE fingerprint = ?", (fingerprint,)).fetchone() is not None
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _write(self, fingerprint: bytes) -> None:
+        try:
+            with self._database.writing() as connection:
+                connection.execute("INSERT OR IGNORE INTO answers VALUES (?)", (fingerprint,))
+                if connection.execute("SELECT count(*) FROM answers").fetchone()[0] > _MOST_ANSWERS:
+                    connection.execute("DELETE FROM answers WHERE fingerprint IN (SELECT fingerprint FROM answers LIMIT 1000)")
+        finally:
+            self._unwritten.discard(fingerprint)
 
 
 def checked_collection(name: str) -> str:
@@ -268,6 +300,11 @@ def word_rule(connection: sqlite3.Connection) -> WordRule:
     return WordRule.parse(connection.execute("SELECT description FROM word_rule").fetchone()[0])
 
 
+def _is_stored(connection: sqlite3.Connection, document: PreparedDocument, collection: str) -> bool:
+    """Whether these bytes are stored already."""
+    return copies.same_bytes(connection, collection, document.hash, document.name) is not None
+
+
 @dataclass(frozen=True)
 class _Rows:
     """What is written of a document beside its names. passages: each with its words; signature: see `copies`."""
@@ -285,7 +322,8 @@ def _words(title: str, text: str, rule: WordRule) -> list[str]:
     return words_of(f"{title} {text}", rule) or ["\0"]
 
 
-def _store(connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: _Rows) -> str:
+def _store(connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: _Rows | None) -> str:
+    """rows: of `_rows`; None: find them now, if the document is not stored yet."""
     held = None if document.source is None else copies.held_at(connection, collection, document.source)
     if held is not None and held[1] == document.hash:
         return held[0]
@@ -302,6 +340,7 @@ def _store(connection: sqlite3.Connection, document: PreparedDocument, collectio
             json.dumps(document.notes, ensure_ascii=False),
         ),
     )  # fmt: skip
+    rows = _rows(document, word_rule(connection)) if rows is None else rows
     connection.execute("INSERT INTO signatures VALUES (?, ?)", (id, rows.signature))
     for passage, words in rows.passages:
         row = connection.execute(

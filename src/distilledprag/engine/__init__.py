@@ -1,9 +1,10 @@
 """The untrusted side as a server: the base LLM, adapters that strangers send, and masked prompts. OpenAI-compatible.
 
 application.py    HTTP: /v1/adapters, /v1/models, /health, /metrics, put together with the routes of
-completions.py    /v1/completions and /v1/chat/completions, whole and streamed
+completions.py    /v1/completions, /v1/chat/completions and /v1/responses, whole and streamed
 service.py        the engine without HTTP: checks adapters, queues jobs
 tokenization.py   requests -> token ids; token ids -> text, piece by piece
+grammar.py        answers that must be JSON of a schema
 adapter_store.py  accepted adapters: in memory, bound to their key, with a lifetime
 jobs.py           one answer to be written, and the queue, fair between keys
 backend.py        what serves jobs: the protocol, and transformers in this process

@@ -23,10 +23,10 @@ from distilledprag.engine.completions import ChatRequest, CompletionRequest, com
 from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
 from distilledprag.errors import AdapterError, IncompatibleBaseError, Rejection
+from distilledprag.http.answers import model_record
 from distilledprag.http.bodies import READING_SECONDS, BodyReader, body_of_type, describe_bodies
 from distilledprag.http.errors import KeyRefusedError, NotFoundError, RequestError, TooLargeError
 from distilledprag.http.middleware import ApiKeys, Middleware, new_application
-from distilledprag.http.openai import model_record
 
 BODIES_AT_ONCE, BODIES_OF_A_KEY = 8, 2  # times the longest adapter: memory for bodies being read and checked
 CHECKING = 2  # adapters checked at once
@@ -44,6 +44,12 @@ def build_application(
     bodies = BodyReader(int(BODIES_AT_ONCE * longest), BODIES_OF_A_KEY * longest, body_seconds)
     started = int(time.time())
 
+    def described(name: str) -> dict[str, Any]:
+        """With what a client must know to ask for no more than it gets; the first is vLLM's name."""
+        settings = engine.settings
+        bounds = {"max_answer_tokens": settings.max_answer_tokens, "max_rows": engine.max_rows}
+        return model_record(name, started, max_model_len=engine.context_length, **bounds)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         engine.start()
@@ -59,7 +65,7 @@ def build_application(
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
         adapters = [f"{engine.name}:{stored.id}" for stored in engine.adapters.of(request.state.tenant)]
-        return {"object": "list", "data": [model_record(name, started) for name in [engine.name, *adapters]]}
+        return {"object": "list", "data": [described(name) for name in [engine.name, *adapters]]}
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> dict[str, Any]:
@@ -68,7 +74,7 @@ def build_application(
             if base != engine.name:
                 raise NotFoundError("there is no such model; GET /v1/models lists what there is", code="model_not_found")
             engine.adapters.get(request.state.tenant, id)
-        return model_record(name, started)
+        return described(name)
 
     @app.get("/health")
     async def health() -> JSONResponse:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.engine.batch import DecodingBatch, Sampler, next_tokens, stacked_bytes
+from distilledprag.engine.batch import DecodingBatch, Sampler, likeliest, next_tokens, stacked_bytes
 from distilledprag.engine.jobs import FairQueue, Job
 from distilledprag.http.errors import InternalError, RequestError, StoppingError
 from distilledprag.lora.states import StateAdapter
@@ -49,8 +49,9 @@ class Backend(Protocol):
         """Serve the queue's jobs until it is closed and empty, or until `abort`.
 
         Every job that it takes ends with exactly one `Job.end` and one `FairQueue.ended`, whatever happens. Jobs that are
-        `Job.dropped` are served no longer. No job may change another's answer. Greedy answers are the base model's; there are
-        at most `Job.max_tokens` `Token`s, none of which ends an answer (`Tokenization.stop_ids`).
+        `Job.dropped` are served no longer. No job may change another's answer. Greedy answers are the base model's, or the
+        likeliest that `Job.grammar` allows; there are at most `Job.max_tokens` `Token`s, none of which ends an answer
+        (`Tokenization.stop_ids`), with probabilities where `Job.alternatives` asks for them.
         """
         ...
 
@@ -164,8 +165,14 @@ class EmbeddedBackend:
 
     def _advance(self, rows: list[_Row], logits: torch.Tensor) -> None:
         """Choose every row's next token from `logits` (rows, V), and tell its job."""
-        for row, token in zip(rows, next_tokens(logits, [row.sampler for row in rows], self._suppressed), strict=True):
+        asked = [number for number, row in enumerate(rows) if row.job.alternatives is not None]
+        raw = torch.log_softmax(logits[asked], dim=-1) if asked else logits
+        forbidden = self._forbidden(rows, logits.shape[1])
+        chosen = next_tokens(logits, [row.sampler for row in rows], self._suppressed, forbidden)
+        for number, (row, token) in enumerate(zip(rows, chosen, strict=True)):
             job = row.job
+            if job.dropped():  # its grammar became too complex
+                continue
             if token is None:
                 message = "with this adapter the model's values are no longer finite; make the adapter again"
                 job.end(error=RequestError(message, code="not_finite_answer", status=422))
@@ -173,9 +180,25 @@ class EmbeddedBackend:
                 job.end("stop")
             else:
                 row.token = token
-                job.token(token)
+                if job.grammar is not None:
+                    job.grammar.advance(token)
+                if job.alternatives is None:
+                    job.token(token)
+                else:
+                    job.token(token, *likeliest(raw[asked.index(number)], token, job.alternatives))
                 if job.produced >= job.max_tokens:
                     job.end("length")
+
+    def _forbidden(self, rows: list[_Row], vocabulary: int) -> dict[int, torch.Tensor]:
+        """By number of the row, what its grammar forbids next. A job whose grammar has become too complex ends."""
+        found = {}
+        for number, row in enumerate(rows):
+            if row.job.grammar is not None:
+                try:
+                    found[number] = row.job.grammar.forbidden(vocabulary)
+                except RequestError as error:
+                    row.job.end(error=error)
+        return found
 
     def _leave(self, queue: FairQueue) -> None:
         """Drop the rows whose jobs have ended, were cancelled or have no time left."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -255,14 +255,18 @@ class Sampler:
 
 
 @torch.inference_mode()
-def next_tokens(logits: Tensor, samplers: Sequence[Sampler], suppressed: Sequence[int]) -> list[int | None]:
+def next_tokens(
+    logits: Tensor, samplers: Sequence[Sampler], suppressed: Sequence[int], forbidden: Mapping[int, Tensor] | None = None
+) -> list[int | None]:
     """One token id per row of `logits` (B, V); None for a row whose logits are not all finite.
 
-    suppressed: ids that are never written. `logits` is changed.
+    suppressed: ids that are never written. forbidden: of some rows, (V,) whether a token may not come now. `logits` is changed.
     """
     finite = torch.isfinite(logits).all(dim=-1).tolist()
     if suppressed:
         logits[:, list(suppressed)] = -torch.inf
+    for row, never in (forbidden or {}).items():
+        logits[row, never.to(logits.device)] = -torch.inf
     chosen: list[int | None] = logits.argmax(dim=-1).tolist()
     drawing = [row for row, sampler in enumerate(samplers) if finite[row] and not sampler.greedy]
     if drawing:
@@ -270,6 +274,13 @@ def next_tokens(logits: Tensor, samplers: Sequence[Sampler], suppressed: Sequenc
         for row, token in zip(drawing, drawn, strict=True):
             chosen[row] = token
     return [token if finite[row] else None for row, token in enumerate(chosen)]
+
+
+def likeliest(logprobs: Tensor, token: int, count: int) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """The log probability of `token` among `logprobs` (V,), and the `count` likeliest ids with theirs."""
+    values, ids = logprobs.topk(count) if count else (logprobs[:0], logprobs[:0])
+    top = tuple((int(id), float(value)) for id, value in zip(ids.tolist(), values.tolist(), strict=True))
+    return float(logprobs[token]), top
 
 
 def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:

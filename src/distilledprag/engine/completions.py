@@ -1,4 +1,4 @@
-"""/v1/completions and /v1/chat/completions, whole and as server-sent events.
+"""/v1/completions, /v1/chat/completions and /v1/responses, whole and as server-sent events.
 
 body -> request -> prompt as token ids -> job in the queue -> events of the decoding thread -> text, piece by piece -> answer
 """
@@ -7,37 +7,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import StrictInt, StrictStr
+from pydantic import Field, StrictInt, StrictStr
 from starlette.responses import Response
 
 from distilledprag.engine.adapter_store import StoredAdapter
 from distilledprag.engine.jobs import End, Event, Job, Sampling, Token
 from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
-from distilledprag.engine.tokenization import TextWriter
 from distilledprag.http import openai
-from distilledprag.http.bodies import BodyReader, PerKeyExecutor, json_body
-from distilledprag.http.errors import Explain, NotFoundError, RequestError, error_record
+from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, while_there, whole_record
+from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor, json_body
+from distilledprag.http.errors import Explain, NotFoundError, RequestError
+from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 
 DEFAULT_COMPLETION = 16  # tokens, where a request names none, as at OpenAI
 _BYTES_PER_TOKEN = 64  # of a prompt's JSON, generously
-_MORE_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",), "store": (False,)}
+_MORE_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {"echo": (False,), "suffix": ("",)}
+_STREAM = "text/event-stream"
 
-Shape = Callable[[str | None, str | None], dict[str, Any]]  # (text or None, finish reason or None) -> a choice
-Submit = Callable[[Callable[[Event], None]], Job]
+Submit = Callable[[int, Callable[[Event], None]], Job]  # number of the choice, listener
 
 
 class CompletionRequest(openai.GenerationRequest):
-    """The body of POST /v1/completions. `prompt`: a text or token ids, or a list of exactly one of these."""
+    """The body of POST /v1/completions. `prompt`: a text or token ids, or a list of exactly one of these. It also takes chat's
+    `response_format`."""
 
     without_effect: ClassVar[Mapping[str, tuple[Any, ...]]] = openai.WITHOUT_EFFECT | _MORE_WITHOUT_EFFECT
     prompt: StrictStr | list[StrictInt] | list[StrictStr] | list[list[StrictInt]]
+    logprobs: Annotated[StrictInt, Field(ge=0, le=openai.MOST_LOGPROBS)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        return self.logprobs
 
     @property
     def one_prompt(self) -> str | list[int]:
@@ -68,68 +74,110 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, expl
             given = asked.one_prompt
             size = len(given) if isinstance(given, str) else 0
             prompt = await executor.run(request.state.tenant, size, lambda: engine.tokenization.completion_prompt(given))
-        return await respond(request, asked, adapter, prompt, asked.max_tokens or DEFAULT_COMPLETION, chat=False)
+        made = await generation(request, asked, adapter, prompt, asked.max_tokens or DEFAULT_COMPLETION)
+        return await respond(request, asked, made, TEXT)
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=json_body(ChatRequest))
     async def chat(request: Request) -> Response:
         async with bodies.held_json(request, limit) as fields:
             asked = openai.parse_request(ChatRequest, fields)
-            adapter = _adapter_of(engine, request, asked.model)
-            messages = asked.conversation
-            size = sum(len(message["content"]) for message in messages)
-            prompt = await executor.run(request.state.tenant, size, lambda: engine.tokenization.chat_prompt(messages))
-        room = max(1, min(engine.settings.default_answer_tokens, engine.context_length - len(prompt)))
-        return await respond(request, asked, adapter, prompt, asked.answer_tokens or room, chat=True)
+            adapter, prompt = await chat_prompt(request, asked)
+        return await respond(request, asked, await generation(request, asked, adapter, prompt, longest(asked, prompt)), CHAT)
 
-    async def respond(
+    @router.post("/v1/responses", response_model=None, openapi_extra=BODY)
+    async def responses(request: Request) -> Response:
+        async with bodies.held_json(request, limit) as fields:
+            try:
+                asked = openai.parse_request(ChatRequest, chat_fields(fields))
+                adapter, prompt = await chat_prompt(request, asked)
+                made = await generation(request, asked, adapter, prompt, longest(asked, prompt))
+            except RequestError as error:
+                raise named_as_sent(error) from None
+        if asked.stream:
+            return StreamingResponse(response_events(made, fields, explain), media_type=_STREAM)
+        return JSONResponse(await while_there(request, response_record(made, fields)))
+
+    async def chat_prompt(request: Request, asked: ChatRequest) -> tuple[StoredAdapter | None, list[int]]:
+        adapter = _adapter_of(engine, request, asked.model)
+        messages = asked.conversation
+        size = sum(len(message["content"]) for message in messages)
+        return adapter, await executor.run(request.state.tenant, size, lambda: engine.tokenization.chat_prompt(messages))
+
+    def longest(asked: ChatRequest, prompt: list[int]) -> int:
+        room = max(1, min(engine.settings.default_answer_tokens, engine.context_length - len(prompt)))
+        return asked.answer_tokens or room
+
+    async def generation(
         request: Request,
-        asked: openai.GenerationRequest,
+        asked: CompletionRequest | ChatRequest,
         adapter: StoredAdapter | None,
         prompt: list[int],
         max_tokens: int,
-        chat: bool,
-    ) -> Response:
+    ) -> Generation:
+        """The answer, begun: in the queue. Raises what `Engine.submit` does."""
         temperature = 1.0 if asked.temperature is None else asked.temperature
-        sampling = Sampling(temperature, 1.0 if asked.top_p is None else asked.top_p, asked.seed)
-        answer = Answer(len(prompt), engine.tokenization.writer(asked.stops))
-        tenant = request.state.tenant
-        at_once = not asked.stream and not asked.stops  # a stop text ends an answer early
-        answer.start(lambda listener: engine.submit(tenant, prompt, max_tokens, adapter, sampling, listener), at_once)
-        prefix, kind = ("chatcmpl-", "chat.completion") if chat else ("cmpl-", "text_completion")
+        top_p = 1.0 if asked.top_p is None else asked.top_p
+        tenant, schema, grammar = request.state.tenant, asked.answer_schema, None
+        if schema is not None:
+            grammar = await executor.run(tenant, AT_ONCE + 1, lambda: engine.tokenization.grammars.of_schema(schema))
+        answer = Answer(engine, len(prompt), asked.choices, asked.stops)
+        # A stop text ends an answer early.
+        answer.at_once = not asked.stream and not asked.stops
+
+        def submit(choice: int, listener: Callable[[Event], None]) -> Job:
+            seed = None if asked.seed is None else (asked.seed + choice) % 2**63
+            own = None if grammar is None else grammar.fresh()
+            sampling = Sampling(temperature, top_p, seed)
+            return engine.submit(tenant, prompt, max_tokens, adapter, sampling, listener, asked.alternatives, own)
+
+        answer.start(submit)
+
+        async def pieces() -> AsyncGenerator[Piece, None]:
+            try:
+                async with contextlib.aclosing(answer.pieces()) as written:
+                    async for piece in written:
+                        yield piece
+            finally:
+                metrics.count(answer.prompt_tokens, answer.tokens)
+
+        usage = lambda: (answer.prompt_tokens, answer.tokens)  # noqa: E731
+        return Generation(asked.model, pieces(), usage, asked.choices, asked.alternatives is not None)
+
+    async def respond(request: Request, asked: openai.GenerationRequest, made: Generation, form: Form) -> Response:
         if asked.stream:
-            frame = openai.frame(prefix, "chat.completion.chunk" if chat else kind, asked.model)
-            events = _events(answer, frame, openai.chat_delta if chat else _text_choice, asked.wants_usage, metrics, explain)
-            return StreamingResponse(events, media_type="text/event-stream")
-        text = await answer.whole(request)
-        metrics.count(answer.prompt_tokens, answer.tokens)
-        if text is None:
-            raise RequestError("the client left before its answer was finished", status=499, code="client_left")
-        choice = (openai.chat_choice if chat else _text_choice)(text, answer.finish_reason)
-        frame = openai.frame(prefix, kind, asked.model)
-        return JSONResponse(frame | {"choices": [choice], "usage": openai.usage(answer.prompt_tokens, answer.tokens)})
+            return StreamingResponse(stream(made, form, asked.wants_usage, explain), media_type=_STREAM)
+        return JSONResponse(await while_there(request, whole_record(made, form)))
 
     return router
 
 
-@dataclass
 class Answer:
-    """One answer being written. Iterate `pieces`; `finish_reason` is known at their end, `tokens` counts what was written."""
+    """One answer being written, of `choices` choices. Iterate `pieces`; `tokens` counts what was written. at_once: nobody needs a
+    piece before the end, so the event loop is woken only then."""
 
-    prompt_tokens: int
-    writer: TextWriter
-    tokens: int = 0
-    finish_reason: str = "stop"
-    job: Job | None = None
-    _events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    def __init__(self, engine: Engine, prompt_tokens: int, choices: int = 1, stops: Sequence[str] = ()) -> None:
+        self.prompt_tokens, self.tokens, self.at_once = prompt_tokens, 0, False
+        self._tokenization = engine.tokenization
+        self._writers = [engine.tokenization.writer(stops) for _ in range(choices)]
+        self._jobs: list[Job] = []
+        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
 
-    def start(self, submit: Submit, at_once: bool = False) -> None:
-        """Put it into the queue. at_once: nobody needs a piece before the end, so the event loop is woken only then.
-        Raises what `Engine.submit` does."""
+    def start(self, submit: Submit) -> None:
+        """Put its choices into the queue: all or none. Raises what `submit` does."""
+        try:
+            for choice in range(len(self._writers)):
+                self._jobs.append(submit(choice, self._listener(choice)))
+        except BaseException:
+            for job in self._jobs:
+                job.cancel()
+            raise
+
+    def _listener(self, choice: int) -> Callable[[Event], None]:
         loop = asyncio.get_running_loop()
         written: list[Event] = []
 
         def listener(event: Event) -> None:
-            if at_once:
+            if self.at_once:
                 written.append(event)
                 if isinstance(event, End):
                     forward(written)
@@ -142,52 +190,48 @@ class Answer:
 
         def put(events: list[Event]) -> None:
             for event in events:
-                self._events.put_nowait(event)
+                self._events.put_nowait((choice, event))
 
-        self.job = submit(listener)
+        return listener
 
-    async def pieces(self) -> AsyncGenerator[str, None]:
-        """Texts that are not empty. Raises the RequestError that the job ended with. Leaving it cancels the job."""
-        assert self.job is not None
+    async def pieces(self) -> AsyncGenerator[Piece, None]:
+        """All choices' pieces as they come. Raises the RequestError that a job ended with. Leaving it cancels the jobs."""
+        unfinished = set(range(len(self._jobs)))
         try:
-            while not isinstance(event := await self._events.get(), End):
-                assert isinstance(event, Token)
-                self.tokens += 1
-                if text := self.writer.add(event.id):
-                    yield text
-                if self.writer.stopped:
-                    return
-            if event.error is not None:
-                raise event.error
-            self.finish_reason = event.reason or "stop"
-            if text := self.writer.finish():
-                yield text
-            if self.writer.stopped:
-                self.finish_reason = "stop"
+            while unfinished:
+                choice, event = await self._events.get()
+                if choice not in unfinished:  # after a stop text
+                    continue
+                piece = self._piece(choice, event)
+                if piece.finish:
+                    unfinished.discard(choice)
+                    self._jobs[choice].cancel()
+                if piece.text or piece.tokens or piece.finish:
+                    yield piece
         finally:
-            self.job.cancel()
+            for job in self._jobs:
+                job.cancel()
 
-    async def whole(self, request: Request) -> str | None:
-        """The whole text; None when the client left before it was finished."""
-        writing = asyncio.create_task(self._joined())
-        leaving = asyncio.create_task(_gone(request))
-        try:
-            await asyncio.wait((writing, leaving), return_when=asyncio.FIRST_COMPLETED)
-            return await writing if writing.done() else None
-        finally:
-            for task in (writing, leaving):
-                task.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+    def _piece(self, choice: int, event: Event) -> Piece:
+        writer = self._writers[choice]
+        if isinstance(event, Token):
+            self.tokens += 1
+            text = writer.add(event.id)
+            return Piece(text, choice, self._logprobs(event), "stop" if writer.stopped else None)
+        if event.error is not None:
+            raise event.error
+        text = writer.finish()
+        return Piece(text, choice, finish="stop" if writer.stopped else event.reason or "stop")
 
-    async def _joined(self) -> str:
-        async with contextlib.aclosing(self.pieces()) as pieces:
-            return "".join([piece async for piece in pieces])
+    def _logprobs(self, token: Token) -> tuple[TokenLogprob, ...]:
+        if token.logprob is None:
+            return ()
+        top = tuple(self._logprob(id, value) for id, value in token.top)
+        return (self._logprob(token.id, token.logprob, top),)
 
-
-async def _gone(request: Request) -> None:
-    """Wait until the client leaves; the body has been read."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    def _logprob(self, id: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        written = self._tokenization.grammars.bytes_of(id)
+        return TokenLogprob(written.decode("utf-8", "replace"), value, tuple(written), top)
 
 
 def _adapter_of(engine: Engine, request: Request, model: str) -> StoredAdapter | None:
@@ -199,26 +243,3 @@ def _adapter_of(engine: Engine, request: Request, model: str) -> StoredAdapter |
         message = "there is no such model; GET /v1/models lists what there is"
         raise NotFoundError(message, code="model_not_found", param="model")
     return engine.adapters.get(request.state.tenant, id)
-
-
-async def _events(
-    answer: Answer, frame: dict[str, Any], shape: Shape, usage: bool, metrics: Metrics, explain: Explain
-) -> AsyncIterator[bytes]:
-    try:
-        async with contextlib.aclosing(answer.pieces()) as pieces:
-            if shape is openai.chat_delta:
-                yield openai.event(frame | {"choices": [shape("", None)]})
-            async for text in pieces:
-                yield openai.event(frame | {"choices": [shape(text, None)]})
-        yield openai.event(frame | {"choices": [shape(None, answer.finish_reason)]})
-        if usage:
-            yield openai.event(frame | {"choices": [], "usage": openai.usage(answer.prompt_tokens, answer.tokens)})
-        yield openai.DONE
-    except RequestError as error:
-        yield openai.event(error_record(error, explain)[1])
-    finally:
-        metrics.count(answer.prompt_tokens, answer.tokens)
-
-
-def _text_choice(text: str | None, finish: str | None) -> dict[str, Any]:
-    return {"index": 0, "text": text or "", "logprobs": None, "finish_reason": finish}

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from distilledprag.engine.grammar import Grammar
 from distilledprag.http.errors import BusyError, RequestError, StoppingError, TimedOutError
 
 RETRY_AFTER = 1  # seconds
@@ -30,9 +31,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Token:
-    """One token of the answer."""
+    """One token of the answer. logprob: its log probability, before temperature and grammar; top: the likeliest (id, log
+    probability) at its place. Both only where the job asks for them."""
 
     id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ Event = Token | End
 @dataclass(eq=False)
 class Job:
     """adapter: what the backend's `prepare` made of an accepted adapter, or None for the bare base model.
-    deadline: on the clock of `time.monotonic`. listener: is given every event; must not block."""
+    deadline: on the clock of `time.monotonic`. listener: is given every event; must not block. alternatives: how many likely
+    tokens to tell beside each written one (None: no probabilities). grammar: what the answer must be, or None for any text."""
 
     tenant: str
     prompt: list[int]
@@ -58,6 +63,8 @@ class Job:
     sampling: Sampling
     deadline: float
     listener: Callable[[Event], None]
+    alternatives: int | None = None
+    grammar: Grammar | None = None
     produced: int = 0
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: bool = False
@@ -75,9 +82,10 @@ class Job:
         """Nobody waits for the answer any more; the backend drops it before its next step."""
         self._cancelled.set()
 
-    def token(self, id: int) -> None:
+    def token(self, id: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()) -> None:
+        """Give out the answer's next token; see `Token`."""
         self.produced += 1
-        self.listener(Token(id))
+        self.listener(Token(id, logprob, top))
 
     def end(self, reason: str | None = None, error: RequestError | None = None) -> None:
         """Say that the answer has ended; only the first call counts."""

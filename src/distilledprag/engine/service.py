@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from distilledprag.base.llm import BaseLLM
 from distilledprag.engine.adapter_store import AdapterStore, Quotas, StoredAdapter
 from distilledprag.engine.backend import Backend, EmbeddedBackend, Limits
+from distilledprag.engine.grammar import Grammar
 from distilledprag.engine.jobs import Event, FairQueue, Job, Sampling
 from distilledprag.engine.tokenization import Tokenization
 from distilledprag.errors import AdapterError, Rejection
@@ -60,8 +61,8 @@ class Engine:
         self.context_length = base.context_length
         self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.max_lora_rank)
         self._hidden, self._layers = int(base.model.config.hidden_size), int(base.model.config.num_hidden_layers)
-        self._max_rows = min(self.settings.max_rows, base.context_length)
-        self.max_adapter_bytes = max(self.spec.byte_limit, self._max_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
+        self.max_rows = min(self.settings.max_rows, base.context_length)
+        self.max_adapter_bytes = max(self.spec.byte_limit, self.max_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
         self.queue = FairQueue(self.settings.max_queue, self.settings.max_queue_per_tenant)
         self._backend: Backend = backend or EmbeddedBackend(
             base, self.tokenization.stop_ids, self.settings.limits, on_step=on_step
@@ -95,7 +96,7 @@ class Engine:
 
     def _checked_states(self, data: bytes) -> StateAdapter:
         try:
-            states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self._max_rows)
+            states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self.max_rows)
         except RecursionError as error:
             raise AdapterError(Rejection.RECORD, "The state adapter's record is nested too deeply. Export it again.") from error
         if self.spec.identity is not None:
@@ -110,12 +111,18 @@ class Engine:
         adapter: StoredAdapter | None,
         sampling: Sampling,
         listener: Callable[[Event], None],
+        alternatives: int | None = None,
+        grammar: Grammar | None = None,
     ) -> Job:
         """Put a request into the queue. `listener` is called from other threads. Raises RequestError."""
         if self._stopping:
             raise StoppingError("the engine is shutting down; ask again in a moment", retry_after=1)
         if max_tokens > self.settings.max_answer_tokens:
-            raise RequestError(f"max_tokens may be at most {self.settings.max_answer_tokens}", param="max_tokens")
+            raise RequestError(
+                f"max_tokens may be at most {self.settings.max_answer_tokens} here (the engine's --max-answer-tokens)",
+                code="max_tokens_too_large",
+                param="max_tokens",
+            )
         if len(prompt) + max_tokens > self.context_length:
             raise RequestError(
                 f"the prompt has {len(prompt)} tokens and the answer may have {max_tokens}; the model reads "
@@ -132,6 +139,6 @@ class Engine:
             )
         deadline = time.monotonic() + self.settings.request_timeout
         handle = None if adapter is None else adapter.handle
-        job = Job(tenant, prompt, max_tokens, handle, sampling, deadline, listener)
+        job = Job(tenant, prompt, max_tokens, handle, sampling, deadline, listener, alternatives, grammar)
         self.queue.put(job)
         return job

@@ -7,11 +7,13 @@ tokens, a chat message can write none, a text of `/v1/completions` all, as is us
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from distilledprag.base.architecture import embedding_table
 from distilledprag.base.llm import BaseLLM
 from distilledprag.base.sampled_mask import MASK_TOKEN, mask_record
+from distilledprag.engine.grammar import Grammars
 from distilledprag.errors import CheckpointError, DistilledPRAGError
 from distilledprag.http.errors import RequestError
 from distilledprag.prompts.chat import ChatTemplate
@@ -40,6 +42,11 @@ class Tokenization:
         self.stop_ids: frozenset[int] = frozenset(ends - {None})
         if not self.stop_ids:
             raise CheckpointError("the base model's tokenizer has no token that ends an answer; it cannot be served")
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """For answers in JSON and the bytes of tokens; made when it is first needed, which takes up to a second."""
+        return Grammars(self._tokenizer, self._vocabulary, self.stop_ids)
 
     def completion_prompt(self, prompt: str | Sequence[int]) -> list[int]:
         """Ids of a prompt given as text or as ids. Raises RequestError."""

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from distilledprag.base.default import default_base
 from distilledprag.base.llm import load_base
-from distilledprag.base.prepare import prepared_record
+from distilledprag.base.prepared import prepared_record
 from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.device import chosen_device
 from distilledprag.documents import load_passages

@@ -4,7 +4,8 @@ decoding and one token budget.
     closed_book, rag                     without documents; with the documents in plaintext (the teacher)
     state, state_plain, state_chosen     state adapters: exact; by plain PEFT semantics; only the rows that the question needs
     shuffled                             control: `state` with another question's documents
-    paper, dyprag, prag                  trained: an adapter made from the documents, and the masked prompt
+    paper, dyprag, ..., prag             trained (every registered generator, and PRAG): an adapter made from the documents, and
+                                         the masked prompt
     rag_X                                plaintext and the adapter of the trained method X
     shuffled_X                           control: this question's prompt, X's adapter of another question's documents
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,15 +26,13 @@ from distilledprag.baselines.prag import PromptVariant, prompt_ids
 from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.choosing import chosen_sentences
-from distilledprag.generators.interface import mask_row_of
+from distilledprag.generators.interface import generator_names, mask_row_of
+from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.generators.state import StateGenerator
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import PromptBuilder
 
-GENERATED = ("paper", "dyprag")
-TRAINED = (*GENERATED, "prag")
 STATE_METHODS = ("state", "state_plain", "state_chosen", "shuffled")
 CHOSEN_ROWS = 0.35
 
@@ -255,7 +254,13 @@ def mask_row(setting: Setting, method: str) -> torch.Tensor | None:
     return mask_row_of(setting.generators.get(METHODS[method].needs or ""))
 
 
+def trained_methods() -> tuple[str, ...]:
+    """Methods that make an adapter with something trained: every registered generator by its name, and PRAG."""
+    return (*generator_names(), "prag")
+
+
 def _methods() -> list[Method]:
+    trained = trained_methods()
     found = [
         Method("closed_book", None, _closed_book),
         Method("rag", None, _rag),
@@ -264,14 +269,27 @@ def _methods() -> list[Method]:
         Method("state_chosen", "states", partial(_state, chosen=True)),
         Method("shuffled", "states", partial(_state, shuffled=True), shuffled=True),
     ]
-    for name in TRAINED:
+    for name in trained:
         found.append(Method(name, name, partial(_trained, name=name, method=name)))
-    for name in TRAINED:
+    for name in trained:
         found.append(Method(f"rag_{name}", name, partial(_trained, name=name, method=f"rag_{name}", variant="open")))
-    for name in TRAINED:
+    for name in trained:
         run = partial(_trained, name=name, method=f"shuffled_{name}", shuffled=True)
         found.append(Method(f"shuffled_{name}", name, run, shuffled=True))
     return found
 
 
-METHODS = {method.name: method for method in _methods()}
+class _ByName(Mapping[str, Method]):
+    """Methods by name; looked up anew each time, so that a generator is a method as soon as it is registered."""
+
+    def __getitem__(self, name: str) -> Method:
+        return {method.name: method for method in _methods()}[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (method.name for method in _methods())
+
+    def __len__(self) -> int:
+        return len(_methods())
+
+
+METHODS = _ByName()

@@ -25,13 +25,12 @@ import torch
 
 from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, load_base, weights_hash
-from distilledprag.base.prepare import RECORD, prepared_record
+from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
 from distilledprag.decoding import greedy_ids
 from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
-    GENERATED,
     METHODS,
     Question,
     Setting,
@@ -46,7 +45,7 @@ from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.summary import Answered, recall_of, scores_of, summarise
 from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
-from distilledprag.generators.interface import mask_embedded_as
+from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.journal import Journal
 from distilledprag.packages import cache_folder
@@ -259,8 +258,8 @@ def _needed(recipe: EvaluationRecipe) -> list[str]:
 
 
 def _generators(recipe: EvaluationRecipe, base: BaseLLM) -> dict[str, Any]:
-    if unknown := sorted(set(recipe.checkpoints) - set(GENERATED)):
-        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(GENERATED)}")
+    if unknown := sorted(set(recipe.checkpoints) - set(generator_names())):
+        raise ConfigError(f"checkpoints names {unknown[0]!r}, which takes none; choose from {', '.join(generator_names())}")
     found = {}
     for name in _needed(recipe):
         if name != "prag":

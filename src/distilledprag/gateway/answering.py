@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
 from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore
-from distilledprag.errors import InputError, StoreError
+from distilledprag.errors import StoreError
 from distilledprag.gateway.adapter_cache import Adapter, AdapterCache
-from distilledprag.gateway.engine_client import AdapterGoneError, Completion, EngineClient, SentRequest
+from distilledprag.gateway.engine_client import AdapterGoneError, EngineClient, SentRequest
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
-from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
+from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
@@ -33,12 +36,16 @@ from distilledprag.retrieval.sqlite import Finder, StoreRetriever
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
 NOTHING_FOUND = "no passage of the store shares a word with the question, so it was asked without documents"
+_NO_LIMIT = 10**9
+_logger = logging.getLogger("distilledprag.gateway")
 Found = list[tuple[Passage, float, str]]  # passage, score, id of its document
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked. history: earlier messages `{"role", "content"}`; max_tokens: of the answer, None for the default."""
+    """What is asked. history: earlier messages `{"role", "content"}`; max_tokens: of the answer, None for the default; logprobs:
+    likely tokens to tell beside each written one (None: no probabilities); response_format: what the answer must be, as OpenAI
+    writes it."""
 
     question: str
     history: list[dict[str, str]]
@@ -50,6 +57,19 @@ class Asked:
     top_p: float | None
     seed: int | None
     stream: bool
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def wanted_tokens(self) -> int:
+        return self.max_tokens or MAX_ANSWER_TOKENS
+
+    @property
+    def own_settings(self) -> list[str]:
+        """The user's own words outside the messages, as they are sent."""
+        return [*self.stop, *([] if self.response_format is None else [json.dumps(self.response_format, ensure_ascii=False)])]
 
 
 @dataclass
@@ -95,11 +115,10 @@ class Report:
 
 @dataclass
 class Reply:
-    """An answer that the engine has begun. Iterate `texts`; `completion.finish_reason` and the last timings follow."""
+    """An answer that the engine has begun. Iterate `pieces`; the last timings follow."""
 
     report: Report
-    completion: Completion
-    texts: AsyncIterator[str]
+    pieces: AsyncGenerator[Piece, None]
 
 
 class Answering:
@@ -136,7 +155,7 @@ class Answering:
             raise ForbiddenError("plain RAG is switched off; the operator of this gateway can allow it with --allow-plaintext")
         clock = _Clock()
         report = Report(asked.mode, seconds=clock.seconds)
-        report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history)
+        report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history, asked.own_settings)
         if asked.mode != "closed_book":
             report.passages, repeated = await asyncio.to_thread(self._found, asked)
             report.warnings += repeat_notes([passage for passage, *_ in repeated])
@@ -145,14 +164,15 @@ class Answering:
                 report.warnings.append(NOTHING_FOUND)
         report.texts = [passage.text for passage, _, _ in report.passages]
         if self._rows is not None and report.mode == "parametric":
-            report.texts = await asyncio.to_thread(
-                chosen_sentences, asked.question, report.texts, self._rows, lambda text: len(self.prompts.document_ids(text))
-            )
+            whole = report.texts
+            report.texts = await asyncio.to_thread(chosen_sentences, asked.question, whole, self._rows, self._count)
+            self._note_left_out(report, whole, "as the gateway's --rows says")
         clock.lap("retrieve")
+        await self._engine.base_name(self._prag.base.id)  # and with it the engine's bounds
         prompts = await self._build(asked, report)
         async with contextlib.AsyncExitStack() as stack:
-            completion = await self._open(stack, asked, report, prompts, clock)
-            yield Reply(report, completion, self._read(completion, asked, clock))
+            pieces = await self._open(stack, asked, report, prompts, clock)
+            yield Reply(report, self._read(pieces, asked, clock))
 
     def _found(self, asked: Asked) -> tuple[Found, Found]:
         """The passages for a question, and those that were passed over because they repeat one of them."""
@@ -161,27 +181,54 @@ class Answering:
         return kept, repeated
 
     async def _build(self, asked: Asked, report: Report) -> Prompts:
-        """The prompt that is sent, and the one without documents that it is compared with."""
-        longest = asked.max_tokens or MAX_ANSWER_TOKENS
-        room = self._prag.base.context_length - longest
-        if room < 1:
-            raise InputError(
-                f"max_tokens {longest} leaves no room for a prompt in the model's {room + longest} tokens; ask for less"
-            )
+        """The prompt that is sent, and the one without documents that it is compared with.
+
+        Where the model has no room for all passages, the sentences that the question seems to need are sent; where it has none
+        for an answer as long as was asked for, a shorter one is asked for. The report's warnings say both."""
+        bounds, own = self._engine.bounds, self._prag.base.context_length
+        context = min(own, bounds.context or own)
+        most = min(asked.wanted_tokens, bounds.answer or asked.wanted_tokens)
+        room = max(1, context - min(most, MAX_ANSWER_TOKENS))
+        frame = self.prompts.build(asked.question, [""] * len(report.texts), asked.history, max_tokens=room)
+        place = room - len(frame)
+        if report.mode == "parametric" and bounds.rows:
+            place = min(place, bounds.rows)
+        whole = report.texts
+        report.texts = await asyncio.to_thread(fitting_sentences, asked.question, whole, place, self._count)
+        self._note_left_out(report, whole, f"since the model has room for {place} of them")
         prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
-        reference = self.prompts.build(asked.question, [""] * len(report.texts), asked.history, max_tokens=room).open_ids
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
+        longest = min(most, context - len(ids))
+        if longest < asked.wanted_tokens and asked.max_tokens:
+            why = (
+                f"the engine writes {bounds.answer} at most" if longest == bounds.answer else f"the model reads {context} in all"
+            )
+            report.warnings.append(f"max_tokens was lowered from {asked.max_tokens} to {longest}: {why}")
         report.prompt = self._prag.base.tokenizer.decode(ids, skip_special_tokens=False)
         report.prompt_tokens = len(ids)
         report.masked_tokens = sum(prompt.is_document) if report.mode == "parametric" else 0
-        return Prompts(ids, reference, longest)
+        return Prompts(ids, frame.open_ids, longest, bounds.answer or _NO_LIMIT, context)
+
+    def _count(self, text: str) -> int:
+        return len(self.prompts.document_ids(text))
+
+    def _note_left_out(self, report: Report, whole: list[str], why: str) -> None:
+        """Say in the report, and by numbers alone in the log, when tokens of the passages are not sent."""
+        total, kept = (sum(map(self._count, texts)) for texts in (whole, report.texts))
+        if kept < total:
+            gone = sum(bool(before.strip()) and not after for before, after in zip(whole, report.texts, strict=True))
+            passages = f", {gone} of the {len(whole)} passages whole" if gone else ""
+            report.warnings.append(
+                f"{total - kept} of the passages' {total} tokens were left out{passages}, {why}; the answer may be among them"
+            )
+            _logger.warning("%d of %d passage tokens were left out of a prompt, %s", total - kept, total, why)
 
     async def _open(
         self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: Prompts, clock: _Clock
-    ) -> Completion:
+    ) -> AsyncGenerator[Piece, None]:
         """The engine's answer, begun. An adapter that it no longer has is uploaded again, once."""
         passages = [passage for passage, _, _ in report.passages]
-        messages = [*(message["content"] for message in asked.history), asked.question]
+        messages = [*(message["content"] for message in asked.history), asked.question, *asked.own_settings]
         protected = await asyncio.to_thread(self._reference.protected, passages, messages)
         base = await self._engine.base_name(self._prag.base.id)
         if report.mode == "parametric":
@@ -209,36 +256,59 @@ class Answering:
         raise AssertionError("the loop returns or raises")
 
     def _rule(self, asked: Asked, report: Report, prompts: Prompts, protected: Protected, masks: Masks, model: str) -> EgressRule:
-        settings = AnswerSettings(asked.max_tokens or MAX_ANSWER_TOKENS, asked.temperature, asked.stream, asked.top_p, asked.seed)
+        settings = AnswerSettings(
+            asked.wanted_tokens,
+            asked.temperature,
+            asked.stream,
+            asked.top_p,
+            asked.seed,
+            asked.stop,
+            asked.choices,
+            asked.logprobs,
+            asked.response_format,
+            most=prompts.most,
+            context=prompts.context,
+        )
         if report.mode == "rag":
             return PlainTextRule(prompts.ids, model, settings)
         return PromptRule(protected, prompts.reference, masks, model, settings, self._reference.decode)
 
-    async def _read(self, completion: Completion, asked: Asked, clock: _Clock) -> AsyncIterator[str]:
-        """The answer's pieces without the space before it; when it is whole it may come back as history."""
-        pieces: list[str] = []
-        async for text in completion.texts:
-            text = text if pieces else text.lstrip()
-            if text:
-                if not pieces:
+    async def _read(self, pieces: AsyncGenerator[Piece, None], asked: Asked, clock: _Clock) -> AsyncGenerator[Piece, None]:
+        """The answer's pieces without the space before and after each choice; a whole choice may come back as history."""
+        given = [""] * asked.choices
+        held = [""] * asked.choices  # space that is given out when more follows
+        unfinished = asked.choices
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                if piece.choice >= asked.choices:
+                    continue
+                text = held[piece.choice] + piece.text
+                text = text if given[piece.choice] else text.lstrip()
+                held[piece.choice] = text[len(text.rstrip()) :]
+                text = text.rstrip()
+                if text and not any(given):
                     clock.note("first_token")
-                pieces.append(text)
-                yield text
-        clock.lap("answer")
-        clock.note("total")
-        if pieces:
-            with contextlib.suppress(StoreError):  # a full disk costs the answer its way back as history, nothing more
-                await asyncio.to_thread(self._store.remember_answer, self._engine.url, "".join(pieces))
+                given[piece.choice] += text
+                unfinished -= piece.finish is not None
+                if not unfinished:  # the last event tells the timings
+                    clock.lap("answer")
+                    clock.note("total")
+                    with contextlib.suppress(StoreError):  # a full disk costs the answer its way back as history, nothing more
+                        for answer in filter(None, given):
+                            await asyncio.to_thread(self._store.remember_answer, self._engine.url, answer)
+                yield replace(piece, text=text)
 
 
 @dataclass(frozen=True)
 class Prompts:
     """What is sent for a question, and what it is compared with. ids: to be sent; reference: the same without any passage;
-    longest: tokens of the answer."""
+    longest: tokens of the answer; most: that the engine writes; context: that it reads, answer included."""
 
     ids: list[int]
     reference: list[int]
     longest: int
+    most: int
+    context: int
 
 
 class _Clock:
@@ -265,4 +335,12 @@ def request_fields(asked: Asked, prompts: Prompts, model: str) -> dict[str, Any]
         fields["top_p"] = asked.top_p
     if asked.seed is not None:
         fields["seed"] = asked.seed
+    if asked.stop:
+        fields["stop"] = list(asked.stop)
+    if asked.choices > 1:
+        fields["n"] = asked.choices
+    if asked.logprobs is not None:
+        fields["logprobs"] = asked.logprobs
+    if asked.response_format is not None:
+        fields["response_format"] = asked.response_format
     return fields

@@ -1,4 +1,4 @@
-"""/v1/models and /v1/chat/completions, in OpenAI's form, with one more field: `distilledprag`.
+"""/v1/models, /v1/chat/completions and /v1/responses, in OpenAI's form, with one more field: `distilledprag`.
 
 body -> ChatRequest -> Asked: question, earlier messages, mode, settings -> answering -> one record, or events of a stream
 """
@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.responses import Response
 
 from distilledprag.documents.store import DEFAULT_COLLECTION
-from distilledprag.errors import DistilledPRAGError, InputError
+from distilledprag.errors import InputError
 from distilledprag.gateway.answering import MODES, Answering, Asked, Mode, Reply
 from distilledprag.gateway.guard.reference import MOST_PASSAGES
 from distilledprag.http import openai
+from distilledprag.http.answers import CHAT, Choice, Generation, Piece, model_record, stream, while_there, whole_record
 from distilledprag.http.bodies import BodyReader, json_body
-from distilledprag.http.errors import Explain, NotFoundError, error_record
+from distilledprag.http.errors import Explain, NotFoundError, RequestError
+from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 
 MODEL = "distilledprag"
 MAX_CHAT = 2 * 2**20  # bytes of one conversation: far more than a model reads
@@ -38,16 +40,14 @@ class Settings(BaseModel):
 
 
 class Message(openai.Message):
-    """A message of an application written for OpenAI: fields that carry no text are ignored, content may be missing."""
+    """A message of an application written for OpenAI: fields that carry no text are ignored."""
 
     model_config = ConfigDict(extra="ignore")
-    content: StrictStr | list[openai.Part] | None = None  # type: ignore[assignment]
 
 
 class ChatRequest(openai.ChatRequest):
     """The body of POST /v1/chat/completions."""
 
-    without_effect: ClassVar[Mapping[str, tuple[Any, ...]]] = openai.WITHOUT_EFFECT | {"stop": ([], "")}
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]  # type: ignore[assignment]
     top_p: Annotated[openai.Number, Field(gt=0, le=1)] | None = None
     seed: Annotated[StrictInt, Field(gt=-(2**63), lt=2**63)] | None = None
@@ -60,26 +60,83 @@ def chat_routes(
     router = APIRouter()
     started = int(time.time())
 
+    names = [MODEL, f"{MODEL}:closed_book", *([f"{MODEL}:rag"] if answering.allow_plaintext else [])]
+
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
-        names = [MODEL, f"{MODEL}:closed_book", *([f"{MODEL}:rag"] if answering.allow_plaintext else [])]
-        return {"object": "list", "data": [openai.model_record(name, started) for name in names]}
+        return {"object": "list", "data": [model_record(name, started) for name in names]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name not in names:
+            raise NotFoundError(
+                f"there is no such model; the models are {', '.join(names)}", code="model_not_found", param="model"
+            )
+        return model_record(name, started)
 
     @router.post("/v1/chat/completions", response_model=None, openapi_extra=json_body(ChatRequest))
     async def chat(sent: Request) -> Response:
         async with bodies.held_json(sent, MAX_CHAT) as fields:
             request = openai.parse_request(ChatRequest, fields, ignore_unknown=True)
+        async with _begun(request) as (made, stack):
+            if request.stream:
+                return _streaming(stream(made, CHAT, request.wants_usage, explain), stack)
+            return JSONResponse(await while_there(sent, whole_record(made, CHAT)))
+
+    @router.post("/v1/responses", response_model=None, openapi_extra=BODY)
+    async def responses(sent: Request) -> Response:
+        async with bodies.held_json(sent, MAX_CHAT) as fields:
+            try:
+                request = openai.parse_request(ChatRequest, chat_fields(fields), ignore_unknown=True)
+            except RequestError as error:
+                raise named_as_sent(error) from None
+        try:
+            async with _begun(request) as (made, stack):
+                if request.stream:
+                    return _streaming(response_events(made, fields, explain), stack)
+                return JSONResponse(await while_there(sent, response_record(made, fields)))
+        except RequestError as error:
+            raise named_as_sent(error) from None
+
+    @contextlib.asynccontextmanager
+    async def _begun(request: ChatRequest) -> AsyncIterator[tuple[Generation, contextlib.AsyncExitStack]]:
+        """The answer, begun: the engine is asked before the answer begins, so that its refusals have their own status. What is
+        kept open for it is in the stack, which a stream takes over."""
         asked = asked_in(request, accept_any_model)
-        if not asked.stream:
-            async with answering.ask(asked) as reply:
-                text = "".join([piece async for piece in reply.texts]).rstrip()
-            return JSONResponse(_whole(request, asked, reply, text, count_tokens(text)))
-        # The engine is asked before the answer begins, so that its refusals have their own status.
-        stack = contextlib.AsyncExitStack()
-        reply = await stack.enter_async_context(answering.ask(asked))
-        return StreamingResponse(_events(request, asked, reply, stack, count_tokens, explain), media_type="text/event-stream")
+        async with contextlib.AsyncExitStack() as stack:
+            reply = await stack.enter_async_context(answering.ask(asked))
+            yield _generation(request, asked, reply, count_tokens), stack
 
     return router
+
+
+def _streaming(events: AsyncIterator[bytes], stack: contextlib.AsyncExitStack) -> StreamingResponse:
+    kept = stack.pop_all()
+
+    async def sent() -> AsyncIterator[bytes]:
+        async with kept:
+            async for event in events:
+                yield event
+
+    return StreamingResponse(sent(), media_type="text/event-stream")
+
+
+def _generation(request: ChatRequest, asked: Asked, reply: Reply, count_tokens: Callable[[str], int]) -> Generation:
+    choices = [Choice() for _ in range(asked.choices)]
+
+    async def pieces() -> AsyncGenerator[Piece, None]:
+        async with contextlib.aclosing(reply.pieces) as written:
+            async for piece in written:
+                choices[piece.choice].add(piece)
+                yield piece
+
+    def usage() -> tuple[int, int]:
+        return reply.report.prompt_tokens, sum(count_tokens(choice.text) for choice in choices)
+
+    def details() -> dict[str, Any]:
+        return {"distilledprag": reply.report.as_record()} if request.distilledprag.details else {}
+
+    return Generation(_model_of(asked), pieces(), usage, asked.choices, asked.logprobs is not None, details)
 
 
 def asked_in(request: ChatRequest, accept_any_model: bool = True) -> Asked:
@@ -105,6 +162,10 @@ def asked_in(request: ChatRequest, accept_any_model: bool = True) -> Asked:
         top_p=request.top_p,
         seed=request.seed,
         stream=bool(request.stream),
+        stop=tuple(filter(None, request.stops)),
+        choices=request.choices,
+        logprobs=request.alternatives,
+        response_format=_format_of(request),
     )
 
 
@@ -129,42 +190,11 @@ def _model_of(asked: Asked) -> str:
     return MODEL if asked.mode == "parametric" else f"{MODEL}:{asked.mode}"
 
 
-def _whole(request: ChatRequest, asked: Asked, reply: Reply, text: str, tokens: int) -> dict[str, Any]:
-    record = openai.frame("chatcmpl-", "chat.completion", _model_of(asked)) | {
-        "choices": [openai.chat_choice(text, reply.completion.finish_reason or "stop")],
-        "usage": openai.usage(reply.report.prompt_tokens, tokens),
-    }
-    return record | ({"distilledprag": reply.report.as_record()} if request.distilledprag.details else {})
-
-
-async def _events(
-    request: ChatRequest,
-    asked: Asked,
-    reply: Reply,
-    stack: contextlib.AsyncExitStack,
-    count_tokens: Callable[[str], int],
-    explain: Explain,
-) -> AsyncIterator[bytes]:
-    """The first event tells passages and what was sent, the last one the timings."""
-    frame = openai.frame("chatcmpl-", "chat.completion.chunk", _model_of(asked))
-
-    def chunk(text: str | None, finish: str | None = None, details: bool = False) -> bytes:
-        record = frame | {"choices": [openai.chat_delta(text, finish)]}
-        if details and request.distilledprag.details:
-            record["distilledprag"] = reply.report.as_record()
-        return openai.event(record)
-
-    async with stack:
-        try:
-            yield chunk("", details=True)
-            pieces = []
-            async for text in reply.texts:
-                pieces.append(text)
-                yield chunk(text)
-            yield chunk(None, reply.completion.finish_reason or "stop", details=True)
-            if request.wants_usage:
-                used = openai.usage(reply.report.prompt_tokens, count_tokens("".join(pieces)))
-                yield openai.event(frame | {"choices": [], "usage": used})
-            yield openai.DONE
-        except DistilledPRAGError as error:
-            yield openai.event(error_record(error, explain)[1])
+def _format_of(request: ChatRequest) -> dict[str, Any] | None:
+    """The format of the answer in the one way in which it is sent on; None for any text."""
+    wanted = request.response_format
+    if wanted is None or wanted.schema_of_answer is None:
+        return None
+    if wanted.type == "json_object":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": wanted.schema_of_answer}}

@@ -59,7 +59,7 @@ def document_routes(
         else:
             raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
         began = time.time()
-        ids = await asyncio.to_thread(store.add, documents, collection)
+        ids = await desk.store(lambda: store.add(documents, collection))
         if failed:
             others = f"; the other {len(ids)} of this upload are stored" if ids else ""
             raise DocumentError("; ".join(failed) + others)
@@ -88,7 +88,7 @@ def document_routes(
 
     @router.delete("/v1/documents/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        await asyncio.to_thread(store.delete, [id])
+        await desk.store(lambda: store.delete([id]))
         await forget(id)
         return {"id": id, "deleted": True}
 

@@ -12,9 +12,10 @@ import asyncio
 import contextlib
 import datetime
 import json
+import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ import httpx2
 from distilledprag.errors import ConfigError
 from distilledprag.gateway.guard.protected import WireGuardError
 from distilledprag.gateway.guard.rules import ADAPTERS, COMPLETIONS, BareRule, EgressRule, RemovalRule, checked_adapter_id
+from distilledprag.http.answers import Piece, TokenLogprob, named_token
 from distilledprag.http.errors import RequestError
 from distilledprag.http.listening import is_loopback
+from distilledprag.http.openai import MOST_CHOICES
 
 KEY_VARIABLE = "DPRAG_ENGINE_API_KEY"
+# Refusals of a question that are the client's to mend. Those of keys (401, 403) and of adapters are this gateway's.
+_PASSED_ON = (400, 408, 413, 422, 504)
+_NAME = re.compile(r"[a-z0-9_.]{1,60}")  # a code or a field that is passed on
 _NO_ROOM = ("adapter_quota", "adapter_bytes_quota", "adapter_memory_full")  # the engine's codes
 _LONGEST_MESSAGE = 300  # characters of the engine's own error that are passed on
 _CONNECT, _SILENCE, _HEALTH = 10.0, 300.0, 3.0  # seconds
@@ -45,6 +51,12 @@ class EngineBusyError(EngineError):
     """The engine has too much to do."""
 
     status, kind, code = 429, "rate_limit_error", "engine_busy"
+
+
+class EngineRefusedError(EngineError):
+    """The engine does not serve what the client asked for; status, code and field are its own."""
+
+    kind = "invalid_request_error"
 
 
 class AdapterQuotaError(EngineBusyError):
@@ -117,12 +129,20 @@ class UploadedAdapter:
     lifetime: float | None
 
 
-@dataclass
-class Completion:
-    """An answer being written: iterate `texts`; finish_reason is known at its end."""
+@dataclass(frozen=True)
+class Bounds:
+    """What the engine says of itself; None where it says nothing. context: tokens that prompt and answer have together;
+    answer: of one answer; rows: of an adapter."""
 
-    texts: AsyncIterator[str]
-    finish_reason: str | None = None
+    context: int | None = None
+    answer: int | None = None
+    rows: int | None = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Bounds:
+        """From an entry of /v1/models."""
+        found = (entry.get(name) for name in ("max_model_len", "max_answer_tokens", "max_rows"))
+        return cls(*(value if type(value) is int and value > 0 else None for value in found))
 
 
 class EngineClient:
@@ -146,6 +166,7 @@ class EngineClient:
             base_url=self.url, headers=headers, transport=transport, timeout=timeout, trust_env=False, follow_redirects=False
         )
         self._base_name: str | None = None
+        self.bounds = Bounds()  # known with the base's name
 
     @property
     def is_readable_on_the_way(self) -> bool:
@@ -165,7 +186,8 @@ class EngineClient:
             return False
 
     async def base_name(self, preferred: str) -> str:
-        """The engine's name of its base model: `preferred` if it has that, else its first. Raises EngineError."""
+        """The engine's name of its base model: `preferred` if it has that, else its first; `bounds` are that one's then. Raises
+        EngineError."""
         if self._base_name is None:
             async with self._send("GET", "/v1/models", BareRule()) as response:
                 fields = _json(await response.aread())
@@ -175,6 +197,7 @@ class EngineClient:
             if not bases:
                 raise EngineError(f"the engine at {self.url} serves no model; start it with --model")
             self._base_name = preferred if preferred in bases else bases[0]
+            self.bounds = Bounds.of(next(entry for entry in listed or [] if entry.get("id") == self._base_name))
         return self._base_name
 
     def forget_base_name(self) -> None:
@@ -202,22 +225,23 @@ class EngineClient:
                 await response.aread()
 
     @contextlib.asynccontextmanager
-    async def complete(self, fields: dict[str, Any], rule: EgressRule, ledger: list[SentRequest]) -> AsyncIterator[Completion]:
+    async def complete(
+        self, fields: dict[str, Any], rule: EgressRule, ledger: list[SentRequest]
+    ) -> AsyncIterator[AsyncGenerator[Piece, None]]:
         """Ask. Inside the block the request has been accepted and the answer can be read, piece by piece if it streams.
 
-        Raises AdapterGoneError when the engine does not know the model's adapter, EngineBusyError, EngineError.
+        Raises AdapterGoneError when the engine does not know the model's adapter, EngineBusyError, EngineRefusedError for what
+        it does not serve, EngineError.
         """
         body = json.dumps(fields, separators=(",", ":")).encode()
         async with self._send("POST", COMPLETIONS, rule, ledger, content=body, kind="application/json") as response:
-            completion = Completion(_nothing())
-            reading = _streamed(response, completion) if fields.get("stream") else _whole(response, completion)
-            completion.texts = self._reading(reading)
-            yield completion
+            yield self._reading(_streamed(response) if fields.get("stream") else _whole(response))
 
-    async def _reading(self, texts: AsyncIterator[str]) -> AsyncIterator[str]:
+    async def _reading(self, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
         try:
-            async for text in texts:
-                yield text
+            async with contextlib.aclosing(pieces):
+                async for piece in pieces:
+                    yield piece
         except httpx2.HTTPError as error:
             raise EngineError(
                 f"the connection to the engine ended in the middle of the answer ({type(error).__name__}); ask again"
@@ -271,7 +295,12 @@ class EngineClient:
             wait = float(after) if after.isdecimal() else None
             if _code(response) in _NO_ROOM:
                 return AdapterQuotaError(f"the engine has no room for a further adapter{reason}", retry_after=wait)
-            return EngineBusyError(f"the engine is busy; try again in a moment{reason}", retry_after=wait)
+            status = response.status_code
+            return EngineBusyError(f"the engine is busy; try again in a moment{reason}", retry_after=wait, status=status)
+        if response.status_code in _PASSED_ON and path == COMPLETIONS:
+            said = reason.removeprefix(": ") or f"the engine refused the request with status {response.status_code}"
+            code, field = _named(response, "code"), _named(response, "param")
+            return EngineRefusedError(said, status=response.status_code, code=code, param=field)
         return EngineError(f"the engine at {self.url} answered with status {response.status_code}{reason}")
 
 
@@ -282,19 +311,15 @@ def _trusting(authority: Path | None) -> ssl.SSLContext:
         raise ConfigError(f"{authority} holds no certificates that can be used ({error}); give a PEM file") from error
 
 
-async def _nothing() -> AsyncIterator[str]:
-    return
-    yield ""
+async def _whole(response: httpx2.Response) -> AsyncGenerator[Piece, None]:
+    for choice in _choices(_json(await response.aread())):
+        yield _piece(choice, choice.get("finish_reason") or "stop")
 
 
-async def _whole(response: httpx2.Response, completion: Completion) -> AsyncIterator[str]:
-    choice = _choice(_json(await response.aread()))
-    completion.finish_reason = choice.get("finish_reason") or "stop"
-    yield choice["text"]
-
-
-async def _streamed(response: httpx2.Response, completion: Completion) -> AsyncIterator[str]:
+async def _streamed(response: httpx2.Response) -> AsyncGenerator[Piece, None]:
     ended = False
+    finished: set[int] = set()
+    begun = {0}
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue
@@ -307,19 +332,50 @@ async def _streamed(response: httpx2.Response, completion: Completion) -> AsyncI
             raise EngineError("the engine failed in the middle of the answer" + _said(fields["error"]))
         if fields.get("choices") == []:  # a chunk that tells the usage only
             continue
-        choice = _choice(fields)
-        completion.finish_reason = choice.get("finish_reason") or completion.finish_reason
-        if choice["text"]:
-            yield choice["text"]
-    if not ended and completion.finish_reason is None:
+        for choice in _choices(fields):
+            piece = _piece(choice, choice.get("finish_reason"))
+            begun.add(piece.choice)
+            if piece.finish:
+                finished.add(piece.choice)
+            if piece.text or piece.tokens or piece.finish:
+                yield piece
+    unfinished = sorted(begun - finished)
+    if unfinished and not ended:
         raise EngineError("the engine ended the answer in the middle; ask again")
+    for number in unfinished:
+        yield Piece("", number, finish="stop")
 
 
-def _choice(fields: dict[str, Any]) -> dict[str, Any]:
+def _choices(fields: dict[str, Any]) -> list[dict[str, Any]]:
     choices = fields.get("choices")
-    if isinstance(choices, list) and choices and isinstance(choices[0], dict) and isinstance(choices[0].get("text"), str):
-        return choices[0]
+    if isinstance(choices, list) and choices and all(_is_choice(choice) for choice in choices):
+        return choices
     raise EngineError("the engine's answer has a form that this gateway does not know; check that --engine is a `dprag engine`")
+
+
+def _is_choice(choice: Any) -> bool:
+    if not isinstance(choice, dict) or not isinstance(choice.get("text"), str):
+        return False
+    return choice.get("index", 0) in range(MOST_CHOICES) and isinstance(choice.get("finish_reason"), (str, type(None)))
+
+
+def _piece(choice: dict[str, Any], finish: str | None) -> Piece:
+    return Piece(choice["text"], choice.get("index", 0), _tokens(choice.get("logprobs")), finish)
+
+
+def _tokens(logprobs: Any) -> tuple[TokenLogprob, ...]:
+    """What the engine tells of probabilities, as `text_completion` writes it; nothing when it has another form."""
+    if not isinstance(logprobs, dict):
+        return ()
+    columns = [logprobs.get(name) for name in ("tokens", "token_logprobs", "top_logprobs")]
+    if not all(isinstance(column, list) for column in columns):
+        return ()
+    told = []
+    for token, value, top in zip(*columns, strict=False):
+        if isinstance(token, str) and isinstance(value, (int, float)) and isinstance(top, dict):
+            others = ((name, number) for name, number in top.items() if isinstance(number, (int, float)))
+            told.append(named_token(token, value, tuple(named_token(*other) for other in others)))
+    return tuple(told)
 
 
 def _json(data: bytes) -> dict[str, Any]:
@@ -351,10 +407,16 @@ def _reason(response: httpx2.Response) -> str:
 
 
 def _code(response: httpx2.Response) -> str:
+    return _named(response, "code") or ""
+
+
+def _named(response: httpx2.Response, field: str) -> str | None:
+    """`code` or `param` of the engine's error; None unless it is a plain name."""
     with contextlib.suppress(EngineError, httpx2.HTTPError, httpx2.StreamError):
         error = _json(response.content).get("error")
-        return str(error.get("code")) if isinstance(error, dict) else ""
-    return ""
+        value = error.get(field) if isinstance(error, dict) else None
+        return value if isinstance(value, str) and _NAME.fullmatch(value) else None
+    return None
 
 
 def _said(error: Any) -> str:

@@ -39,8 +39,10 @@ class QuotePolicy:
         self._policy = policy
         self._words = words
 
-    def check(self, question: str, history: Sequence[dict[str, str]]) -> list[str]:
-        """Warnings for the user. Raises QuotedDocumentError by policy. The whole store counts, not one collection."""
+    def check(self, question: str, history: Sequence[dict[str, str]], settings: Sequence[str] = ()) -> list[str]:
+        """Warnings for the user. Raises QuotedDocumentError by policy. The whole store counts, not one collection.
+
+        settings: further texts of the user's that are sent as they are (stop texts, a schema)."""
         if self._policy == "allow":
             return []
         own: list[str] = []
@@ -55,6 +57,9 @@ class QuotePolicy:
                 self._judge(what, text, RUN, warnings, ", and the engine did not write it")
             else:
                 self._judge(what, text, self._words, warnings)
+        for text in settings:
+            own.append(text)
+            self._judge("a stop text or the schema", text, self._words, warnings)
         if len(own) > 1 and not warnings:
             self._judge("the conversation", "\n".join(own), self._words, warnings)
         return warnings

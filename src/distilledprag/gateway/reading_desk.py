@@ -1,4 +1,5 @@
-"""Uploads wait here for their turn to be read, so that the event loop goes on serving: one thread for each reading process.
+"""Uploads wait here for their turn, in threads of their own, so that chat, /health and the list never wait for a free thread: one
+thread for each reading process, and one that stores documents.
 
 What a client that has left wanted read is given up at once, whether it waits or is being read.
 """
@@ -27,6 +28,7 @@ class ReadingDesk:
     def __init__(self, pool: ReadingPool) -> None:
         self.pool = pool
         self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="reading")
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
         self._waiting = 0
 
     async def run(self, request: Request, work: Callable[[threading.Event], Result]) -> Result:
@@ -52,9 +54,14 @@ class ReadingDesk:
             leaving.cancel()
             await asyncio.gather(leaving, return_exceptions=True)
 
+    async def store(self, work: Callable[[], Result]) -> Result:
+        """What `work`, which writes to the document store, returns or raises; one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._storing, work)
+
     def close(self) -> None:
         """For the end of the event loop, when no request is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._storing.shutdown()
 
 
 async def _gone(request: Request) -> None:

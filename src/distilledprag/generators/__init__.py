@@ -1,9 +1,9 @@
-"""Generators: documents in, the adapter that an LLM needs to answer about them out.
+"""Generators turn documents into the adapter that an LLM needs to answer questions about them.
 
-state.py      ours: the passages' hidden states            interface.py         what a learned generator is; by name
-choosing.py   the sentences that a question needs          checkpoint.py        their files, on disk and on the Hub
-paper.py      the paper's                                  document_states.py   what they read of the passages
-dyprag.py     DyPRAG's
+state.py             ours: the passages' hidden states     interface.py         what a learned generator is; by name
+paper.py             the paper's                           checkpoint.py        their files, on disk and on the Hub
+dyprag.py            DyPRAG's                              document_states.py   what they read of the passages
+sentence_choice.py   the sentences that a question needs
 
 Every module of this folder is imported here, so that a new generator is registered by its file being there.
 """

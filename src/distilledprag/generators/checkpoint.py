@@ -24,6 +24,7 @@ WEIGHTS = "model.safetensors"
 
 
 def write_checkpoint(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Write both files into an existing folder. weights: contiguous, on the CPU."""
     save_file(dict(weights), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
@@ -45,7 +46,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not file.exists():
         raise CheckpointError(f"{folder} is not a generator checkpoint: it has no {CONFIG}; pass the folder that training wrote")
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if not (isinstance(config["settings"], dict) and isinstance(config["base"], dict) and "architecture" in config):
             raise TypeError
     except (ValueError, KeyError, TypeError) as error:

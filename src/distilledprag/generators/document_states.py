@@ -1,4 +1,4 @@
-"""Document states: what a learned generator reads of the passages, from a frozen encoder.
+"""Document states: what a frozen encoder gives a learned generator to read of the passages.
 
     B = prompts   S = document tokens (padded)   N = state layers   D = state dimension
 
@@ -51,6 +51,7 @@ class DocumentStates:
     mask: Tensor
 
     def to(self, device: torch.device | str) -> DocumentStates:
+        """The same states on another device."""
         return DocumentStates(self.states.to(device), self.mask.to(device))
 
     def require_text(self) -> None:

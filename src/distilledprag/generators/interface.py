@@ -1,4 +1,4 @@
-"""What every learned generator is (documents in, one LoRA per prompt out), and generators by name.
+"""The base class of learned generators (documents in, one LoRA per prompt out), and the registry of generators by name.
 
     B = prompts   S = document tokens (padded)   N = state layers   D = state dimension   E = width of the base
 
@@ -102,7 +102,7 @@ class ParameterGenerator(nn.Module, PyTorchModelHubMixin, ABC, library_name="dis
         """The generator's parameters by name, contiguous, on the CPU. (A frozen encoder is not among them.)"""
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
 
-    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **options: Any) -> str | None:  # type: ignore[override]
+    def save_pretrained(self, save_directory: str | Path, *, dtype: torch.dtype | None = None, **options: Any) -> str | None:
         """Write the checkpoint folder in one step (an older one is replaced). dtype: of the weights on disk."""
         self.saved_dtype = dtype
         try:
@@ -151,6 +151,11 @@ def register(settings: type[GeneratorSettings]) -> Callable[[Generator], Generat
     return decorate
 
 
+def generator_names() -> tuple[str, ...]:
+    """The architectures of all registered generators, in the order of their names."""
+    return tuple(sorted(_REGISTERED))
+
+
 def checked_settings(values: Any) -> GeneratorSettings:
     """Settings of the architecture that `values` names.
 
@@ -160,7 +165,7 @@ def checked_settings(values: Any) -> GeneratorSettings:
         raise ConfigError(f"generator settings must be keys and values, such as `architecture: paper`; got {values!r}")
     name = values.get("architecture")
     if not isinstance(name, str) or name not in _REGISTERED:
-        raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(sorted(_REGISTERED))}")
+        raise ConfigError(f"unknown generator architecture {name!r}; choose one of {', '.join(generator_names())}")
     try:
         return _REGISTERED[name][0].model_validate(dict(values))
     except ValidationError as error:
@@ -171,7 +176,7 @@ def checked_settings(values: Any) -> GeneratorSettings:
 def build_generator(settings: Mapping[str, Any] | GeneratorSettings, base: BaseLLM) -> ParameterGenerator:
     """A new generator for `base`. Weights are drawn from torch's global random state. Errors as in `checked_settings`."""
     checked = checked_settings(settings.model_dump() if isinstance(settings, GeneratorSettings) else settings)
-    generator = cast(Any, _REGISTERED[checked.architecture][1])(checked, base)
+    generator: ParameterGenerator = cast(Any, _REGISTERED[checked.architecture][1])(checked, base)
     _add_mask_row(generator, base, checked.mask)
     return generator
 

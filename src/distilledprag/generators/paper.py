@@ -128,4 +128,5 @@ class ModuleStack(nn.Module):
         queries = self.queries.expand(states.size(0), -1, -1)
         for attention in self.cross:  # no residual connection and no norm around it, as released
             queries = attention(queries, states, states, key_padding_mask=padding, need_weights=False)[0]
-        return self.projector(self.encoder(queries))
+        flat: Tensor = self.projector(self.encoder(queries))
+        return flat

@@ -23,9 +23,8 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
-from distilledprag.base.llm import BaseLLM
-from distilledprag.base.passage_states import passage_states
-from distilledprag.base.prepare import MASKS, PreparedRecord
+from distilledprag.base.llm import BaseLLM, passage_states
+from distilledprag.base.prepared import MASKS, PreparedRecord
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
@@ -46,6 +45,7 @@ class PlainPath:
 
     @classmethod
     def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
+        """That of a prepared base or encoder. Raises CheckpointError when its A cannot be read."""
         return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
 
 
@@ -108,7 +108,8 @@ class StateGenerator:
                 if number >= len(self.plain.numbered):
                     raise InputError(
                         f"the passages have more tokens than the base's {len(self.plain.numbered)} masks: use fewer passages "
-                        "or rows, an engine of ours (no limit), or prepare the base with more --masks"
+                        "or rows (`dprag encode --question` chooses as many as fit), an engine of ours (no limit), or prepare "
+                        "the base with more --masks"
                     )
                 ids[place] = self.plain.numbered[number]
                 number += 1
@@ -122,18 +123,27 @@ class StateGenerator:
         """
         if not adds_mlp_output(self.base.model):
             raise ConfigError(f"{self.base.model.config.model_type} norms its MLP's output, so a LoRA there cannot write states")
-        masked = self.prompts.context(passages).masked_ids
-        if self.prompts.mask_token_id not in masked:
+        lengths = [len(self.prompts.document_ids(text)) for text in passages]
+        if not sum(lengths):
             raise InputError(_NO_TEXT)
-        ids = self.numbered(masked)
-        plain = self.plain
+        self.numbered(self.prompts.masked_context(lengths))  # refuses too many before they are encoded
+        assert self.plain is not None
+        return self.lora_of(torch.cat(self.rows(passages, self.plain.layer)).float(), lengths)
+
+    @torch.inference_mode()
+    def present(self, lengths: Sequence[int]) -> Tensor:
+        """States (N, D) that the numbered masks of passages of so many tokens have before a plain adapter writes there."""
+        masked = self.prompts.masked_context(lengths)
+        inputs = torch.tensor([self.numbered(masked)], device=self.base.device)
+        assert self.plain is not None
+        hidden = hidden_after(self.base.model, [self.plain.layer], input_ids=inputs)[self.plain.layer][0]
+        places = [place for place, index in enumerate(masked) if index == self.prompts.mask_token_id]
+        return hidden[torch.tensor(places, device=self.base.device)].float()
+
+    def lora_of(self, wanted: Tensor, lengths: Sequence[int]) -> LoraWeights:
+        """The PEFT adapter that writes the states `wanted` (N, D) at the masks of passages of so many tokens."""
+        b = (wanted - self.present(lengths)).T.contiguous().cpu()
+        count, plain = b.shape[1], self.plain
         assert plain is not None
-        wanted = torch.cat(self.rows(passages, plain.layer)).float()
-        inputs = torch.tensor([ids], device=self.base.device)
-        hidden = hidden_after(self.base.model, [plain.layer], input_ids=inputs)[plain.layer][0]
-        masks = [place for place, index in enumerate(masked) if index == self.prompts.mask_token_id]
-        places = torch.tensor(masks, device=self.base.device)
-        b = (wanted - hidden[places].float()).T.contiguous().cpu()
-        count = b.shape[1]
         pair = LoraPair(plain.a[:count].contiguous(), b)
         return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, "state")

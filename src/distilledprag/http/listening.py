@@ -116,20 +116,31 @@ def address_of(listener: socket.socket, scheme: str = "http") -> str:
 
 
 class Server(uvicorn.Server):
-    """Calls `on_ready` when requests are answered."""
+    """Calls `on_ready` when requests are answered, and `on_stop` when no more are taken, before those under way have ended."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], None] = lambda: None) -> None:
         super().__init__(config)
-        self._on_ready = on_ready
+        self._on_ready, self._on_stop = on_ready, on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self._on_ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._on_stop()
+        await super().shutdown(sockets)
 
-def serve(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], tls: Tls | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; `on_ready` is called when requests are answered. Requests are not logged here.
+
+def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    tls: Tls | None = None,
+    on_stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; `on_ready` is called when requests are answered, `on_stop` when no more are taken. Requests
+    are not logged here.
 
     Answers under way may then be finished, for at most `DRAIN` seconds. Raises ConfigError for TLS files that cannot be used.
     """
@@ -141,7 +152,7 @@ def serve(app: ASGIApp, listener: socket.socket, on_ready: Callable[[], None], t
         config.load()
     except OSError as error:  # also what the ssl module raises
         raise ConfigError(f"the TLS certificate or key cannot be used ({error}); give both as PEM files") from error
-    Server(config, on_ready).run(sockets=[listener])
+    Server(config, on_ready, on_stop).run(sockets=[listener])
 
 
 def configuration(

@@ -1,30 +1,34 @@
-"""OpenAI's chat completions as both servers speak them: the request's schema, and the shapes of answers and stream events.
+"""OpenAI's completions as both servers read them: the schema of a request for an answer.
 
-A parameter that would change an answer and is not served is refused, never ignored.
+A parameter that would change an answer and is not served is refused, never ignored. A parameter that is null counts as not given.
+answers.py has the shapes of answers, responses.py the same for OpenAI's newer interface.
 """
 
 from __future__ import annotations
 
-import json
-import secrets
-import time
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from distilledprag.http.errors import RequestError
 
 # Parameters of OpenAI's that are not served, and the values under which they do nothing.
 WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
     "best_of": (1,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),  # without tools these choose none
     "functions": ([],),
@@ -34,7 +38,13 @@ WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-_IGNORED = ("user", "metadata", "parallel_tool_calls", "service_tier", "safety_identifier", "prompt_cache_key")
+_IGNORED = (
+    "user", "metadata", "parallel_tool_calls", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+    "store",
+)  # fmt: skip
+MOST_CHOICES = 8  # answers to one request
+MOST_LOGPROBS = 20  # alternatives of a token
+LONGEST_SCHEMA = 64 * 1024  # characters of a JSON schema
 
 Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 
@@ -42,6 +52,34 @@ Number = Annotated[float, Field(strict=False, allow_inf_nan=False)]
 class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="ignore")
     include_usage: StrictBool | None = None
+
+
+class JsonSchema(BaseModel):
+    """What an answer must be. name, description and strict change nothing: an answer always keeps to the schema."""
+
+    model_config = ConfigDict(extra="ignore")
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("the type json_schema needs the field json_schema with a schema")
+        if len(str(self.schema_of_answer)) > LONGEST_SCHEMA:
+            raise ValueError(f"the schema is longer than {LONGEST_SCHEMA} characters")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, Any] | None:
+        """The JSON schema that an answer must satisfy; None: any text."""
+        if self.type == "json_object":
+            return {"type": "object"}
+        return self.json_schema.json_schema if self.type == "json_schema" and self.json_schema else None
 
 
 class GenerationRequest(BaseModel):
@@ -57,6 +95,16 @@ class GenerationRequest(BaseModel):
     stream_options: StreamOptions | None = None
     stop: StrictStr | Annotated[list[Annotated[StrictStr, Field(max_length=200)]], Field(max_length=4)] | None = None
     max_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MOST_CHOICES)] | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def answer_schema(self) -> dict[str, Any] | None:
+        return self.response_format.schema_of_answer if self.response_format else None
 
     @property
     def stops(self) -> list[str]:
@@ -75,12 +123,24 @@ class Part(BaseModel):
 
 
 class Message(BaseModel):
-    """One message; after validation `content` is a string, the parts joined."""
+    """One message; after validation `content` is a string, the parts joined; an assistant's may be null. Fields that say nothing
+    (null, an empty list) are left out: clients send an answer back with all of its fields."""
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "developer", "user", "assistant"]
-    content: StrictStr | list[Part]
+    content: StrictStr | list[Part] | None = None
     name: StrictStr | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_empty_fields(cls, fields: Any) -> Any:
+        return {name: value for name, value in fields.items() if value not in (None, [])} if isinstance(fields, dict) else fields
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Message:
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a message of the role {self.role} needs content")
+        return self
 
     @field_validator("content", mode="before")
     @classmethod
@@ -98,6 +158,13 @@ class ChatRequest(GenerationRequest):
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=1000)]
     max_completion_tokens: Annotated[StrictInt, Field(ge=1)] | None = None
+    logprobs: StrictBool | None = None
+    top_logprobs: Annotated[StrictInt, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many likely tokens to tell beside each written one; None: no probabilities at all."""
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def conversation(self) -> list[dict[str, str]]:
@@ -122,8 +189,10 @@ def parse_request(kind: type[Kind], fields: Any, *, ignore_unknown: bool = False
         raise RequestError("the request's body must be a JSON object")
     kept = {}
     for name, value in fields.items():
+        if value is None:
+            continue
         if name in kind.without_effect:
-            if value is not None and not any(_equal(value, harmless) for harmless in kind.without_effect[name]):
+            if not any(_equal(value, harmless) for harmless in kind.without_effect[name]):
                 raise RequestError(f"{name!r} is not served here; leave it out", code="unsupported_parameter", param=name)
         elif name in kind.model_fields or not (ignore_unknown or name in _IGNORED):
             kept[name] = value
@@ -138,41 +207,6 @@ def explained(error: ValidationError) -> tuple[str, str]:
     """(field, what is wrong) of the first problem, without the value that was sent."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return ".".join(str(part)[:40] for part in first["loc"])[:120], first["msg"][:200]
-
-
-def frame(prefix: str, kind: str, model: str) -> dict[str, Any]:
-    """What every answer begins with, and every event of a stream. kind: OpenAI's `object`."""
-    return {"id": prefix + secrets.token_hex(12), "object": kind, "created": int(time.time()), "model": model}
-
-
-def model_record(name: str, created: int) -> dict[str, Any]:
-    """An entry of /v1/models. created: Unix seconds."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "distilledprag"}
-
-
-def chat_choice(text: str | None, finish: str | None) -> dict[str, Any]:
-    """The choice of a whole answer."""
-    message = {"role": "assistant", "content": text, "refusal": None}
-    return {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-
-
-def chat_delta(text: str | None, finish: str | None = None) -> dict[str, Any]:
-    """The choice of a stream's event: "" for the first one, None for the last."""
-    delta = {} if text is None else {"role": "assistant", "content": ""} if text == "" else {"content": text}
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-def usage(read: int, written: int) -> dict[str, int]:
-    """Tokens of the prompt and of the answer."""
-    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-
-
-def event(record: dict[str, Any]) -> bytes:
-    """A server-sent event."""
-    return b"data: " + json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
-
-
-DONE = b"data: [DONE]\n\n"
 
 
 def _equal(value: Any, harmless: Any) -> bool:

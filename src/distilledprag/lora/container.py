@@ -1,4 +1,4 @@
-"""Opening a safetensors file that a stranger sent: the header is bounded before it is parsed.
+"""Opens safetensors files that strangers sent: the header is bounded before it is parsed.
 
 The file is: 8 bytes little-endian header length N | N bytes of JSON | tensor bytes.
 """

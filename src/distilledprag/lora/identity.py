@@ -1,4 +1,4 @@
-"""Which base model an adapter belongs to, and the refusal when it meets another one.
+"""BaseIdentity: which base model an adapter belongs to, and the refusal when it meets another one.
 
 D = hidden size of the base model.
 Adapters, learned generators and prepared bases all carry a `BaseIdentity`.
@@ -101,6 +101,7 @@ class BaseIdentity:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, str]:
+        """The three fields by name, as they travel and as they are saved."""
         return asdict(self)
 
     def matches(self, other: BaseIdentity) -> bool:

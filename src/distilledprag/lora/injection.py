@@ -1,4 +1,4 @@
-"""Running a model with adapters, one per row and without touching a weight; and merging one adapter into the weights.
+"""Runs a model with adapters, one for each row, without touching its weights; and merges one adapter into the weights.
 
     LoRA     hidden states x (N, T, d_in) --> frozen linear W ----------------------> (+) --> output (N, T, d_out)
                                        \\--> A^T (N, d_in, r) --> scaling --> B^T (N, r, d_out) --/

@@ -1,4 +1,4 @@
-"""The adapter format the world reads (PEFT): tensor names, adapter_config.json, and the folder.
+"""PEFT's adapter format: tensor names, adapter_config.json, and the folder.
 
     FOLDER/
       adapter_config.json         peft's own LoraConfig; read by PEFT, vLLM, transformers
@@ -25,6 +25,7 @@ from distilledprag.lora.identity import LONGEST_TEXT, BaseIdentity, is_plain_tex
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "distilledprag.json"
+PROMPT_FILE = "prompt.json"  # the masked prompt that `dprag encode` writes beside an adapter
 METADATA_KEY = "distilledprag"
 
 _PREFIX = f"base_model.model.{BACKBONE_PATH}."
@@ -158,7 +159,7 @@ def write_folder(folder: str | Path, weights: bytes, record: AdapterRecord, modu
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; an adapter needs a folder. Choose another path.")
     present = set(os.listdir(folder)) if folder.exists() else set()
-    foreign = sorted(present - {CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE})
+    foreign = sorted(present - {CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, PROMPT_FILE})
     if foreign:
         raise CheckpointError(
             f"{folder} holds other files ({', '.join(foreign[:3])}), which writing an adapter there would "

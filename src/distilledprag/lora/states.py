@@ -1,11 +1,10 @@
-"""State adapters in compact form: the hidden states that a passage's tokens would have had, one row a mask.
+"""State adapters in compact form: the hidden states that a passage's tokens would have had, one row for each mask.
 
     N = rows (masks), D = hidden size of the base, L = the layer after which the states stand
 
 An engine that knows the mask token writes row k after layer L at the k-th mask of the prompt: that is a LoRA of rank N on
-layer L's down projection with A answering to one position each and B = wanted - present state, without its crosstalk
-(docs/method.md). Rows travel as int8 with one scale a row, around a centre and in units that belong to the base, or in half
-precision.
+layer L's down projection whose rows of A answer at one position each, with B = wanted - present state, and without crosstalk
+(docs/method.md). Rows travel as int8 with one scale for each row, or in half precision.
 """
 
 from __future__ import annotations
@@ -36,14 +35,17 @@ class StateAdapter:
 
     @property
     def count(self) -> int:
+        """N."""
         return self.rows.shape[0]
 
     @property
     def rank(self) -> int:
+        """N: the rank of the LoRA that does the same."""
         return self.count
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the rows as they are in memory."""
         return self.rows.nbytes
 
     def to_bytes(self, precision: str = "int8") -> bytes:

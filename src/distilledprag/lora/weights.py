@@ -1,4 +1,4 @@
-"""The record that travels: one adapter, made from documents, for one base model.
+"""LoraWeights, the record that travels: one LoRA adapter, made from documents, for one base model.
 
 r = rank, d_in / d_out = sizes of the targeted linear module.
 The adapter changes a module's output from W x to W x + (alpha / r) B A x.
@@ -61,9 +61,11 @@ class LoraPair:
 
     @property
     def rank(self) -> int:
+        """r."""
         return self.a.shape[0]
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> LoraPair:
+        """The same factors in another dtype or on another device."""
         return LoraPair(self.a.to(dtype=dtype, device=device), self.b.to(dtype=dtype, device=device))
 
 
@@ -94,6 +96,7 @@ class LoraWeights:
 
     @property
     def rank(self) -> int:
+        """r, the same for all modules."""
         return next(iter(self.modules.values())).rank
 
     @property

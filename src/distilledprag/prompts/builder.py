@@ -114,6 +114,13 @@ class PromptBuilder:
         masked = [self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)]
         return Prompt(ids, masked, is_document)
 
+    def masked_context(self, lengths: Sequence[int]) -> list[int]:
+        """The masked ids of a context whose passages have so many tokens each: all that a masked prompt says of them."""
+        ids = self._opening(INSTRUCTION, self._conversation(()))
+        for number, length in enumerate(lengths, start=1):
+            ids += [*self.passage_label(number), *[self.mask_token_id] * length]
+        return ids
+
     def passage_label(self, number: int) -> list[int]:
         """What stands before the text of passage `number` (from 1)."""
         return self._encoder.structure(f"\nPassage {number}:")

@@ -1,4 +1,4 @@
-"""Text -> token ids, in two manners that are never mixed.
+"""Text -> token ids: untrusted text without control tokens, our own structure with them; the two are never mixed.
 
 `text` is for what comes from outside (documents, questions, answers, history): control tokens written in it,
 the mask token included, come out as the ordinary pieces of their spelling. `structure` is for our own words
@@ -7,8 +7,7 @@ and for what the chat template wrote: there control tokens are recognised.
     model + normalizer + pre-tokenizer, no added tokens    -> text        (what is absent cannot be matched)
     the same + control tokens looked up in a table         -> structure
 
-An encoder never changes the tokenizer it was made from, so threads may
-share it.
+An encoder never changes the tokenizer that it was made from, so threads may share it.
 """
 
 from __future__ import annotations

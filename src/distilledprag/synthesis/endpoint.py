@@ -2,6 +2,8 @@
 
 Retried: broken or timed-out connections, bodies that are cut or not a chat completion, 408, 409, 425, 429 and 5xx.
 Ends the run (EndpointError): a wrong key, address or model, an empty account, and a wait longer than `longest_wait`.
+Changed, and tried again at once: parameters that the server does not know or takes one value of only (`max_tokens` is renamed;
+`temperature` and `response_format` are left out). `changed` says which.
 Every other refusal fails that request alone.
 
 The `openai` client's own retries are off. It retries each request for itself, so that many requests at once would run into the
@@ -30,6 +32,7 @@ from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 RETRIED = frozenset({408, 409, 425, 429})
 FIRST_DELAY, LONGEST_DELAY = 1.0, 60.0  # seconds; doubled from try to try, with jitter of one half
 LONGEST_PAUSE = 60.0  # seconds; a server that wants a longer pause says so with a 429
+_UNSUPPORTED = re.compile(r"unsupported|unrecognized|unknown|not (support|allow|permit)|only|deprecated", re.IGNORECASE)
 _PART = re.compile(r"([0-9.]+)(ms|h|m|s)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -79,8 +82,13 @@ class _Retry(Exception):
         self.wait, self.everyone = wait, everyone
 
 
+class _Changed(Exception):
+    """The server does not take a parameter as it was sent; the next try has another form."""
+
+
 class Endpoint:
-    """Sends requests through the `openai` client. `retried` counts the tries that were repeated, by reason."""
+    """Sends requests through the `openai` client. `retried` counts the tries that were repeated, by reason; `changed`: what is
+    sent otherwise than was asked for, and why."""
 
     def __init__(self, settings: EndpointSettings, gate: Gate | None = None, seed: int = 0) -> None:
         try:
@@ -93,7 +101,9 @@ class Endpoint:
         self.settings = settings
         self.gate = gate or Gate()
         self.retried: Counter[str] = Counter()
+        self.changed: list[str] = []
         self._limit_name = "max_tokens"
+        self._left_out: set[str] = set()
         self._jitter = random.Random(seed)
         self._openai = openai
         self._client = openai.AsyncOpenAI(
@@ -105,17 +115,20 @@ class Endpoint:
 
     async def reply(self, request: Request) -> Reply:
         """The endpoint's reply, after as many tries as the settings allow. Raises RequestFailed or EndpointError."""
-        for tries in range(self.settings.retries + 1):
+        tries = 0
+        while True:
             await self.gate.wait()
             try:
                 return await self._try(request)
+            except _Changed as change:  # at most once a parameter, so it is not counted among the tries
+                self.retried[str(change)] += 1
             except _Retry as failure:
                 reason = str(failure)
                 if tries == self.settings.retries:
                     raise RequestFailed(f"{reason}, {tries + 1} times") from failure
                 self.retried[reason] += 1
                 await self._back_off(failure, tries)
-        raise AssertionError("the last try returns or raises")
+                tries += 1
 
     async def _back_off(self, failure: _Retry, tries: int) -> None:
         """Hold this request, or all of them, as long as the server asks for; without that, longer from try to try."""
@@ -129,10 +142,11 @@ class Endpoint:
             await self.gate.sleep(wait)
 
     async def _try(self, request: Request) -> Reply:
+        body = self._body(request)
         try:
-            raw = await self._client.chat.completions.with_raw_response.create(**self._body(request))
+            raw = await self._client.chat.completions.with_raw_response.create(**body)
         except self._openai.APIStatusError as error:
-            self._refused(error.status_code, error.response.headers, error, request)
+            self._refused(error.status_code, error.response.headers, error, body)
         except self._openai.APITimeoutError as error:
             raise _Retry("timed out") from error
         except self._openai.APIConnectionError as error:
@@ -149,10 +163,24 @@ class Endpoint:
             body["response_format"] = RESPONSE_FORMATS[self.settings.response_format]
         if self.settings.extra:
             body["extra_body"] = self.settings.extra
-        return body
+        return {name: value for name, value in body.items() if name not in self._left_out}
 
-    def _refused(self, status: int, headers: Mapping[str, str], error: Any, request: Request) -> NoReturn:
-        """Raise the exception for a status that is not 2xx. error: an `openai.APIStatusError`."""
+    def _change(self, status: int, error: Any, said: str, body: Mapping[str, Any]) -> None:
+        """Raise _Changed when the refusal is about a parameter that can be sent otherwise."""
+        if status not in (400, 422):
+            return
+        if "max_tokens" in body and "max_completion_tokens" in said:
+            self._limit_name = "max_completion_tokens"  # newer models of OpenAI know only this name
+            raise _Changed("max_tokens renamed") from error
+        for name in ("temperature", "response_format"):
+            if name in body and (error.param == name or name in said) and _UNSUPPORTED.search(f"{error.code} {said}"):
+                if name not in self._left_out:
+                    self._left_out.add(name)
+                    self.changed.append(f"{name} is left out, so the server's own counts (HTTP {status}: {said})")
+                raise _Changed(f"{name} left out") from error
+
+    def _refused(self, status: int, headers: Mapping[str, str], error: Any, body: Mapping[str, Any]) -> NoReturn:
+        """Raise the exception for a status that is not 2xx. error: an `openai.APIStatusError`; body: what was sent."""
         said = " ".join(str(error.message).split())[:300]
         where = self.settings.base_url
         if status in (401, 403):
@@ -167,22 +195,25 @@ class Endpoint:
         if status in RETRIED or status >= 500:
             wait = retry_after(headers)
             raise _Retry(f"HTTP {status}", wait, everyone=status == 429 or wait is not None) from error
-        if status == 400 and self._limit_name == "max_tokens" and "max_completion_tokens" in said:
-            self._limit_name = "max_completion_tokens"  # newer models of OpenAI know only this name
-            raise _Retry("max_tokens renamed", 0.0) from error
+        self._change(status, error, said, body)
         raise RequestFailed(f"refused (HTTP {status}): {said}") from error
 
 
 def _read(content: bytes) -> Reply:
-    """The first choice of a chat completion; nothing about its form is taken for granted."""
+    """The first choice of a chat completion; nothing about its form is taken for granted. Null content is an empty text: a model
+    that spent all its tokens on reasoning sends it with the finish reason `length`."""
     try:
         body = json.loads(content)
         choice = body["choices"][0]
-        text = choice["message"]["content"]
+        message = choice["message"]
+        text = message["content"]
+        if isinstance(text, list):  # parts, as some servers send them
+            text = "".join(part.get("text") or "" for part in text)
         usage = body.get("usage") or {}
         counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         prompt, completion = (count if isinstance(count, int) and count >= 0 else None for count in counts)
-        return Reply(str(text or ""), prompt, completion, str(choice.get("finish_reason") or ""))
+        finish = "refusal" if message.get("refusal") and not text else str(choice.get("finish_reason") or "")
+        return Reply(str(text or ""), prompt, completion, finish)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise _Retry("the body was not a chat completion") from error
 

@@ -17,6 +17,7 @@ from distilledprag.errors import InputError
 from distilledprag.journal import Journal, Record
 from distilledprag.synthesis.pairs import Message
 
+REFUSED = ("content_filter", "refusal")  # values of `Reply.finish`
 FIELDS = {"key", "purpose", "text", "prompt_tokens", "completion_tokens", "finish"}
 
 
@@ -38,7 +39,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """text: what the model wrote; tokens as its server counts them (None: not told); finish: `stop`, `length`, ..."""
+    """text: what the model wrote ("" for null); tokens as its server counts them (None: not told); finish: `stop`, `length`,
+    `refusal`, ..."""
 
     text: str
     prompt_tokens: int | None = None

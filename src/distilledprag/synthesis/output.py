@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
-from distilledprag.synthesis.pairs import REASONS
+from distilledprag.synthesis.llm import Reply
+from distilledprag.synthesis.pairs import REASONS, without_reasoning
 from distilledprag.synthesis.run import Outcome, QaSettings, Rejection, Synthesis, Usage
 from distilledprag.synthesis.sources import DocumentSample
 
@@ -71,10 +72,12 @@ def make_report(
     sample: DocumentSample,
     *,
     retried: Mapping[str, int],
+    changed: Sequence[str],
     seconds: float,
     config: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The report as a JSON object. retried: repeated tries by reason; seconds: of this run; config: the remaining options."""
+    """The report as a JSON object. retried: repeated tries by reason; changed: what the endpoint was sent otherwise than was
+    asked for; seconds: of this run; config: the remaining options."""
     settings = synthesis.settings
     return {
         "config": {**config, "model": synthesis.model.name, **settings.model_dump()},
@@ -84,7 +87,9 @@ def make_report(
         "rejected": _rejected(outcomes),
         "unfinished": dict(Counter(outcome.unfinished for outcome in outcomes if outcome.unfinished)),
         "requests": {"all_runs": _usage(synthesis.usage, settings), "this_run": _usage(synthesis.usage_now, settings)},
+        "replies": _replies(synthesis.replies),
         "retried": dict(retried),
+        "changed": list(changed),
         "seconds": round(seconds, 3),
     }
 
@@ -109,6 +114,17 @@ def _usage(usage: Usage, settings: QaSettings) -> dict[str, Any]:
         "without_token_counts": usage.uncounted,
         "cost_usd": None if cost is None else round(cost, 6),
     }
+
+
+def _replies(replies: Iterable[Reply]) -> dict[str, dict[str, int]]:
+    """All replies of the journal, by how they ended and by the reasoning in them (`pairs.without_reasoning`)."""
+    finish: Counter[str] = Counter()
+    reasoning: Counter[str] = Counter()
+    for reply in replies:
+        finish[reply.finish or "not told"] += 1
+        finish["empty"] += not reply.text.strip()
+        reasoning[without_reasoning(reply.text)[1] or "none"] += 1
+    return {"finish": dict(+finish), "reasoning": dict(reasoning)}
 
 
 def _rejected(outcomes: Sequence[Outcome]) -> dict[str, Any]:

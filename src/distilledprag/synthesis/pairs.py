@@ -79,7 +79,12 @@ def _quoted(text: str) -> str:
 
 # Reading a reply
 
-_THINKING = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+_TAGS = "think|thinking|thoughts?|reasoning|reflection|analysis"
+_OPENING, _CLOSING = rf"(?:<(?:{_TAGS})>|\[think\]|◁think▷)", rf"(?:</(?:{_TAGS})>|\[/think\]|◁/think▷)"
+_THINKING = re.compile(f"{_OPENING}.*?{_CLOSING}", re.DOTALL | re.IGNORECASE)
+_END = re.compile(_CLOSING, re.IGNORECASE)
+_UNCLOSED = re.compile(f"{_OPENING}.*", re.DOTALL | re.IGNORECASE)
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"  # gpt-oss, where its server leaves them in
 _STRUCTURE = re.compile(r'\\.|["{}\[\]]', re.DOTALL)
 _CURLY_QUOTES = str.maketrans("“”„‟", '""""')
 _KEY_NAMES = {
@@ -139,12 +144,29 @@ class Parsed:
     malformed: list[str] = field(default_factory=list)
 
 
+def without_reasoning(text: str) -> tuple[str, str | None]:
+    """(what a reply says, what was done about the reasoning in it). Drafts in there are never pairs or answers.
+
+    "removed": it stood between tags. "unopened": only its end was marked, since the chat template had written the opening tag.
+    "unfinished": only its beginning was, so nothing follows it. None: there was none.
+    """
+    if _CHANNEL in text:
+        _, found, final = text.rpartition(_FINAL)
+        return (re.sub(r"<\|(end|return)\|>\s*$", "", final), "removed") if found else ("", "unfinished")
+    said, removed = _THINKING.subn(" ", text)
+    ends = [found.end() for found in _END.finditer(said)]
+    unopened = bool(ends)
+    said = said[ends[-1] :] if ends else said
+    said, unclosed = _UNCLOSED.subn("", said, count=1)
+    return said, "unfinished" if unclosed else "unopened" if unopened else "removed" if removed else None
+
+
 def parse_pairs(text: str) -> Parsed:
     """The pairs of an LLM's reply, whatever surrounds them and however the JSON is damaged. Never raises.
 
     Of a reply that was cut off, the pairs that are complete count. A reply without any pair gives an empty result.
     """
-    text = _THINKING.sub(" ", text)
+    text, _ = without_reasoning(text)
     if '"' not in text:
         text = text.translate(_CURLY_QUOTES)
     parsed = Parsed()
@@ -212,6 +234,9 @@ def _key(name: object) -> str:
 
 REASONS = {
     "unreadable_reply": "the reply held no question-answer pair (see found for its beginning)",
+    "cut_off": "the reply ended at the token limit before its first whole pair, or in its reasoning; raise --max-tokens",
+    "empty_reply": "the reply had no text",
+    "refused_reply": "the LLM refused, or its server's filter did (finish_reason or refusal)",
     "malformed_pair": "the pair had fields that are not text (see found)",
     "empty_question": "there was no question",
     "empty_answer": "there was no answer, or it said that there is none",
@@ -301,6 +326,7 @@ def question_key(question: str) -> str:
 
 def same_answer(reply: str, answer: str) -> bool:
     """Whether a free reply gives the answer: after normalisation it contains it, or has a token F1 of at least 0.6 with it."""
+    reply, _ = without_reasoning(reply)
     ours, theirs = normalise(reply).split(), normalise(answer).split()
     if not theirs:  # "A" and "The" are articles to normalise
         return reply.strip(" .").casefold() == answer.strip(" .").casefold()

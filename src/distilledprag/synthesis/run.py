@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from distilledprag.errors import ConfigError, EndpointError
-from distilledprag.synthesis.llm import LanguageModel, Replies, Reply, Request, RequestFailed
+from distilledprag.synthesis.llm import REFUSED, LanguageModel, Replies, Reply, Request, RequestFailed
 from distilledprag.synthesis.pairs import (
     Message,
     QuestionAnswer,
@@ -183,7 +183,7 @@ class Synthesis:
         parsed = parse_pairs(reply.text)
         outcome.rejected += [Rejection("malformed_pair", found=what) for what in parsed.malformed]
         if not parsed.pairs and not parsed.malformed:
-            outcome.rejected.append(Rejection("unreadable_reply", found=reply.text[:200]))
+            outcome.rejected.append(Rejection(_why_no_pair(reply), found=reply.text[:200]))
         most = self.settings.single_max if outcome.item.kind == "single" else None
         asked = {question_key(known.question) for known in outcome.pairs}
         for pair in parsed.pairs:
@@ -258,6 +258,15 @@ class Synthesis:
             raise EndpointError("replies came without token counts (`usage`), so a budget cannot be kept; leave out --budget")
         if spent >= budget:
             self._stop = f"the budget of ${budget:g} is used up"
+
+
+def _why_no_pair(reply: Reply) -> str:
+    """A key of `pairs.REASONS` for a reply that holds nothing like a pair."""
+    if reply.finish in REFUSED:
+        return "refused_reply"
+    if reply.finish == "length":
+        return "cut_off"
+    return "unreadable_reply" if reply.text.strip() else "empty_reply"
 
 
 def _remove_duplicates(outcomes: list[Outcome]) -> None:

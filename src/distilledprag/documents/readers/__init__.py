@@ -35,6 +35,7 @@ READERS = {
     ".json": ("json_records", "read_json"),
 }
 SUPPORTED = ", ".join(READERS)
+VERSION = 2  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
 def read(file: Path) -> ReadDocument:

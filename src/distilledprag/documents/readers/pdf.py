@@ -167,14 +167,17 @@ def _body_style(pages: list[list[Item]]) -> tuple[float, bool]:
 
 
 def _without_running_lines(pages: list[list[Item]]) -> tuple[list[list[Item]], list[str]]:
-    """Drop page numbers, and gather headers and footers: lines that begin or end at least three pages and half of them."""
-    ends: Counter[str] = Counter()
+    """Drop page numbers, and gather headers and footers.
+
+    Those are lines that stand at the same height at the beginning or end of at least three pages and half of them, alike.
+    """
+    ends: Counter[tuple[str, int]] = Counter()
     numbers: Counter[int] = Counter()
     for place, items in enumerate(pages):
-        edge = {item.text for item in (*items[:2], *items[-2:]) if isinstance(item, Line)}
+        edge = {_placed(item) for item in (*items[:2], *items[-2:]) if isinstance(item, Line)}
         ends.update(edge)
-        numbers.update({int(found[1]) - place for text in edge if (found := _PAGE_NUMBER.fullmatch(text))})
-    running = {text for text, count in ends.items() if count >= max(3, len(pages) / 2)}
+        numbers.update({int(found[1]) - place for text, _ in edge if (found := _PAGE_NUMBER.fullmatch(text))})
+    running = {placed for placed, count in ends.items() if count >= max(3, len(pages) / 2)}
     # The number that most pages have when their place in the file is subtracted; one page's lone number may be a fact.
     offset = next((number for number, count in numbers.most_common(1) if count >= max(2, len(pages) / 2)), None)
 
@@ -182,7 +185,8 @@ def _without_running_lines(pages: list[list[Item]]) -> tuple[list[list[Item]], l
         if not isinstance(item, Line):
             return False
         found = _PAGE_NUMBER.fullmatch(item.text)
-        return item.text in running or bool(found and (not item.text.strip("-–— ").isdigit() or int(found[1]) - place == offset))
+        says_page = found is not None and not item.text.strip("-–— ").isdigit()
+        return _placed(item) in running or says_page or (found is not None and int(found[1]) - place == offset)
 
     kept = []
     for place, items in enumerate(pages):
@@ -191,7 +195,13 @@ def _without_running_lines(pages: list[list[Item]]) -> tuple[list[list[Item]], l
                 if items and drops(items[end], place):
                     items = items[1:] if end == 0 else items[:-1]
         kept.append(items)
-    return kept, sorted((text for text in running if not _PAGE_NUMBER.fullmatch(text)), key=list(ends).index)
+    gathered = dict.fromkeys(text for text, place in ends if (text, place) in running and not _PAGE_NUMBER.fullmatch(text))
+    return kept, list(gathered)
+
+
+def _placed(line: Line) -> tuple[str, int]:
+    """A line's text and its height on the page, roughly."""
+    return line.text, round(line.y / 4)
 
 
 def _paragraphs(pages: list[list[Item]]) -> Iterator[list[Line] | tuple[Table, int]]:

@@ -92,7 +92,8 @@ def _turn_upright(page: pdfium.PdfPage) -> bool:
 def _rows(page: pdfium.PdfPage, text: pdfium.PdfTextPage) -> tuple[list[list[Line]], int]:
     """The page's rows of text, cut where a wide gap is; and the number of letters without a known meaning."""
     raw = text.raw
-    turn, width, height = page.get_rotation(), *page.get_mediabox()[2:]
+    turn = page.get_rotation()
+    _, _, width, height = page.get_mediabox()
     rows: list[list[Line]] = []
     part: list[str] = []
     first = last = -1

@@ -31,7 +31,7 @@ def read_rtf(file: Path) -> ReadDocument:
     except LookupError:
         codec = "cp1252"
         source = data.decode(codec, "replace")
-    source, apart = _without_parts(_HIDDEN.sub("", source))
+    source, apart = _without_parts(_HIDDEN.sub("{}", source))
     outline = Outline()
     rows: list[list[str]] = []
     plain: list[str] = []
@@ -69,7 +69,7 @@ def _without_parts(source: str) -> tuple[str, list[tuple[str, str]]]:
     place = 0
     while found := _APART.search(source, place):
         end = _group_end(source, found.start())
-        kept.append(source[place : found.start()])
+        kept.append(source[place : found.start()] + "{}")  # which also ends a control word before it
         name = "Page footer" if found[1].startswith("footer") else _NAMES[found[1][0]]
         inner = source[found.end() : end - 1]
         apart.append((name, "{\\rtf1 " + inner + "}"))

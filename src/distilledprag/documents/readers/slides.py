@@ -8,6 +8,7 @@ from typing import Any
 
 import pptx
 from lxml import etree
+from pptx.enum.shapes import MSO_SHAPE_TYPE
 
 from distilledprag.documents.passages import Outline
 from distilledprag.documents.readers.interface import ReadDocument
@@ -32,7 +33,7 @@ def read_slides(file: Path) -> ReadDocument:
             if title is not None and shape.shape_id == title.shape_id:
                 words = True
                 continue
-            has_picture = has_picture or shape.shape_type == pptx.enum.shapes.MSO_SHAPE_TYPE.PICTURE
+            has_picture = has_picture or shape.shape_type == MSO_SHAPE_TYPE.PICTURE
             words = _add_shape(outline, shape) or words
         for text in _other_parts(slide):
             outline.add(text)
@@ -48,7 +49,7 @@ def read_slides(file: Path) -> ReadDocument:
 
 def _shapes(shapes: Any) -> Iterator[Any]:
     for shape in shapes:
-        if shape.shape_type == pptx.enum.shapes.MSO_SHAPE_TYPE.GROUP:
+        if shape.shape_type == MSO_SHAPE_TYPE.GROUP:
             yield from _shapes(shape.shapes)
         else:
             yield shape

@@ -15,6 +15,8 @@ from bs4 import BeautifulSoup, Tag
 
 _MENTIONED = re.compile("display|visibility", re.IGNORECASE)
 _PRINT_ONLY = re.compile(r"\bprint\b|\bspeech\b|\b(?:min|max)-(?:width|height)\b|\bprefers-", re.IGNORECASE)
+_NAMED = re.compile(r"[.#]([\w-]+)")
+_NEGATED = re.compile(r":not\([^)]*\)")
 _MOST_RULES = 2000
 
 Rank = tuple[bool, int, tuple[int, int, int], int]  # important, inline, specificity, place in the page
@@ -41,21 +43,37 @@ class Visibility:
 def visibility_of(soup: BeautifulSoup) -> Visibility:
     """The style sheets in the page, in the order of the cascade: importance, specificity, place."""
     found = Visibility()
-    place = 0
+    rules: list[tuple[str, str, str, bool]] = []
     for sheet in soup.find_all("style"):
-        if not _MENTIONED.search(text := sheet.get_text()) or _PRINT_ONLY.search(str(sheet.get("media", ""))):
-            continue
-        for selector, name, value, important in _rules(tinycss2.parse_stylesheet(text, skip_comments=True, skip_whitespace=True)):
-            place += 1
-            if place > _MOST_RULES:
-                return found
-            for single in selector.split(","):
-                rank = (important, 0, _specificity(single), place)
-                table = found.display if name == "display" else found.visibility
-                for tag in _select(single, soup):
-                    if id(tag) not in table or table[id(tag)][0] <= rank:
-                        table[id(tag)] = (rank, value)
+        if _MENTIONED.search(text := sheet.get_text()) and not _PRINT_ONLY.search(str(sheet.get("media", ""))):
+            rules += _rules(tinycss2.parse_stylesheet(text, skip_comments=True, skip_whitespace=True))
+    if not rules:
+        return found
+    names = {name for tag in soup.find_all(True) for key in ("class", "id") for name in tag.get_attribute_list(key)}
+    shown_again = []
+    maybe_gone = {id(tag): tag for tag in soup.find_all(hidden=True)}
+    for place, (selectors, name, value, important) in enumerate(rules[:_MOST_RULES]):
+        for selector in selectors.split(","):
+            # A class or id that the page does not have rules most selectors out without a search.
+            if not names.issuperset(_NAMED.findall(_NEGATED.sub("", selector))):
+                continue
+            rank = (important, 0, _specificity(selector), place)
+            if name == "display" and value != "none":
+                shown_again.append((selector, rank, value))
+                continue
+            for tag in _select(selector, soup):
+                _keep(found.display if name == "display" else found.visibility, tag, rank, value)
+                maybe_gone[id(tag)] = tag
+    for selector, rank, value in shown_again:
+        for tag in maybe_gone.values():
+            if _matches(selector, tag):
+                _keep(found.display, tag, rank, value)
     return found
+
+
+def _keep(table: dict[int, tuple[Rank, str]], tag: Tag, rank: Rank, value: str) -> None:
+    if id(tag) not in table or table[id(tag)][0] <= rank:
+        table[id(tag)] = (rank, value)
 
 
 def _rules(nodes: list[tinycss2.ast.Node]) -> Iterator[tuple[str, str, str, bool]]:
@@ -77,6 +95,13 @@ def _select(selector: str, soup: BeautifulSoup) -> list[Tag]:
         return soupsieve.select(selector.strip(), soup)
     except (soupsieve.SelectorSyntaxError, NotImplementedError, ValueError):
         return []  # such as `::before` and `:hover`, which say nothing about the page at rest
+
+
+def _matches(selector: str, tag: Tag) -> bool:
+    try:
+        return soupsieve.match(selector.strip(), tag)
+    except (soupsieve.SelectorSyntaxError, NotImplementedError, ValueError):
+        return False
 
 
 def _specificity(selector: str) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDraw
 _GONE = {f"{_W}{name}" for name in ("del", "moveFrom", "delText", "instrText", "rPr", "pPr", "sdtPr", "tblPr", "tcPr", "trPr")}
 _GONE.add("{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback")
 _LINE_BREAKS = {f"{_W}{name}" for name in ("br", "cr", "p")}
+_OFF = ("0", "false", "off")
 _STRICT = b"http://purl.oclc.org/ooxml/"
 _ONLY_PAGE_NUMBER = re.compile(r"\W*(?:page|seite|p\.)?\W*\d{0,4}\W*(?:(?:of|von|/)\W*\d{0,4})?\W*", re.IGNORECASE)
 _SQUARE_INCH = 914_400**2  # in English metric units
@@ -70,7 +71,7 @@ class _Word:
                 if not _ONLY_PAGE_NUMBER.fullmatch(text):
                     self._outline.add(f"{name}: {text}")
         self._add_all(body)
-        for key, note in self._notes.items():  # what no place in the text refers to
+        for key, note in list(self._notes.items()):  # what no place in the text refers to
             if note.get(f"{_W}type") is None:
                 self._outline.add(self._note(key))
         unread = (not_read(count, what) for what, count in self._unread.items())
@@ -169,7 +170,7 @@ class _Word:
         if properties is None:
             return self._text(run)
         hidden = properties.find(f"{_W}vanish")
-        if hidden is not None and hidden.get(f"{_W}val") not in ("0", "false"):
+        if hidden is not None and hidden.get(f"{_W}val") not in _OFF:
             return ""
         align = _value(properties, "w:vertAlign")
         text = self._text(run)
@@ -186,8 +187,7 @@ class _Word:
 
     def _note(self, key: tuple[str, str]) -> str:
         kind, number = key
-        note = self._notes[key]
-        self._notes = {other: value for other, value in self._notes.items() if other != key}
+        note = self._notes.pop(key)
         text = clean(self._text(note))
         if kind == "comment":
             author = note.get(f"{_W}author")
@@ -270,7 +270,8 @@ def _head_rows(rows: list[Any], cells: list[list[Cell]]) -> int:
 
 def _is_bold(row: Any) -> bool:
     runs = [run for run in row.iter(f"{_W}r") if any((text.text or "").strip() for text in run.iter(f"{_W}t"))]
-    return bool(runs) and all(run.find(f"{_W}rPr/{_W}b") is not None for run in runs)
+    marks = [run.find(f"{_W}rPr/{_W}b") for run in runs]
+    return bool(runs) and all(mark is not None and mark.get(f"{_W}val") not in _OFF for mark in marks)
 
 
 def _value(element: Any, path: str) -> str:
@@ -294,7 +295,7 @@ def _form_field(field: Any) -> str:
     if (box := field.find(f"{_W}checkBox")) is not None:
         mark = box.find(f"{_W}checked")
         mark = box.find(f"{_W}default") if mark is None else mark
-        return "☒ " if mark is not None and mark.get(f"{_W}val") not in ("0", "false") else "☐ "
+        return "☒ " if mark is not None and mark.get(f"{_W}val") not in _OFF else "☐ "
     if (choice := field.find(f"{_W}ddList")) is not None:
         entries = [entry.get(f"{_W}val") or "" for entry in choice.findall(f"{_W}listEntry")]
         number = _value(choice, "w:result") or "0"

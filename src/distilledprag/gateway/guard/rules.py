@@ -26,10 +26,12 @@ ADAPTERS = "/v1/adapters"
 COMPLETIONS = "/v1/completions"
 BARE_PATHS = ("/health", "/v1/models", ADAPTERS)
 
-_FORM = frozenset({"model", "prompt", "max", "tokens", "temperature", "top", "p", "seed", "stream", "true", "false"})
+_FORM = frozenset("model prompt max tokens temperature top p seed stream true false stop n logprobs response format".split())
 _ADAPTER_ID = re.compile(r"[A-Za-z0-9._~-]{1,200}")
 _MOST_TOKENS = 10**6  # that an answer may be asked to have
 _LARGEST_SEED = 2**63
+_MOST_CHOICES, _MOST_LOGPROBS, _MOST_STOPS, _LONGEST_FORMAT = 8, 20, 4, 2 * 64 * 1024
+_NO_BOUND = 10**9
 _PREFIX = 8  # bytes of a safetensors file that hold its header's length
 
 
@@ -79,13 +81,21 @@ class AdapterRule:
 
 @dataclass(frozen=True)
 class AnswerSettings:
-    """What the user asked about the answer itself. top_p, seed: None when they are not sent."""
+    """What the user asked about the answer itself; what is None or empty is not sent. max_tokens: as asked; less is sent where
+    the engine writes no more than `most`, or reads no more than `context` tokens with the prompt. logprobs: likely tokens to tell
+    beside each written one. response_format: an object of JSON, the user's own words."""
 
     max_tokens: int
     temperature: float = 0.0
     stream: bool = False
     top_p: float | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
+    choices: int = 1
+    logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+    most: int = _NO_BOUND
+    context: int = _NO_BOUND
 
     def request(self, model: str, prompt: Sequence[int]) -> bytes:
         """The only bytes in which a prompt may be sent. Raises WireGuardError for settings of a wrong kind or size."""
@@ -95,10 +105,20 @@ class AnswerSettings:
         _require(kinds and 1 <= self.max_tokens <= _MOST_TOKENS, "a setting is of a wrong kind or size")
         _require(self.seed is None or abs(self.seed) < _LARGEST_SEED, "a setting is of a wrong size")
         _require(0 <= self.temperature <= 2 and (self.top_p is None or 0 < self.top_p <= 1), "a setting is of a wrong size")
-        fields = {"model": model, "prompt": list(prompt), "max_tokens": self.max_tokens}
+        bounds = type(self.choices) is int and 1 <= self.choices <= _MOST_CHOICES and len(self.stop) <= _MOST_STOPS
+        bounds = bounds and (self.logprobs is None or 0 <= self.logprobs <= _MOST_LOGPROBS)
+        bounds = bounds and len(json.dumps(self.response_format)) <= _LONGEST_FORMAT
+        _require(bounds, "a setting is of a wrong size")
+        max_tokens = min(self.max_tokens, self.most, self.context - len(prompt))
+        _require(max_tokens >= 1, "there is no room for an answer")
+        fields: dict[str, Any] = {"model": model, "prompt": list(prompt), "max_tokens": max_tokens}
         fields |= {"temperature": self.temperature, "stream": self.stream}
         fields |= {} if self.top_p is None else {"top_p": self.top_p}
         fields |= {} if self.seed is None else {"seed": self.seed}
+        fields |= {"stop": list(self.stop)} if self.stop else {}
+        fields |= {"n": self.choices} if self.choices > 1 else {}
+        fields |= {} if self.logprobs is None else {"logprobs": self.logprobs}
+        fields |= {} if self.response_format is None else {"response_format": self.response_format}
         return json.dumps(fields, separators=(",", ":")).encode()
 
 

@@ -1,9 +1,13 @@
-"""How much a question seems to need each sentence of its passages: a small trained scorer over shared words.
+"""Sentence choice: which sentences of the passages a question seems to need, so that only these leave the trusted side.
 
-Features of a sentence (numbers without unit, most of them 0 to 1): the words, word stems and letter 4-grams that it shares
-with the question, rare ones counting more; the same of its neighbours and of its passage; its place and length; whether it
-holds numbers, years and names where the question asks for such. An MLP with one hidden layer makes one score of them.
-Trained by `scripts/train_sentence_scorer.py` on sentences that hold the answer. Words only: no LLM runs here.
+Whole sentences are kept, in their order: those that a small trained scorer ranks highest, as long as they fit the budget of rows.
+Short passages are kept whole: where a document has a handful of sentences, the one with the answer often shares no word with the
+question ("he").
+
+The scorer is an MLP with one hidden layer over features of a sentence (numbers without unit, most of them 0 to 1): the words,
+word stems and letter 4-grams that it shares with the question, rare ones counting more; the same of its neighbours and of its
+passage; its place and length; whether it holds numbers, years and names where the question asks for such. It was trained by
+`scripts/train_sentence_scorer.py` on sentences that hold the answer. It sees words only: no LLM runs here.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -22,8 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from distilledprag.errors import InputError
+from distilledprag.text import sentence_spans
 from distilledprag.words import words_of
 
+FEWEST = 60  # rows; passages that have fewer altogether are kept whole
 WEIGHTS = Path(__file__).parents[1] / "weights" / "sentence-scorer.safetensors"
 FEATURES = 53
 _SUFFIX = re.compile(r"(ing|edly|ed|es|s|ly|er|ers|ion|ions|ment|al|'s)$")
@@ -51,6 +58,68 @@ class Sentence:
     place: int
     text: str
     size: int
+
+
+# --- choosing
+
+
+def fitting_sentences(question: str, passages: Sequence[str], room: int, count: Callable[[str], int]) -> list[str]:
+    """The passages as they are when their tokens fit into `room`; else with those sentences only that the question seems to need.
+
+    One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
+    """
+    texts = list(passages)
+    for share in (1.0, 0.9, 0.8):  # sentences are counted one by one, and encoded side by side
+        if sum(map(count, texts)) <= room or room * share < 2:
+            break
+        texts = chosen_sentences(question, passages, room * share, count)
+    return texts
+
+
+def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
+    """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
+
+    rows: a share of all rows (up to 1) or a number of rows. count: tokens of a text. Raises InputError for rows <= 0.
+    """
+    if not rows > 0:
+        raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
+    parts = cut(passages, count)
+    if sum(part.size for part in parts) <= _budget(parts, rows):
+        return list(passages)
+    kept = choose(SentenceScorer.default().scores(question, parts), parts, rows)
+    return [
+        " ".join(part.text for index, part in enumerate(parts) if part.passage == number and index in kept)
+        for number in range(len(passages))
+    ]
+
+
+def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:
+    """All sentences of the passages, in order. count: tokens of a text."""
+    return [
+        Sentence(number, place, text, end - begin)
+        for number, passage in enumerate(passages)
+        for place, (text, begin, end) in enumerate(sentence_spans(passage, count))
+    ]
+
+
+def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float) -> set[int]:
+    """Places of the sentences to keep: the best first, as long as they fit. rows: a share up to 1, or a number of rows."""
+    budget = _budget(parts, rows)
+    kept: set[int] = set()
+    used = 0
+    for index in np.argsort(-scores, kind="stable"):
+        if not kept or used + parts[index].size <= budget:
+            kept.add(int(index))
+            used += parts[index].size
+    return kept
+
+
+def _budget(parts: Sequence[Sentence], rows: float) -> float:
+    """The most rows that are sent."""
+    return max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
+
+
+# --- scoring
 
 
 def stem(word: str) -> str:

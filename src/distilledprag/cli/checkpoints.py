@@ -1,4 +1,7 @@
-"""`dprag info`."""
+"""`dprag prepare-base`, `dprag path` and `dprag info`: bases and checkpoints on disk.
+
+What needs torch is imported only where a model or an adapter is read or written.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,47 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from distilledprag.errors import CheckpointError
+from distilledprag.base.default import default_base
+from distilledprag.base.prepared import encoder_folder
+from distilledprag.errors import CheckpointError, ConfigError, InputError
 
 
-def run(folder: Path) -> None:
+def prepare(
+    base: str | None, out: Path | None, masks: int, layer: int | None, plain_layer: int | None, reader: Path | None
+) -> None:
+    """`dprag prepare-base`: prints the two folders. Raises InputError for a folder that holds something else already."""
+    console = Console(stderr=True)
+    if base is None and out is None:
+        if layer is not None or plain_layer is not None or reader or masks != 512:
+            raise ConfigError("the default base is as it was trained; to prepare one of your own, name it and give --out DIR")
+        folder = default_base(console.print)
+    else:
+        if base is None or out is None:
+            raise ConfigError("name the LLM and give --out DIR (or neither, for the default base)")
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"{out} is not empty; choose a new folder")
+        from distilledprag.base.prepare import prepare_base
+
+        with console.status(f"preparing {base}"):
+            record = prepare_base(
+                base, out, weights=reader, count=masks, layer=layer, plain_layer=plain_layer, progress=console.print
+            )
+        console.print(f"states are written after layer {record.layer}, PEFT adapters change layer {record.plain_layer}")
+        folder = out
+    print(folder.resolve())
+    print(encoder_folder(folder).resolve())
+
+
+def show_path(what: str) -> None:
+    """`dprag path`: prints a folder of the default base. Raises ConfigError for a part that there is not."""
+    if what not in ("base", "encoder", "generator"):
+        raise ConfigError(f"there is no part {what!r}; choose base, encoder or generator")
+    folder = default_base(Console(stderr=True).print)
+    print((folder if what == "base" else encoder_folder(folder)).resolve())
+
+
+def info(folder: Path) -> None:
+    """`dprag info`: prints what a folder holds. Raises CheckpointError for one that holds nothing of ours."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; give an adapter, generator, base or run folder")
     kind, rows = describe(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.errors import InputError
-from distilledprag.generators.choosing import chosen_sentences
+from distilledprag.generators.sentence_choice import chosen_sentences
 
 LONG = (
     "The committee met in the town hall on Monday evening. Nobody had read the report about the harbour before. "
