@@ -47,7 +47,7 @@ def main() -> None:
     pool = [Passage(text, "", title, place) for place, (title, text) in enumerate(texts)]
     asked = {name: random.Random(options.seed).sample(file, min(options.questions, len(file))) for name, file in rows.items()}
     measured, seconds = [], {}
-    for name, retriever in retrievers(pool, options.encoder, getattr(torch, options.dtype), seconds):
+    for name, retriever in retrievers(pool, options.encoder, options.dtype, seconds):
         for dataset, questions in asked.items():
             measured.append({"dataset": dataset, "retriever": name, **recall(retriever, questions)})
     result = {
@@ -73,7 +73,7 @@ def main() -> None:
     print(line)
 
 
-def retrievers(pool: list[Passage], encoder: str | None, dtype: torch.dtype, seconds: dict[str, float]) -> Any:
+def retrievers(pool: list[Passage], encoder: str | None, dtype: Any, seconds: dict[str, float]) -> Any:
     """(name, retriever) one after the other; `seconds`: told how long each took to index."""
     made: dict[str, Retriever] = {}
     ways = {

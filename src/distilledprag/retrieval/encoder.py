@@ -14,10 +14,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from distilledprag.errors import CheckpointError
@@ -63,14 +62,15 @@ class SentenceEncoder:
         self,
         model: str | Path | None = None,
         say: Callable[[str], None] = lambda line: None,
-        dtype: torch.dtype = torch.float32,
+        dtype: Literal["float32", "bfloat16"] = "float32",
     ) -> None:
         folder = default_encoder(say) if model is None else _folder(model)
         try:
+            import torch
             from transformers import AutoModel, AutoTokenizer
 
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._model: Any = AutoModel.from_pretrained(folder, dtype=dtype).eval()
+            self._model: Any = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{model} is no sentence encoder that can be loaded ({error}); name another one") from error
         pooling = _settings(folder / "1_Pooling" / "config.json")
@@ -100,8 +100,9 @@ class SentenceEncoder:
         """(D,), unit length."""
         return self._encoded([self._before_question + text])[0]
 
-    @torch.no_grad()
     def _encoded(self, texts: Sequence[str]) -> Vectors:
+        import torch
+
         found = np.empty((len(texts), self.width), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))  # texts of a batch are padded to the longest
         for begin in range(0, len(order), BATCH):
@@ -109,7 +110,8 @@ class SentenceEncoder:
             tokens = self._tokenizer(
                 [texts[place] for place in places], padding=True, truncation=True, max_length=self._longest, return_tensors="pt"
             )
-            states = self._model(**tokens).last_hidden_state.float()  # (N, T, D)
+            with torch.no_grad():
+                states = self._model(**tokens).last_hidden_state.float()  # (N, T, D)
             seen = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)  # (N, T, 1)
             pooled = states[:, 0] if self._first_token else (states * seen).sum(1) / seen.sum(1)
             found[places] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
