@@ -22,7 +22,16 @@ AROUND = (
     "http", "engine", "gateway", "integrations", "cli",
 )  # fmt: skip
 LEAF = "distilledprag.base.architecture"  # where models keep their parts: every room of the method may ask, lora/ too
-SHARED = ("errors", "files", "text", "encodings", "json_lines", "journal", "device")  # small tools that every room may use
+SHARED = (
+    "errors",
+    "files",
+    "text",
+    "words",
+    "encodings",
+    "json_lines",
+    "journal",
+    "device",
+)  # small tools that every room may use
 
 
 def module_name(file: Path) -> str:

@@ -29,7 +29,7 @@ from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.plain_text import check_text
-from distilledprag.retrieval import BM25Retriever, Retriever, usual_k
+from distilledprag.retrieval import BM25Retriever, Retriever, select, usual_k
 
 _NO_LIMIT = 10**9  # tokens
 
@@ -167,7 +167,8 @@ class DistilledPRAG:
         """Answer `question` from `documents`, which the base LLM does not see.
 
         documents: texts, each one passage; or pass a `retriever` over passages loaded before. Of more than `top_k`
-        documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. rows: send only the
+        documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. Of those, documents that
+        share no word with the question, or nearly repeat a better one, are left out; `notes` says so. rows: send only the
         sentences that the question seems to need, a share of the rows up to 1 or a number of rows. Raises InputError for an
         empty question, no documents, what is no text, and more text than the base reads.
         """
@@ -177,17 +178,19 @@ class DistilledPRAG:
             texts = _checked([] if documents is None else documents, "document")
             retriever = BM25Retriever([Passage(text, f"document {number}") for number, text in enumerate(texts, start=1)])
             top_k = None if top_k is None else min(top_k, len(texts))
-        found = retriever.retrieve(question, usual_k(retriever) if top_k is None else top_k)
+        found, notes = select(retriever, question, usual_k(retriever) if top_k is None else top_k)
         whole = texts = [passage.text for passage, _ in found]
-        if rows is not None:
+        if rows is not None and texts:
             texts = chosen_sentences(question, texts, rows, self._count)
         chosen = texts
         room = (self.prompts.max_tokens or _NO_LIMIT) - len(self.prompts.build(question, [""] * len(texts)))
         texts = fitting_sentences(question, texts, room, self._count)
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
-        adapters, states = None, None
-        if self.generator is None:
+        adapters, states, sent = None, None, b""
+        if not texts:
+            pass  # nothing matched: only the question is sent
+        elif self.generator is None:
             sent = self.encode_states(texts).to_bytes()
             states = [StateAdapter.from_bytes(sent)]  # what an engine would read
         else:
@@ -199,17 +202,14 @@ class DistilledPRAG:
         answered = time.perf_counter()
         seconds = {"retrieve": retrieved - begin, "encode": encoded - retrieved, "answer": answered - encoded}
         what = self.sent(prompt, prompt.count(self.base.mask_token_id), len(sent))
-        return Answer(text, found, what, seconds, self._notes(found, whole, chosen, texts, room))
+        return Answer(text, found, what, seconds, notes + self._left_out(whole, chosen, texts, room))
 
     def _count(self, text: str) -> int:
         return len(self.prompts.document_ids(text))
 
-    def _notes(
-        self, found: list[tuple[Passage, float]], whole: list[str], chosen: list[str], sent: list[str], room: int
-    ) -> list[str]:
+    def _left_out(self, whole: list[str], chosen: list[str], sent: list[str], room: int) -> list[str]:
+        """Notes on the tokens of the passages that are not sent, if there are any."""
         notes = []
-        if not any(score for _, score in found):
-            notes.append("no passage shares a word with the question, so the passages are no better than any others")
         total, kept, fitting = (sum(map(self._count, texts)) for texts in (whole, chosen, sent))
         if kept < total:
             notes.append(f"{total - kept} of the passages' {total} tokens were left out (--rows); the answer may be among them")

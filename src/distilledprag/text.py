@@ -1,11 +1,12 @@
-"""Words and sentences of a text, by rules that are the same in training, retrieval and use (languages with spaces), and how
-many words two answers share."""
+"""Sentences of a text, by rules that are the same in training and use, and how many words two answers share.
+
+Words for searching are in `words.py`; the words here are those of the official scripts of SQuAD and HotpotQA.
+"""
 
 from __future__ import annotations
 
 import re
 import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,23 +27,6 @@ def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, in
         spans.append((sentence, begin, end))
         begin = end
     return spans
-
-
-WORD = re.compile(r"\w+(?:[-@.]\w+)*", re.UNICODE)
-_STOP_WORDS = (
-    "a an and are as at be by can did do does for from had has have how in is it its of on or that the their they this to "
-    "was were what when where which who whom whose will with s"
-)
-STOP_WORDS = frozenset(_STOP_WORDS.split())
-
-
-def words_of(text: str) -> list[str]:
-    """Lower-case words; identifiers (K-4821) and e-mail addresses count whole and in their parts."""
-    words: list[str] = []
-    for match in WORD.findall(unicodedata.normalize("NFKC", text).lower()):
-        parts = re.split(r"[-@.]", match)
-        words += [match, *parts] if len(parts) > 1 else [match]
-    return [word for word in words if word not in STOP_WORDS]
 
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

@@ -95,7 +95,11 @@ def test_notes_say_what_was_left_out_and_that_nothing_was_found(dprag, documents
     assert any("tokens were left out" in note for note in json.loads(out)["notes"])
     code, out, _ = dprag("ask", "Zzyzx?", "--docs", documents, "--top-k", 1, "--json", *models)
     notes = json.loads(out)["notes"]
-    assert "1 of 3 passages were used (--top-k)" in notes and any("no passage shares a word" in note for note in notes)
+    assert json.loads(out)["passages"] == [] and any("no passage shares a word" in note for note in notes)
+    code, out, _ = dprag("ask", "Who is Anna?", "--docs", documents, "--top-k", 1, "--language", "english", "--json", *models)
+    assert any("1 of 3 passages were used (--top-k 1)" in note for note in json.loads(out)["notes"])
+    code, _, err = dprag("ask", "Who?", "--docs", documents, "--retriever", "sparse", *models)
+    assert code == 1 and "bm25, dense, hybrid" in err
 
 
 def test_a_trained_generator_answers_and_encodes(dprag, documents, tiny_base_folder, tiny_generator_folder, tmp_path):

@@ -154,17 +154,6 @@ def test_a_full_disk_is_a_clear_error_and_costs_no_document(store):
     assert written(store, "later.txt", "There is room again.")
 
 
-def test_a_store_of_the_version_without_notes_is_opened(tmp_path):
-    store = DocumentStore(tmp_path)
-    id = written(store, "a.txt", "Anna lives in Oakport.")
-    store.database.connection().execute("ALTER TABLE documents DROP COLUMN notes")
-    store.database.connection().execute("PRAGMA user_version = 1")
-    store.close()
-    store = DocumentStore(tmp_path)
-    assert store.document(id).notes == () and written(store, "b.txt", "Boris keeps bees.")
-    store.close()
-
-
 @pytest.mark.parametrize("content", [b"not a database, only text of some length " * 20, b"SQLite format 3\0" + b"x" * 4096])
 def test_another_file_is_not_taken_for_a_store(tmp_path, content):
     (tmp_path / "store.sqlite").write_bytes(content)

@@ -47,6 +47,24 @@ def test_documents_are_added_listed_read_and_deleted(stage):
     ]
 
 
+def test_the_same_file_uploaded_four_times_is_one_document_and_near_copies_are_told(stage):
+    http = stage().client
+    text = "The harbour of Oakport was built in 1874. " + " ".join(f"Rule {n} is kept in room {2 * n + 50}." for n in range(40))
+    made = [http.post("/v1/documents", files={"file": (f"{n % 2}.txt", text.encode())}).json() for n in range(4)]
+    assert len({one["id"] for one in made}) == 1 and made[0]["notes"] == []
+    assert all("0.txt" in note and "kept once" in note for one in made[1:] for note in one["notes"]) and made[3]["notes"]
+    near = http.post("/v1/documents", json={"name": "near.txt", "text": text.replace("harbour", "port")}).json()
+    listed = {document["id"]: document for document in http.get("/v1/documents").json()["data"]}
+    assert len(listed) == 2 and listed[made[0]["id"]]["copies"] == ["1.txt"] and not listed[made[0]["id"]]["nearly_repeats"]
+    like = listed[near["id"]]["nearly_repeats"]
+    assert like["id"] == made[0]["id"] and like["name"] == "0.txt" and 0.8 <= like["similarity"] < 1
+    assert http.get(f"/v1/documents/{near['id']}").json()["nearly_repeats"] == like
+    asked = {"model": "distilledprag", "messages": [{"role": "user", "content": "When was Oakport built?"}], "max_tokens": 2}
+    details = http.post("/v1/chat/completions", json=asked).json()["distilledprag"]
+    assert sum("Oakport" in passage["text"] for passage in details["passages"]) == 1
+    assert any("nearly repeat" in warning for warning in details["warnings"])
+
+
 def test_of_an_upload_the_files_that_can_be_read_are_stored_and_the_others_named(stage):
     gateway = stage()
     files = [("file", ("good.txt", b"Good text.")), ("file", ("bad.pdf", b"no pdf")), ("file", ("fine.txt", b"Fine text."))]

@@ -17,10 +17,18 @@ CLAUSE = "他在清华大学附属医院担任心脏外科主任医师"
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     store = DocumentStore(tmp_path_factory.mktemp("quotes") / "store")
-    texts = {"english.txt": ENGLISH, "chinese.txt": CHINESE, "other.txt": "The vessel Copperleaf carries 412 passengers."}
+    texts = {
+        "english.txt": ENGLISH,
+        "chinese.txt": CHINESE,
+        "hindi.txt": HINDI,
+        "other.txt": "The vessel Copperleaf carries 412 passengers.",
+    }
     store.add([prepare_text(name, text, store.reading_folder) for name, text in texts.items()])
     yield store
     store.close()
+
+
+HINDI = "अन्ना तोवबर्ग ओकपोर्ट में रहती हैं और उत्तरी प्रकाशस्तंभ की देखभाल के लिए हर साल चालीस हज़ार रुपये कमाती हैं।"
 
 
 def refuses(store, question, *earlier):
@@ -42,6 +50,11 @@ def test_a_quote_is_found_whatever_stands_between_its_words(store, joint):
 )
 def test_a_quote_without_spaces_is_found(store, question):
     assert refuses(store, question)
+
+
+def test_a_quote_in_a_script_with_marks_is_found(store):
+    assert refuses(store, f"क्या यह सच है: {' '.join(HINDI.split()[3:13])}?")
+    assert not refuses(store, "अन्ना तोवबर्ग कहाँ रहती हैं?")
 
 
 @pytest.mark.parametrize("question", ["清华大学附属医院的电话号码是多少？", "谁住在北京？", "Where does Anna Tovberg live?"])

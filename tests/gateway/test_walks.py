@@ -25,7 +25,14 @@ WALKS = {
     for paragraph in DESIGN.split("\n\n")
     if paragraph.startswith("**")
 }
-TOOLS = {"errors.py", "files.py", "text.py", "journal.py", "device.py", "json_lines.py"}  # of every room; docs/design.md names them
+TOOLS = {
+    "errors.py",
+    "files.py",
+    "text.py",
+    "journal.py",
+    "device.py",
+    "json_lines.py",
+}  # of every room; docs/design.md names them
 # Of these a chat request calls one helper each: a connection's bookkeeping, the check of k, the adapter read back from its bytes,
 # whether the passages fit, an answer's shape.
 HELPERS = {"http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py"}

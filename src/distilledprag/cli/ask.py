@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.errors import InputError
-from distilledprag.retrieval import BM25Retriever, usual_k
+from distilledprag.retrieval import usual_k
 from distilledprag.retrieval.bm25 import check_request
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run(
     rows: float | None = None,
     layer: int | None = None,
     limits: str | None = None,
+    search: Search = BY_WORDS,
 ) -> None:
     """Raises InputError for an empty question, for --rows or --top-k that cannot be, and at the end when a file could not be
     read."""
@@ -73,7 +75,7 @@ def run(
         raise InputError("the question is empty; write one")
     console = Console(stderr=as_json)
     loaded = load_with_progress(docs, console, limits)
-    retriever = BM25Retriever(loaded.passages)
+    retriever = search.over(loaded.passages, Console(stderr=True).print)
     top_k = usual_k(retriever) if top_k is None else top_k
     check_request(question, top_k, len(retriever))  # fail before the model loads
     if rows is not None and not rows > 0:
@@ -82,8 +84,8 @@ def run(
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
-    if top_k < len(retriever):
-        answer.notes.append(f"{top_k} of {len(retriever)} passages were used (--top-k)")
+    if answer.passages and len(answer.passages) < len(retriever):
+        answer.notes.append(f"{len(answer.passages)} of {len(retriever)} passages were used (--top-k {top_k})")
     if as_json:  # where nobody may look at what was printed
         answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
     others: dict[str, str] = {}

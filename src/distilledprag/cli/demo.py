@@ -31,7 +31,7 @@ def run() -> None:
     documents, questions = EXAMPLES / "documents", EXAMPLES / "questions.jsonl"
     if not questions.exists():
         raise InputError(f"the sample documents are not at {EXAMPLES}; run the demo from a checkout of the repository")
-    retriever = BM25Retriever(load_with_progress([documents], console))
+    retriever = BM25Retriever(load_with_progress([documents], console, None).passages)
     files = sorted({Path(passage.source).name for passage in retriever.passages})
     console.print(f"[bold]{len(retriever.passages)} passages[/bold] from {', '.join(files)}. They stay on this machine.\n")
     prag = DistilledPRAG.from_pretrained(say=console.print)

@@ -52,11 +52,12 @@ def run_files(
     overrides: list[str] | None = None,
     generators: list[Path] | None = None,
     retrieved: int | None = None,
+    retriever: str | None = None,
 ) -> None:
     """`dprag evaluate --data FILE`: `n` questions of each file by every method; the table, also in `json_file`.
 
     generators: folders of trained generators and compressors; each serves the methods that its architecture stands for.
-    retrieved: passages that BM25 finds among the file's, in place of a row's own.
+    retrieved, retriever: as in `rows_recipe`.
 
     The answers to a file's questions are kept beside it, in `<json_file>.<file's name>.answers.jsonl`.
     """
@@ -74,6 +75,7 @@ def run_files(
                 chosen_rows=rows,
                 checkpoints=checkpoints,
                 retrieved=retrieved,
+                retriever=retriever,
             ),
             EvaluationRecipe,
             "the options of `dprag evaluate`",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distilledprag.cli.search import Search
 from distilledprag.errors import ConfigError
 
 
@@ -29,6 +30,7 @@ class GatewayOptions:
     accept_any_model: bool
     base: str | None
     limits: str | None
+    search: Search
 
 
 def run(options: GatewayOptions) -> None:
@@ -36,7 +38,6 @@ def run(options: GatewayOptions) -> None:
     require_packages()
     from distilledprag.documents.limits import Limits
     from distilledprag.documents.reading import ReadingPool
-    from distilledprag.documents.store import DocumentStore
     from distilledprag.gateway.application import Options, build_application
     from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
     from distilledprag.gateway.quotes import POLICIES
@@ -53,7 +54,7 @@ def run(options: GatewayOptions) -> None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
     reading = ReadingPool(Limits.parse(options.limits))
     engine = EngineClient(options.engine, os.environ.get(KEY_VARIABLE) or None, options.engine_ca)
-    store = DocumentStore(options.store)
+    store = options.search.store(options.store)
     store.clear_readings()
     listener = bind(options.host, options.port)
     try:
@@ -66,6 +67,7 @@ def run(options: GatewayOptions) -> None:
             quotes=policy,
             adapter_memory=options.adapter_memory * 2**20,
             accept_any_model=options.accept_any_model,
+            finder=options.search.finder(store, console.print),
         )
         hosts = AllowedHosts(options.host, options.allowed_hosts)
         app = build_application(prag, store, reading, engine, keys, hosts, settings)

@@ -8,20 +8,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.documents.indexing import IndexReport, index_path
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.reading import ReadingPool
-from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
 
 
-def run(path: Path, store_folder: Path, collection: str, allow_empty: bool, limits: str | None = None) -> None:
+def run(
+    path: Path, store_folder: Path, collection: str, allow_empty: bool, limits: str | None = None, search: Search = BY_WORDS
+) -> None:
     """Raises InputError at the end when files could not be read; all others are in the store then."""
     bounds = Limits.parse(limits)
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
-    store = DocumentStore(store_folder)
+    store = search.store(store_folder)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
@@ -32,6 +34,9 @@ def run(path: Path, store_folder: Path, collection: str, allow_empty: bool, limi
 
             report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read)
         show(console, report)
+        if (vectors := search.vectors(store, console.print)) is not None:
+            with console.status("reading the passages' meaning"):
+                vectors.update()
         print(f"{store.count(collection)} documents in collection {collection}")
     finally:
         store.close()
@@ -47,6 +52,8 @@ def show(console: Console, report: IndexReport) -> None:
     counts = {"added": report.added, "changed": report.changed, "unchanged": report.unchanged, "deleted": report.deleted}
     skipped = f"; {report.skipped} files of other types passed over" if report.skipped else ""
     console.print(", ".join(f"{count} {name}" for name, count in counts.items()) + skipped)
+    for file, other in report.copies:
+        console.print(f"[yellow]kept once:[/yellow] {escape(file)} holds the same bytes as {escape(other)}")
     for note in report.notes:
         console.print(f"[yellow]note:[/yellow] {escape(note)}", soft_wrap=True)
     for _, reason in report.failed:

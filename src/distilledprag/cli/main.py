@@ -33,6 +33,15 @@ Rows = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
 ]
+Retriever = Annotated[str, typer.Option(help="How passages are found: bm25 (by words), dense (by meaning) or hybrid (by both).")]
+Encoder = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="With dense or hybrid: a sentence-transformers folder or hub id. Default: all-MiniLM-L6-v2, English."),
+]
+Language = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Search by word stems of this language, without its stop words: english, german, hindi, ..."),
+]
 Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -71,15 +80,21 @@ def ask(
     base: Base = None,
     generator: Generator = None,
     layer: Layer = None,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
     limits: Limits = None,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
+    from distilledprag.cli.search import Search
 
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
-    command.run(question, [*docs, *(more_docs or [])], top_k, compare, show_wire, as_json, base, generator, rows, layer, limits)
+    search = Search(retriever, encoder, language)
+    paths = [*docs, *(more_docs or [])]
+    command.run(question, paths, top_k, compare, show_wire, as_json, base, generator, rows, layer, limits, search)
 
 
 @app.command()
@@ -231,6 +246,12 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(help="With --data: comma-separated. Default: closed_book, rag, the state methods and shuffled."),
     ] = None,
+    retriever: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="With --data: bm25, dense or hybrid: how --retrieve finds; alone, it takes the best three of a row's documents."
+        ),
+    ] = None,
     json_file: Annotated[
         Path, typer.Option("--json", help="With --data: where the table goes; answers are kept beside it.")
     ] = Path("evaluation.json"),
@@ -243,7 +264,7 @@ def evaluate(
     ] = None,
     retrieve: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="With --data: so many passages by BM25 out of all of the file's, not the row's own."),
+        typer.Option(min=1, help="With --data: so many passages, found among all of the file's, not the row's own."),
     ] = None,
     overrides: Overrides = None,
     base: Base = None,
@@ -254,7 +275,7 @@ def evaluate(
     if recipe:
         command.run(recipe, overrides)
     elif data:
-        command.run_files(data, n, seed, methods, json_file, base, rows, overrides, generator, retrieve)
+        command.run_files(data, n, seed, methods, json_file, base, rows, overrides, generator, retrieve, retriever)
     else:
         raise InputError("say what to evaluate: a recipe, or --data FILE")
 
@@ -322,11 +343,15 @@ def index(
         bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
     ] = False,
     limits: Limits = None,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import index as command
+    from distilledprag.cli.search import Search
 
-    command.run(path, store, collection, allow_empty, limits)
+    command.run(path, store, collection, allow_empty, limits, Search(retriever, encoder, language))
 
 
 @app.command()
@@ -377,12 +402,17 @@ def serve(
     rows: Rows = None,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
     base: Base = None,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
     limits: Limits = None,
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
+    from distilledprag.cli.search import Search
 
-    command.run(store, port, engine_port, base, rows, allow_plaintext, browser, limits)
+    search = Search(retriever, encoder, language)
+    command.run(store, port, engine_port, base, rows, allow_plaintext, browser, limits, search)
 
 
 @app.command()
@@ -400,15 +430,20 @@ def gateway(
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
     accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
     base: Base = None,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
     limits: Limits = None,
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.cli import gateway as command
+    from distilledprag.cli.search import Search
 
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
         accept_any_model=accept_any_model, base=base, limits=limits,
+        search=Search(retriever, encoder, language),
     )  # fmt: skip
     command.run(options)
 

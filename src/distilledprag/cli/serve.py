@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.errors import ConfigError
 
 _START_SECONDS = 120.0  # for a server to answer
@@ -38,6 +39,7 @@ def run(
     allow_plaintext: bool,
     browser: bool,
     limits: str | None = None,
+    search: Search = BY_WORDS,
 ) -> None:
     """Start both servers, and stop both when this process is stopped. Raises ConfigError when one does not start, or ends."""
     from distilledprag.base.default import default_base
@@ -73,6 +75,7 @@ def run(
                 command += ["--allow-plaintext"] if allow_plaintext else []
                 command += [] if rows is None else ["--rows", str(rows)]
                 command += ["--limits", limits] if limits else []
+                command += search.arguments()
                 gateway_process, url = stack.enter_context(_server(command, DPRAG_ENGINE_API_KEY=key))
             print(f"gateway on {url}", flush=True)
             console.print(

@@ -33,12 +33,13 @@ OnFile = Callable[[int, int, Path], None]  # files done, files in all, the file 
 @dataclass
 class IndexReport:
     """What a run did. failed: (file, why), in each case an older version stays in the store; notes: what could not be read of
-    the files that were; skipped: files of other types."""
+    the files that were; copies: (file, the one with the same bytes, which is kept); skipped: files of other types."""
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     deleted: int = 0
+    copies: list[tuple[str, str]] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: int = 0
@@ -76,7 +77,8 @@ def index_path(
     def store_batch() -> None:
         documents = batch.copy()
         batch.clear()
-        store.add(documents, collection)
+        ids = store.add(documents, collection)
+        _note_copies(store, documents, ids, before, report)
 
     try:
         for done, file in enumerate(files, start=1):
@@ -91,12 +93,30 @@ def index_path(
         if batch:
             store_batch()
     present = {_source(file) for file in files}
-    gone = [known[0] for source, known in before.items() if source not in present]
-    store.delete(gone)
+    gone = [source for source in before if source not in present]
+    store.release(gone, collection)
     report.deleted = len(gone)
     if report.changed and not gone:
         store.database.compact()
     return report
+
+
+def _note_copies(
+    store: DocumentStore,
+    documents: list[PreparedDocument],
+    ids: list[str],
+    before: dict[str, tuple[str, str]],
+    report: IndexReport,
+) -> None:
+    """Count the files that hold the bytes of a document that is stored by another path or name."""
+    for document, id in zip(documents, ids, strict=True):
+        stored = store.document(id)
+        if stored.source != document.source:
+            report.copies.append((str(document.source), stored.source or stored.name))
+            if document.source in before:
+                report.changed -= 1
+            else:
+                report.added -= 1
 
 
 def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bool) -> list[Path]:

@@ -22,25 +22,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distilledprag.documents import copies
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, InputError, StoreError, UnknownDocumentError
-from distilledprag.text import words_of
+from distilledprag.words import PLAIN, WordRule, words_of
 
 DEFAULT_COLLECTION = "default"
 _COLLECTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_PIECES = 100  # looked for at a time
 _MOST_ANSWERS = 100_000  # fingerprints kept
 _COLUMNS = (
-    "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id), notes"
+    "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id), notes, "
+    "(SELECT json_group_array(name) FROM copies WHERE document = documents.id)"
 )
 READING = "reading-"  # begin of the names of folders in which uploads lie while they are read
 FILE = "store.sqlite"
-_VERSION = 2  # of the schema; 1 had no notes
+_VERSION = 3  # of the schema; 1 had no notes, 2 no copies and vectors, and words of another kind
 _WAIT = 30.0  # seconds that a writer waits for another one (`dprag index` beside a running gateway)
 
 # passage_words holds each passage's words as `words_of` writes them, split by spaces; rowid = passages.id. The tokenizer
-# keeps such words whole. (No content-less table: deleting from one needs a newer SQLite than Debian has.)
-_SCHEMA = f"""
+# splits at spaces only: all that is in a word, marks of any script included, is a letter to it. (No content-less table: deleting
+# from one needs a newer SQLite than Debian has.) vectors: of passages, written by a dense retriever.
+_SEARCH = f"""
+CREATE VIRTUAL TABLE passage_words USING fts5 (words, tokenize = "ascii tokenchars '-@._'");
+CREATE VIRTUAL TABLE vocabulary USING fts5vocab (passage_words, row);
+CREATE TABLE word_rule (description TEXT NOT NULL);
+CREATE TABLE vectors (
+    passage INTEGER PRIMARY KEY REFERENCES passages (id) ON DELETE CASCADE, encoder TEXT NOT NULL, vector BLOB NOT NULL
+);
+{copies.SCHEMA}
+PRAGMA user_version = {_VERSION};
+"""
+_SCHEMA = """
 CREATE TABLE documents (
     id TEXT PRIMARY KEY, collection TEXT NOT NULL, name TEXT NOT NULL, source TEXT, hash TEXT NOT NULL,
     bytes INTEGER NOT NULL, added REAL NOT NULL, notes TEXT NOT NULL DEFAULT '[]', UNIQUE (collection, source)
@@ -51,8 +64,6 @@ CREATE TABLE passages (
     place INTEGER NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL, words INTEGER NOT NULL
 );
 CREATE INDEX passages_by_document ON passages (document, place);
-CREATE VIRTUAL TABLE passage_words USING fts5 (words, tokenize = "unicode61 remove_diacritics 0 tokenchars '-@._'");
-CREATE VIRTUAL TABLE vocabulary USING fts5vocab (passage_words, row);
 CREATE TABLE totals (passages INTEGER NOT NULL, words INTEGER NOT NULL);
 INSERT INTO totals VALUES (0, 0);
 CREATE TRIGGER passage_added AFTER INSERT ON passages BEGIN
@@ -63,8 +74,9 @@ CREATE TRIGGER passage_removed AFTER DELETE ON passages BEGIN
     DELETE FROM passage_words WHERE rowid = old.id;
 END;
 CREATE TABLE answers (fingerprint BLOB PRIMARY KEY) WITHOUT ROWID;
-PRAGMA user_version = {_VERSION};
 """
+_FROM_1 = "ALTER TABLE documents ADD COLUMN notes TEXT NOT NULL DEFAULT '[]';\n"
+_FROM_2 = "DROP TABLE vocabulary;\nDROP TABLE passage_words;\n"
 
 
 @dataclass(frozen=True)
@@ -83,7 +95,7 @@ class PreparedDocument:
 @dataclass(frozen=True)
 class StoredDocument:
     """A document without its text. bytes: of the original; added: Unix seconds; passages: how many; notes: what could not be
-    read of it."""
+    read of it; copies: other names under which the same bytes came."""
 
     id: str
     collection: str
@@ -94,13 +106,15 @@ class StoredDocument:
     added: float
     passages: int
     notes: tuple[str, ...] = ()
+    copies: tuple[str, ...] = ()
 
 
 class DocumentStore:
     """Documents in a folder on this machine; safe to share between threads, and with another process."""
 
-    def __init__(self, folder: str | Path) -> None:
-        self.database = Database(folder)
+    def __init__(self, folder: str | Path, rule: WordRule | None = None) -> None:
+        """rule: how words are cut for searching, from now on; None: as before, in a new store `PLAIN`."""
+        self.database = Database(folder, rule)
         self._answers = _AnswerLog(self.database)
 
     @property
@@ -121,16 +135,33 @@ class DocumentStore:
     def add(self, documents: Sequence[PreparedDocument], collection: str = DEFAULT_COLLECTION) -> list[str]:
         """Store documents, all or none, and return their ids.
 
-        The same content under the same name again is the same document; a new version of an indexed file takes the place
-        of the old one. Raises DiskFullError (nothing was stored) and InputError for a wrong collection.
+        Equal bytes are one document, whose id comes back, and whose `copies` names the others; a new version of an indexed file
+        takes the place of the old one. Raises DiskFullError (nothing was stored) and InputError for a wrong collection.
         """
         checked_collection(collection)
         with self.database.reading() as connection:
-            known = [_found(connection, document, collection) for document in documents]
+            rule = word_rule(connection)
+            stored = [_is_stored(connection, document, collection) for document in documents]
         # Words are found before the transaction, during which nobody else can write, and for what is new only.
-        rows = [None if old and old[1] == new.hash else _rows(new) for old, new in zip(known, documents, strict=True)]
+        rows = [None if old else _rows(new, rule) for old, new in zip(stored, documents, strict=True)]
         with self.database.writing() as connection:
+            if word_rule(connection) != rule:  # another process changed it in between
+                rows = [None] * len(documents)
             return [_store(connection, document, collection, own) for document, own in zip(documents, rows, strict=True)]
+
+    def release(self, sources: Sequence[str], collection: str) -> None:
+        """Indexed files are gone: a document that was nowhere else is deleted, as `delete` does it."""
+        with self.database.writing() as connection:
+            for source in sources:
+                copies.release(connection, collection, source)
+        if sources:
+            with contextlib.suppress(DiskFullError):
+                self.database.compact()
+
+    def likenesses(self, ids: Sequence[str]) -> dict[str, copies.Likeness]:
+        """Of these documents those that nearly repeat an earlier one of their collection, with that one."""
+        with self.database.reading() as connection:
+            return copies.likenesses(connection, ids)
 
     def document(self, id: str) -> StoredDocument:
         """Raises UnknownDocumentError."""
@@ -190,7 +221,10 @@ class DocumentStore:
         """Of each indexed file of a collection: path -> (document id, hash)."""
         with self.database.reading() as connection:
             rows = connection.execute(
-                "SELECT source, id, hash FROM documents WHERE collection = ? AND source IS NOT NULL", (collection,)
+                "SELECT source, id, hash FROM documents WHERE collection = ?1 AND source IS NOT NULL UNION ALL SELECT "
+                "copies.source, id, hash FROM copies JOIN documents ON documents.id = document "
+                "WHERE copies.collection = ?1 AND copies.source IS NOT NULL",
+                (collection,),
             )
             return {source: (id, hash) for source, id, hash in rows}
 
@@ -256,36 +290,49 @@ def checked_collection(name: str) -> str:
 
 
 def _stored(row: Sequence[Any]) -> StoredDocument:
-    values: list[Any] = [*row[:-1], tuple(json.loads(row[-1]))]
-    return StoredDocument(*values)
+    id, collection, name, source, hash, size, added, passages, notes, names = row
+    lists = tuple(json.loads(notes)), tuple(json.loads(names))
+    return StoredDocument(id, collection, name, source, hash, size, added, passages, *lists)
 
 
-def _rows(document: PreparedDocument) -> list[tuple[Passage, list[str]]]:
-    """Its passages with their words."""
-    return [(passage, words_of(f"{passage.title} {passage.text}") or ["\0"]) for passage in document.passages]
+def word_rule(connection: sqlite3.Connection) -> WordRule:
+    """How words are cut in this store."""
+    return WordRule.parse(connection.execute("SELECT description FROM word_rule").fetchone()[0])
 
 
-def _found(connection: sqlite3.Connection, document: PreparedDocument, collection: str) -> tuple[str, str] | None:
-    """(id, hash) of the stored document that this one is, or is a new version of."""
-    if document.source is not None:
-        where, values = "source = ?", [document.source]
-    else:
-        where, values = "source IS NULL AND hash = ? AND name = ?", [document.hash, document.name]
-    query = f"SELECT id, hash FROM documents WHERE collection = ? AND {where}"
-    found: tuple[str, str] | None = connection.execute(query, (collection, *values)).fetchone()
-    return found
+def _is_stored(connection: sqlite3.Connection, document: PreparedDocument, collection: str) -> bool:
+    """Whether these bytes are stored already."""
+    return copies.same_bytes(connection, collection, document.hash, document.name) is not None
 
 
-def _store(
-    connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: list[tuple[Passage, list[str]]] | None
-) -> str:
-    """rows: of `_rows`; None: it was stored already a moment ago."""
-    found = _found(connection, document, collection)
-    if found is not None and found[1] == document.hash:
-        return found[0]
-    if found is not None:
-        connection.execute("DELETE FROM documents WHERE id = ?", (found[0],))
-    id = found[0] if found is not None else secrets.token_hex(8)
+@dataclass(frozen=True)
+class _Rows:
+    """What is written of a document beside its names. passages: each with its words; signature: see `copies`."""
+
+    passages: list[tuple[Passage, list[str]]]
+    signature: bytes
+
+
+def _rows(document: PreparedDocument, rule: WordRule) -> _Rows:
+    passages = [(passage, _words(passage.title, passage.text, rule)) for passage in document.passages]
+    return _Rows(passages, copies.signature(words for _, words in passages))
+
+
+def _words(title: str, text: str, rule: WordRule) -> list[str]:
+    return words_of(f"{title} {text}", rule) or ["\0"]
+
+
+def _store(connection: sqlite3.Connection, document: PreparedDocument, collection: str, rows: _Rows | None) -> str:
+    """rows: of `_rows`; None: find them now, if the document is not stored yet."""
+    held = None if document.source is None else copies.held_at(connection, collection, document.source)
+    if held is not None and held[1] == document.hash:
+        return held[0]
+    same = copies.same_bytes(connection, collection, document.hash, document.name)
+    freed = None if held is None else copies.release(connection, collection, str(document.source))
+    if same is not None:
+        copies.note_copy(connection, same, collection, document.name, document.source)
+        return same
+    id = freed or secrets.token_hex(8)  # a file that changed keeps its id
     connection.execute(
         "INSERT INTO documents (id, collection, name, source, hash, bytes, added, notes) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (
@@ -293,13 +340,30 @@ def _store(
             json.dumps(document.notes, ensure_ascii=False),
         ),
     )  # fmt: skip
-    for passage, words in _rows(document) if rows is None else rows:
+    rows = _rows(document, word_rule(connection)) if rows is None else rows
+    connection.execute("INSERT INTO signatures VALUES (?, ?)", (id, rows.signature))
+    for passage, words in rows.passages:
         row = connection.execute(
             "INSERT INTO passages (document, place, title, text, words) VALUES (?, ?, ?, ?, ?)",
             (id, passage.index, passage.title, passage.text, len(words)),
         ).lastrowid
         connection.execute("INSERT INTO passage_words (rowid, words) VALUES (?, ?)", (row, " ".join(words)))
     return id
+
+
+def _cut_words_again(connection: sqlite3.Connection, rule: WordRule) -> None:
+    """Write all that the store knows of its passages' words, by this rule."""
+    connection.execute("DELETE FROM word_rule")
+    connection.execute("INSERT INTO word_rule VALUES (?)", (rule.describe(),))
+    for (document,) in connection.execute("SELECT id FROM documents").fetchall():
+        rows = connection.execute("SELECT id, title, text FROM passages WHERE document = ?", (document,)).fetchall()
+        cut = [(id, _words(title, text, rule)) for id, title, text in rows]
+        connection.executemany("DELETE FROM passage_words WHERE rowid = ?", [(id,) for id, _ in cut])
+        connection.executemany("INSERT INTO passage_words (rowid, words) VALUES (?, ?)", [(id, " ".join(w)) for id, w in cut])
+        connection.executemany("UPDATE passages SET words = ? WHERE id = ?", [(len(words), id) for id, words in cut])
+        mark = copies.signature(words for _, words in cut)
+        connection.execute("INSERT OR REPLACE INTO signatures VALUES (?, ?)", (document, mark))
+    connection.execute("UPDATE totals SET words = (SELECT coalesce(sum(words), 0) FROM passages)")
 
 
 def _fingerprint(engine: str, answer: str) -> bytes:
@@ -313,7 +377,7 @@ def _missing() -> UnknownDocumentError:
 class Database:
     """The SQLite file: its connections, one per thread. Raises StoreError for a folder that holds something else."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, rule: WordRule | None = None) -> None:
         self.folder = Path(folder)
         self.file = self.folder / FILE
         self._local = threading.local()
@@ -322,6 +386,10 @@ class Database:
         self._make_private()
         with self.writing() as connection:
             self._migrate(connection)
+            known = connection.execute("SELECT description FROM word_rule").fetchone()
+            rule = (WordRule.parse(known[0]) if known else PLAIN) if rule is None else rule
+            if not known or known[0] != rule.describe():
+                _cut_words_again(connection, rule)
 
     def _make_private(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -339,14 +407,11 @@ class Database:
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _statements(_SCHEMA):
-                connection.execute(statement)
-        elif version == 1:
-            connection.execute("ALTER TABLE documents ADD COLUMN notes TEXT NOT NULL DEFAULT '[]'")
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-        elif version != _VERSION:
+        if version > _VERSION:
             raise StoreError(f"{self.file} was written by another version of this program (format {version}, not {_VERSION})")
+        before = {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}.get(version, "")
+        for statement in _statements(before + _SEARCH if version < _VERSION else ""):
+            connection.execute(statement)
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection. Raises StoreError when the file is no database."""

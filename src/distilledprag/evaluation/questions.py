@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,11 @@ from distilledprag.evaluation.recipe import (
     PragPart,
 )
 from distilledprag.evaluation.templated import templated_questions
-from distilledprag.retrieval.bm25 import BM25Retriever, ElasticsearchRetriever, Retriever
+from distilledprag.retrieval.bm25 import Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
+from distilledprag.retrieval.dense import memory_retriever
+from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
+from distilledprag.retrieval.encoder import SentenceEncoder
 
 Fits = Callable[[Sequence[str]], bool]
 
@@ -143,10 +147,17 @@ def _retriever(recipe: EvaluationRecipe, questions: Sequence[BenchmarkQuestion])
     if isinstance(settings, FileRetriever):
         return None
     if isinstance(settings, PoolRetriever):
-        return BM25Retriever(list({passage.text: passage for one in questions for passage in one.passages}.values()))
+        pool = list({passage.text: passage for one in questions for passage in one.passages}.values())
+        encoder = None if settings.order == "bm25" else _encoder(settings.encoder)
+        return memory_retriever(settings.order, pool, encoder)
     if isinstance(settings, CorpusRetriever):
         return CorpusIndex.build(settings.corpus, settings.index) if settings.corpus else CorpusIndex(settings.index)
     return ElasticsearchRetriever(**settings.model_dump(exclude={"kind"}))
+
+
+@cache
+def _encoder(name: str | None) -> SentenceEncoder:
+    return SentenceEncoder(name)
 
 
 def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Retriever | None, index: int) -> Question:
@@ -159,8 +170,11 @@ def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Ret
         if not found:
             raise InputError(f"question {question.id} comes without passages; choose a retriever over a corpus")
         count = min(recipe.top_k or len(found), len(found))
-        if isinstance(recipe.retriever, FileRetriever) and recipe.retriever.order == "bm25":
-            found = [passage for passage, _ in BM25Retriever(found).retrieve(question.question, count)]
+        settings = recipe.retriever
+        if isinstance(settings, FileRetriever) and settings.order != "given":
+            encoder = None if settings.order == "bm25" else _encoder(settings.encoder)
+            ranking = memory_retriever(settings.order, found, encoder)
+            found = [passage for passage, _ in ranking.retrieve(question.question, count)]
         found = found[:count]
     seconds = time.perf_counter() - began
     k = recipe.top_k or max(1, len(found))

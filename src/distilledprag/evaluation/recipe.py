@@ -38,16 +38,19 @@ class BenchmarkSource(Part):
 
 
 class FileRetriever(Part):
-    """The passages that come with each question: as given, or ranked by BM25."""
+    """The passages that come with each question: as given, or ranked. encoder: of dense and hybrid, a folder or hub id."""
 
     kind: Literal["file"] = "file"
-    order: Literal["given", "bm25"] = "bm25"
+    order: Literal["given", "bm25", "dense", "hybrid"] = "bm25"
+    encoder: str | None = None
 
 
 class PoolRetriever(Part):
-    """BM25 over the passages of all questions of all the recipe's files, each once."""
+    """The passages of all questions of all the recipe's files, each once. encoder: as of FileRetriever."""
 
     kind: Literal["pool"] = "pool"
+    order: Literal["bm25", "dense", "hybrid"] = "bm25"
+    encoder: str | None = None
 
 
 class CorpusRetriever(Part):
@@ -59,7 +62,8 @@ class CorpusRetriever(Part):
 
 
 class ElasticsearchRetriever(Part):
-    """An Elasticsearch or OpenSearch index. The key is read from the environment variable `api_key_variable`, if it is set."""
+    """An Elasticsearch or OpenSearch index. The key is read from the environment variable `api_key_variable`, if it is set.
+    words_field: of an index that `retrieval.elasticsearch.index_passages` made; None: the server cuts the words."""
 
     kind: Literal["elasticsearch"] = "elasticsearch"
     url: str
@@ -68,6 +72,7 @@ class ElasticsearchRetriever(Part):
     title_field: str = "title"
     api_key_variable: str = "ELASTICSEARCH_API_KEY"
     timeout: float = Field(30.0, gt=0)
+    words_field: str | None = None
 
 
 class PragPart(Part):
@@ -164,19 +169,23 @@ def rows_recipe(
     chosen_rows: float,
     checkpoints: Mapping[str, str] | None = None,
     retrieved: int | None = None,
+    retriever: str | None = None,
 ) -> dict[str, Any]:
     """The recipe, not yet checked, of `dprag evaluate --data FILE`: `n` rows (None: all) with the passages that they name.
 
-    methods: None takes the bounds (closed book, RAG), state adapters and their control. retrieved: so many passages that BM25
-    finds among all of the file's, in place of those that a row names.
+    methods: None takes the bounds (closed book, RAG), state adapters and their control. retrieved: so many passages that are
+    found among all of the file's, in place of those that a row names. retriever: bm25 (None), dense or hybrid finds them;
+    without `retrieved` the best three of a row's passages are used, by None all as they are given.
     """
     return {
         "output": str(output),
         "base": base,
         "dtype": "auto",
         "data": {"name": "rows", "file": str(file), "limit": n, "seed": seed},
-        "retriever": {"kind": "pool"} if retrieved else {"kind": "file", "order": "given"},
-        "top_k": retrieved,
+        "retriever": {"kind": "pool", "order": retriever or "bm25"}
+        if retrieved
+        else {"kind": "file", "order": retriever or "given"},
+        "top_k": retrieved or (None if retriever is None else 3),
         "checkpoints": dict(checkpoints or {}),
         "prag": {"adapters": str(output / "prag-adapters")},
         "skip_long": True,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 
-from distilledprag.base.default import cache_folder, default_base
+from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, load_base, weights_hash
 from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
@@ -51,6 +51,7 @@ from distilledprag.generators.compressed import StateCompressor, load_compressor
 from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.journal import Journal
+from distilledprag.packages import cache_folder
 from distilledprag.prompts import PromptBuilder
 
 QUESTION_TOKENS = 300  # of a prompt, left free for the question and the template when long passages are skipped

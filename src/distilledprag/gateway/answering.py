@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -30,7 +30,8 @@ from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
-from distilledprag.retrieval.sqlite import StoreRetriever
+from distilledprag.retrieval.selection import best_of, repeat_notes
+from distilledprag.retrieval.sqlite import Finder, StoreRetriever
 
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
@@ -122,7 +123,8 @@ class Reply:
 
 class Answering:
     """Make it before the first document is read. allow_plaintext: documents may be sent in the open when a request asks for that.
-    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all."""
+    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all. finder: what finds the
+    passages of a collection; None: BM25."""
 
     def __init__(
         self,
@@ -134,8 +136,10 @@ class Answering:
         *,
         allow_plaintext: bool = False,
         rows: float | None = None,
+        finder: Callable[[str], Finder] | None = None,
     ) -> None:
         self._prag, self._store, self._engine = prag, store, engine
+        self._finder = finder or (lambda collection: StoreRetriever(store.database, collection))
         self._adapters, self._quotes, self._rows = adapters, quotes, rows
         self._reference = EgressReference(prag.prompts, prag.base.tokenizer)
         self.allow_plaintext = allow_plaintext
@@ -153,8 +157,8 @@ class Answering:
         report = Report(asked.mode, seconds=clock.seconds)
         report.warnings = await asyncio.to_thread(self._quotes.check, asked.question, asked.history, asked.own_settings)
         if asked.mode != "closed_book":
-            retriever = StoreRetriever(self._store.database, asked.collection)
-            report.passages = await asyncio.to_thread(retriever.find, asked.question, asked.top_k)
+            report.passages, repeated = await asyncio.to_thread(self._found, asked)
+            report.warnings += repeat_notes([passage for passage, *_ in repeated])
             if not report.passages:
                 report.mode = "closed_book"
                 report.warnings.append(NOTHING_FOUND)
@@ -169,6 +173,12 @@ class Answering:
         async with contextlib.AsyncExitStack() as stack:
             pieces = await self._open(stack, asked, report, prompts, clock)
             yield Reply(report, self._read(pieces, asked, clock))
+
+    def _found(self, asked: Asked) -> tuple[Found, Found]:
+        """The passages for a question, and those that were passed over because they repeat one of them."""
+        finder = self._finder(asked.collection)
+        kept, repeated, _ = best_of(lambda count: finder.find(asked.question, count), asked.top_k)
+        return kept, repeated
 
     async def _build(self, asked: Asked, report: Report) -> Prompts:
         """The prompt that is sent, and the one without documents that it is compared with.

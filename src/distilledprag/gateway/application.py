@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from distilledprag.http.bodies import BodyReader, describe_bodies
 from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
 from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
 from distilledprag.pipeline import DistilledPRAG
+from distilledprag.retrieval.sqlite import Finder
 
 CHAT_MEMORY = 64 * 2**20  # bytes of all conversations that are being read or used
 UPLOAD_MEMORY = 256 * 2**20  # bytes of all uploads; of their own, so that documents in their queue keep nobody from asking
@@ -40,7 +41,7 @@ class Options:
     """allow_plaintext: documents may be sent in the open when a request asks for that; rows: send only the sentences that the
     question needs, a share up to 1 or a number of rows (None: all); quotes: what to do when the user's words repeat a document;
     adapter_memory, max_upload: bytes; body_seconds: for one request's body to arrive; accept_any_model: the gateway answers
-    whatever model a request names."""
+    whatever model a request names; finder: what finds the passages of a collection, by its name (None: BM25)."""
 
     allow_plaintext: bool = False
     rows: float | None = None
@@ -50,6 +51,7 @@ class Options:
     max_upload: int = MAX_UPLOAD
     body_seconds: float = BODY_SECONDS
     accept_any_model: bool = True
+    finder: Callable[[str], Finder] | None = None
 
 
 def build_application(
@@ -65,7 +67,9 @@ def build_application(
     options = options or Options()
     adapters = AdapterCache(prag, engine, options.adapter_memory)
     quotes = QuotePolicy(store, engine.url, options.quotes, options.quoted_words)
-    answering = Answering(prag, store, engine, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows)
+    answering = Answering(
+        prag, store, engine, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows, finder=options.finder
+    )
 
     desk = ReadingDesk(reading)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import FormData, UploadFile
 
+from distilledprag.documents.copies import Likeness
 from distilledprag.documents.indexing import prepare_bytes, prepare_text
 from distilledprag.documents.loading import named_notes
 from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, StoredDocument, checked_collection
@@ -56,12 +58,14 @@ def document_routes(
                 documents, collection = await _written(request, sent, store, desk)
         else:
             raise InputError("send a document as JSON {name, text} (application/json) or as a file (multipart/form-data)")
+        began = time.time()
         ids = await desk.store(lambda: store.add(documents, collection))
         if failed:
             others = f"; the other {len(ids)} of this upload are stored" if ids else ""
             raise DocumentError("; ".join(failed) + others)
         passages = sum(len(document.passages) for document in documents)
         notes = [note for document in documents for note in named_notes(document.name, document.notes)]
+        notes += await asyncio.to_thread(_kept_once, store, documents, ids, began)
         return {"id": ids[0], "ids": ids, "collection": collection, "passages": passages, "notes": notes}
 
     @router.get("/v1/documents")
@@ -72,13 +76,15 @@ def document_routes(
     ) -> dict[str, Any]:
         found = await asyncio.to_thread(lambda: store.listed(collection, limit=limit, offset=offset))
         total = await asyncio.to_thread(store.count, collection)
-        return {"object": "list", "data": [_record(document) for document in found], "total": total}
+        like = await asyncio.to_thread(store.likenesses, [document.id for document in found])
+        return {"object": "list", "data": [_record(one, like.get(one.id)) for one in found], "total": total}
 
     @router.get("/v1/documents/{id}")
     async def document(id: str) -> dict[str, Any]:
         found = await asyncio.to_thread(store.document, id)
         passages = await asyncio.to_thread(store.passages, id)
-        return _record(found) | {"text": [{"title": passage.title, "text": passage.text} for passage in passages]}
+        like = await asyncio.to_thread(store.likenesses, [id])
+        return _record(found, like.get(id)) | {"text": [{"title": passage.title, "text": passage.text} for passage in passages]}
 
     @router.delete("/v1/documents/{id}")
     async def delete(id: str) -> dict[str, Any]:
@@ -101,9 +107,20 @@ _FORM = {
 }
 
 
-def _record(document: StoredDocument) -> dict[str, Any]:
+def _record(document: StoredDocument, like: Likeness | None) -> dict[str, Any]:
     record = asdict(document)
-    return {"object": "document", "indexed": record.pop("source") is not None, **record}
+    nearly = {"nearly_repeats": None if like is None else asdict(like)}
+    return {"object": "document", "indexed": record.pop("source") is not None, **record, **nearly}
+
+
+def _kept_once(store: DocumentStore, documents: list[PreparedDocument], ids: list[str], began: float) -> list[str]:
+    """A note on each document of an upload whose bytes were stored before, or came before it in the same upload."""
+    notes = []
+    for place, (document, id) in enumerate(zip(documents, ids, strict=True)):
+        stored = store.document(id)
+        if stored.added < began or id in ids[:place]:
+            notes.append(f"{document.name}: the same bytes are stored already, as {stored.name}; they are kept once")
+    return notes
 
 
 async def _written(request: Request, sent: bytes, store: DocumentStore, desk: ReadingDesk) -> tuple[list[PreparedDocument], str]:

@@ -6,12 +6,13 @@ as history; an assistant's message that it did not write is treated like a piece
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from distilledprag.documents.store import DocumentStore
 from distilledprag.gateway.guard.encodings import RUN
-from distilledprag.gateway.guard.protected import is_character, words
+from distilledprag.gateway.guard.protected import is_character, word_spans, words
 from distilledprag.http.errors import RequestError
 from distilledprag.retrieval.sqlite import StoreRetriever
 
@@ -78,19 +79,21 @@ class QuotePolicy:
     def _similar(self, text: str) -> list[str]:
         """Texts of the store that share most words with a part of `text`; parts overlap, so that no quote is cut in two.
 
-        Words are the guard's, whatever stands between them; but where no spaces are written the search knows whole clauses only,
-        and all passages that share a character are looked at.
+        Words are the guard's, whatever stands between them; of scripts without spaces all passages that share a few characters
+        are looked at. What is searched is the text from the first to the last of them: the search cuts words in its own way.
         """
-        found = words(text)
+        text = unicodedata.normalize("NFKC", text)
+        places = word_spans(text)
+        found = [text[begin:end] for begin, end in places]
         similar: dict[str, None] = {}
         for start in range(0, max(1, len(found) - self._words), _PART):
             part = found[start : start + _PART + 2 * self._words]
-            spaced = [word for word in part if not is_character(word)]
-            if spaced:
-                for passage, _ in StoreRetriever(self._store.database).retrieve(" ".join(spaced), _LOOKED_AT):
+            characters = "".join(word for word in part if is_character(word))
+            if len(characters) < sum(map(len, part)):
+                written = text[places[start][0] : places[start + len(part) - 1][1]]
+                for passage, _ in StoreRetriever(self._store.database).retrieve(written, _LOOKED_AT):
                     similar.update(dict.fromkeys((passage.text, passage.title)))
-            if len(spaced) < len(part):
-                characters = "".join(word for word in part if is_character(word))
+            if characters:
                 similar.update(dict.fromkeys(self._store.texts_with(_triples(characters))))
         return list(similar)
 

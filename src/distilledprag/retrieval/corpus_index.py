@@ -40,10 +40,10 @@ from distilledprag.errors import InputError
 from distilledprag.files import replace_folder, write_atomically
 from distilledprag.retrieval.bm25 import K1, B, best_places, check_request, load_bm25s
 from distilledprag.retrieval.corpus import Corpus, CorpusLine
-from distilledprag.text import words_of
+from distilledprag.words import words_of
 
 SHARD_PASSAGES = 200_000
-FORMAT = 1
+FORMAT = 2  # 1 had other words
 PLAN, MANIFEST = "plan.json", "corpus_index.json"
 HASHES_AT_ONCE = 1_000_000  # in step 2
 PAIRS_AT_ONCE = 500_000  # (word, passage) pairs, in step 3

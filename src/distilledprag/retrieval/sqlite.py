@@ -10,14 +10,23 @@ from __future__ import annotations
 import math
 import sqlite3
 from collections import Counter
+from typing import Protocol
 
 from distilledprag.documents import Passage
-from distilledprag.documents.store import Database
+from distilledprag.documents.store import Database, word_rule
 from distilledprag.retrieval.bm25 import K1, B, check_request
-from distilledprag.text import words_of
+from distilledprag.words import words_of
 
 CANDIDATES = 500
 _MOST_WORDS = 64  # of a question; the rarest are used
+
+
+class Finder(Protocol):
+    """A Retriever over a store, that also says whose passages it found."""
+
+    def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
+        """At most `k` passages with their scores and the ids of their documents, best first."""
+        ...
 
 
 class StoreRetriever:
@@ -41,7 +50,8 @@ class StoreRetriever:
         check_request(question, k)
         with self._database.reading() as connection:
             passages, words = connection.execute("SELECT passages, words FROM totals").fetchone()
-            counts = Counter(words_of(question))
+            rule = word_rule(connection)
+            counts = Counter(words_of(question, rule))
             frequencies = {word: n for word in counts if (n := _frequency(connection, word))}
             rarest = sorted(frequencies, key=frequencies.__getitem__)[:_MOST_WORDS]
             rows = self._candidates(connection, rarest, max(k, CANDIDATES)) if rarest else []
@@ -50,7 +60,7 @@ class StoreRetriever:
         }
         scored = []
         for id, document, name, place, title, text, length in rows:
-            found = Counter(words_of(f"{title} {text}"))
+            found = Counter(words_of(f"{title} {text}", rule))
             shrink = K1 * (1 - B + B * length * passages / words)
             score = sum(weight * found[word] / (found[word] + shrink) for word, weight in importance.items())
             scored.append((-score, id, Passage(text, name, title, place), document))

@@ -34,6 +34,11 @@ def written_words(text: str) -> list[str]:
     return _WORD.findall(unicodedata.normalize("NFKC", text))
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """(begin, end) of the words of a text in NFKC."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def words(text: str) -> list[str]:
     """The words of a text, case-folded."""
     return [word.casefold() for word in written_words(text)]

@@ -71,6 +71,8 @@ async function showDocuments(more = false) {
 function documentRow(item) {
   const row = element("li");
   const name = element("span", item.name);
+  if (item.copies?.length) name.append(element("small", ` also sent as ${item.copies.join(", ")}`));
+  if (item.nearly_repeats) name.append(element("small", ` nearly repeats ${item.nearly_repeats.name}`));
   name.title = `${item.passages} passages, ${bytes(item.bytes)}, collection ${item.collection}`;
   const remove = element("button", "Delete", "plain");
   remove.type = "button";
