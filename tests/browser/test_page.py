@@ -1,81 +1,27 @@
-"""The gateway's page in a real headless Chromium, in front of a real gateway and engine. Screenshots: build/screenshots/."""
+"""Asking on the page, and what it shows beside an answer."""
 
 from __future__ import annotations
 
 import json
 import re
-import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from prepared import prepared
-from processes import engine, gateway, server
+from page_steps import add_files, ask, expect, shoot
+from processes import engine, gateway
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt install chromium")
-
-ROOT = Path(__file__).parents[2]
-SCREENSHOTS = ROOT / "build" / "screenshots"
-EXAMPLES = ROOT / "examples"
-expect = sync_api.expect
+EXAMPLES = Path(__file__).parents[2] / "examples"
 MASK = "<|doc_mask|>"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def address(base, tmp_path_factory):
-    store = tmp_path_factory.mktemp("up") / "store"
-    ports = ["--port", 0, "--engine-port", 0]
-    with server("serve", "--store", store, *ports, "--no-browser", "--allow-plaintext", "--base", base) as (_, url):
-        yield url
-
-
-@pytest.fixture
-def page(browser, request):
-    """A page that fails its test when a script fails or something is fetched from elsewhere; and a screenshot at the end."""
-    with browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme=getattr(request, "param", "light")) as context:
-        page, faults, hosts = context.new_page(), [], set()
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("request", lambda asked: hosts.add(re.sub(r"(https?://[^/]+).*", r"\1", asked.url)))
-        page.set_default_timeout(30_000)
-        yield page
-        shoot(page, request.node.name)
-        assert not faults and len(hosts) <= 1, (faults, hosts)
-
-
-def shoot(page, name):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}.png", full_page=True)
 
 
 def questions():
     return [json.loads(line) for line in (EXAMPLES / "questions.jsonl").read_text().splitlines()]
 
 
-def ask(page, question):
-    page.fill("#question", question)
-    page.press("#question", "Enter")
-    answer = page.locator(".answer").first
-    expect(answer.locator("h3")).to_have_text(question)
-    expect(page.locator("#ask")).to_be_enabled()
-    return answer
-
-
-def test_a_newcomer_drops_files_asks_and_sees_what_left(page, address):
-    page.goto(address)
+def test_a_newcomer_adds_files_asks_and_sees_what_left(opened):
+    page = opened("newcomer")
     expect(page.locator("#state")).to_have_text("engine ready")
     expect(page.locator("#documents-empty")).to_be_visible()
     shoot(page, "the empty page")
@@ -96,30 +42,10 @@ def test_a_newcomer_drops_files_asks_and_sees_what_left(page, address):
     assert " ".join(hidden) not in page.locator(".answer").first.locator(".wire").inner_text()
 
 
-def test_dropping_a_file_adds_it_and_a_wrong_one_says_why(page, address):
-    page.goto(address)
-    expect(page.locator("#state")).to_have_text("engine ready")
-    before = page.locator("#documents li").count()
-    page.evaluate(
-        """() => {
-            const transfer = new DataTransfer();
-            transfer.items.add(new File(["Petra Quenruf lives in Oakport."], "dropped.txt", { type: "text/plain" }));
-            transfer.items.add(new File([new Uint8Array([0, 1, 2, 255, 0])], "broken.pdf"));
-            document.querySelector("#drop").dispatchEvent(
-                new DragEvent("drop", { dataTransfer: transfer, bubbles: true, cancelable: true }));
-        }"""
-    )
-    expect(page.locator("#documents li", has_text="dropped.txt")).to_have_count(1)
-    expect(page.locator("#uploads .bad")).to_contain_text("broken.pdf")
-    assert page.locator("#documents li").count() == before + 1 or before == 0
-    page.get_by_role("button", name="Delete dropped.txt").click()
-    expect(page.locator("#documents li", has_text="dropped.txt")).to_have_count(0)
-
-
-def test_the_same_question_without_documents_and_as_plain_rag(page, address):
-    record = questions()[1]
-    page.goto(address)
-    ask(page, record["question"])
+def test_the_same_question_without_documents_and_as_plain_rag(opened):
+    page = opened("plain")
+    add_files(page, staff="Petra Quenruf lives in Oakport.")
+    ask(page, "Where does Petra Quenruf live?")
     page.get_by_role("button", name="Ask the same without documents").first.click()
     closed = page.locator(".answer").first
     expect(closed.locator(".mode")).to_have_text("without documents")
@@ -127,9 +53,25 @@ def test_the_same_question_without_documents_and_as_plain_rag(page, address):
     assert "no adapter" in closed.locator(".sizes").inner_text() and closed.locator(".prompt .mask").count() == 0
     page.get_by_role("button", name="Ask the same as plain RAG").first.click()
     plain = page.locator(".answer").first
-    expect(plain.locator(".mode")).to_have_text("documents in plain text")
+    expect(plain.locator(".mode")).to_have_text("documents in plain text, collection plain")
     expect(page.locator("#ask")).to_be_enabled()
     assert "documents in plain text" in plain.locator(".sizes").inner_text()
+
+
+def test_what_is_copied_as_curl_and_python_asks_the_same(opened):
+    page = opened("copied")
+    add_files(page, staff="Petra Quenruf lives in Oakport.")
+    answer = ask(page, """Where does "Petra" Quenruf's family live, naïvely?""")
+    written = answer.locator(".text").inner_text()
+    for name, run in (("curl", ["bash", "-c"]), ("Python", [sys.executable, "-c"])):
+        answer.get_by_role("button", name=f"Copy as {name}").click()
+        expect(page.locator("#said")).to_have_text(f"copied as {name}")
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert answer.locator("pre").inner_text() == copied and '"collection":"copied"' in copied
+        printed = subprocess.run([*run, copied], capture_output=True, text=True, check=True).stdout
+        if name == "curl":
+            printed = json.loads(printed)["choices"][0]["message"]["content"]
+        assert printed.split() == written.split()
 
 
 def test_history_stays_in_this_browser_until_it_is_forgotten(page, address):
@@ -160,7 +102,7 @@ def test_everything_works_from_the_keyboard_and_in_the_dark(page, address):
     for _ in range(60):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.textContent.trim()"))
-    assert {"files", "mode", "top-k", "clear"} <= reached
+    assert {"collection", "New collection", "files", "search", "mode", "top-k", "Copy as curl", "clear"} <= reached
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(page, address):
@@ -185,7 +127,7 @@ def test_a_lost_engine_and_a_lost_gateway_are_said(page, base, tmp_path):
         shoot(page, "the engine is lost")
         gateway_process.kill()
         expect(page.locator("#ask")).to_be_enabled()
-        page.click("#ask")
+        page.get_by_role("button", name="Ask again").click()
         expect(page.locator(".answer .error").first).to_contain_text("does not answer")
 
 

@@ -65,6 +65,28 @@ def test_the_same_file_uploaded_four_times_is_one_document_and_near_copies_are_t
     assert any("nearly repeat" in warning for warning in details["warnings"])
 
 
+def test_a_search_finds_passages_and_where_they_stand_without_asking_the_engine(stage):
+    gateway = stage()
+    gateway.add()
+    text = "# Crew\n\nThe Copperleaf has a cook.\n\n# Route\n\nThe Copperleaf sails to Oakport in June."
+    id = gateway.client.post("/v1/documents", json={"name": "route.md", "text": text, "collection": "sea"}).json()["id"]
+
+    def search(**parameters):
+        return gateway.client.get("/v1/search", params=parameters)
+
+    found = search(q="when does it sail to Oakport in June", collection="sea").json()["data"][0]
+    place = gateway.client.get(f"/v1/documents/{id}").json()["text"][found["place"]]
+    assert found["document"] == id and found["source"] == "route.md" and "June" in found["text"]
+    assert (found["title"], found["text"]) == (place["title"], place["text"])
+    assert {one["source"] for one in search(q="Copperleaf Oakport").json()["data"]} == {"route.md", "ships.txt", "staff.txt"}
+    assert len(search(q="Copperleaf Oakport", limit=1).json()["data"]) == 1
+    assert search(q="Copperleaf", collection="empty").json()["data"] == search(q="!?").json()["data"] == []
+    assert search(q="  ").status_code == search(q="x", collection="../up").status_code == search().status_code == 400
+    assert gateway.engine.received == []
+    answered = gateway.ask("When does the Copperleaf sail in June?", distilledprag={"collection": "sea"}, max_tokens=2).json()
+    assert answered["distilledprag"]["passages"][0].items() >= {"document": id, "place": found["place"]}.items()
+
+
 def test_of_an_upload_the_files_that_can_be_read_are_stored_and_the_others_named(stage):
     gateway = stage()
     files = [("file", ("good.txt", b"Good text.")), ("file", ("bad.pdf", b"no pdf")), ("file", ("fine.txt", b"Fine text."))]
@@ -239,8 +261,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_nothing_inline():
     for file in PAGE.iterdir():
         assert not re.search(r"(?:https?:)?//[a-z0-9.-]+\.[a-z]{2,}", file.read_text().replace("http://www.w3.org/2000/svg", ""))
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]*\ssrc=)", html)
-    script = (PAGE / "page.js").read_text()
-    assert "innerHTML" not in script and "eval(" not in script and ".style." not in script
+    scripts = "".join(file.read_text() for file in PAGE.glob("*.js"))
+    assert "textContent" in scripts and not re.search(r"innerHTML|eval\(|\.style\.", scripts)
 
 
 def test_health_tells_whether_the_engine_answers(stage):
@@ -248,6 +270,7 @@ def test_health_tells_whether_the_engine_answers(stage):
     gateway.add()
     record = gateway.client.get("/health").json()
     assert record["status"] == "ok" and record["engine"] == "ready" and record["documents"] == len(DOCUMENTS)
+    assert {".txt", ".pdf"} <= set(record["formats"])
 
 
 class Log(logging.Handler):

@@ -25,6 +25,7 @@ from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
+from distilledprag.gateway.search import passage_record
 from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
@@ -94,10 +95,7 @@ class Report:
         adapter = self.adapter
         return {
             "mode": self.mode,
-            "passages": [
-                {"document": id, "source": p.source, "title": p.title, "text": p.text, "score": round(score, 4)}
-                for p, score, id in self.passages
-            ],
+            "passages": [passage_record(*found) for found in self.passages],
             "sent": {
                 "prompt": self.prompt,
                 "prompt_tokens": self.prompt_tokens,

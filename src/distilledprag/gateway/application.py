@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from distilledprag.documents.readers import READERS
 from distilledprag.documents.reading import ReadingPool, ReadingStoppedError
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import DiskFullError, DistilledPRAGError, StoreError, UnknownDocumentError
@@ -23,6 +24,7 @@ from distilledprag.gateway.document_routes import MAX_UPLOAD, document_routes
 from distilledprag.gateway.engine_client import EngineClient
 from distilledprag.gateway.quotes import QUOTED_WORDS, Policy, QuotePolicy
 from distilledprag.gateway.reading_desk import ReadingDesk
+from distilledprag.gateway.search import search_routes
 from distilledprag.http.bodies import BodyReader, describe_bodies
 from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
 from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
@@ -88,12 +90,14 @@ def build_application(
     uploads = BodyReader(UPLOAD_MEMORY, seconds=options.body_seconds)
     app.include_router(chat_routes(answering, count_tokens, conversations, explain, options.accept_any_model))
     app.include_router(document_routes(store, desk, adapters.forget, uploads, options.max_upload))
+    app.include_router(search_routes(store))
     app.include_router(_page_routes())
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         ready, documents = await asyncio.gather(engine.healthy(), asyncio.to_thread(store.count))
-        known = {"allow_plaintext": options.allow_plaintext, "key_required": keys.required}  # what the page must know
+        # What the page must know.
+        known = {"allow_plaintext": options.allow_plaintext, "key_required": keys.required, "formats": sorted(READERS)}
         return {"status": "ok", "engine": "ready" if ready else "unreachable", "documents": documents, **known}
 
     describe_bodies(app, ChatRequest)

@@ -1,238 +1,74 @@
-// Documents and questions. Answers are kept in this browser only (localStorage); the key until the tab is closed.
-"use strict";
+// Which control does what.
+import { ask, forgetHistory, showHistory, stop } from "./answers.js";
+import { choose, collection, refresh, showDocuments } from "./documents.js";
+import { find } from "./elements.js";
+import { key } from "./requests.js";
+import { endSearch, search } from "./search.js";
+import { showState } from "./state.js";
+import { dropped, hideFinished, upload } from "./uploads.js";
+import { forgetAddress, showAddressed } from "./viewer.js";
 
-const HISTORY = "distilledprag.answers", KEY = "distilledprag.key", MOST_KEPT = 30, PAGE = 50;
-const find = (id) => document.getElementById(id);
-const MODES = { parametric: "documents as an adapter", closed_book: "without documents", rag: "documents in plain text" };
-let settings = {}, shown = 0, asking = null;
-
-async function call(path, options = {}) {
-  const headers = new Headers(options.headers);
-  const key = sessionStorage.getItem(KEY);
-  if (key) headers.set("Authorization", `Bearer ${key}`);
-  let response;
-  try {
-    response = await fetch(path, { ...options, headers });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The gateway does not answer. Is it still running?");
-  }
-  if (response.ok) return response;
-  if (response.status === 401) {
-    sessionStorage.removeItem(KEY);
-    find("key-form").hidden = false;
-  }
-  let message = `The gateway answered with status ${response.status}.`;
-  try { message = (await response.json()).error.message; } catch { /* not ours; keep the status */ }
-  throw new Error(message);
-}
-
-// ---- state
-
-async function showState() {
-  const state = find("state");
-  try {
-    settings = await (await fetch("/health")).json();
-    state.textContent = settings.engine === "ready" ? "engine ready" : "the engine cannot be reached; check that it runs";
-    state.classList.toggle("bad", settings.engine !== "ready");
-  } catch {
-    state.textContent = "the gateway does not answer";
-    state.classList.add("bad");
-  }
-  if (settings.allow_plaintext && !find("mode").querySelector("[value=rag]")) {
-    const option = element("option", `${MODES.rag} (sent as they are)`);
-    option.value = "rag";
-    find("mode").append(option);
-  }
-  find("key-form").hidden = !settings.key_required || Boolean(sessionStorage.getItem(KEY));
+// What happens when a form is sent, instead of the browser's own way.
+function onSubmit(form, act) {
+  find(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    act();
+  });
 }
 
 // ---- documents
 
-async function showDocuments(more = false) {
-  const list = find("documents");
-  if (!more) shown = 0;
-  let answer;
-  try {
-    answer = await (await call(`/v1/documents?limit=${PAGE}&offset=${shown}`)).json();
-  } catch (error) {
-    find("count").textContent = "";
-    list.replaceChildren(element("li", error.message, "error"));
-    return;
-  }
-  if (!more) list.replaceChildren();
-  for (const item of answer.data) list.append(documentRow(item));
-  shown += answer.data.length;
-  find("count").textContent = `(${answer.total})`;
-  find("documents-empty").hidden = answer.total > 0;
-  find("more").hidden = shown >= answer.total;
-}
-
-function documentRow(item) {
-  const row = element("li");
-  const name = element("span", item.name);
-  if (item.copies?.length) name.append(element("small", ` also sent as ${item.copies.join(", ")}`));
-  if (item.nearly_repeats) name.append(element("small", ` nearly repeats ${item.nearly_repeats.name}`));
-  name.title = `${item.passages} passages, ${bytes(item.bytes)}, collection ${item.collection}`;
-  const remove = element("button", "Delete", "plain");
-  remove.type = "button";
-  remove.setAttribute("aria-label", `Delete ${item.name}`);
-  remove.addEventListener("click", async () => {
-    remove.disabled = true;
-    try {
-      await call(`/v1/documents/${item.id}`, { method: "DELETE" });
-      await showDocuments();
-    } catch (error) {
-      remove.disabled = false;
-      name.textContent = `${item.name}: ${error.message}`;
-    }
+find("collection").addEventListener("change", () => {
+  endSearch();
+  choose(find("collection").value);
+});
+onSubmit("new-collection-form", () => {
+  const name = find("new-collection").value;
+  find("new-collection").value = "";
+  find("new-collection-form").closest("details").open = false;
+  endSearch();
+  choose(name);
+  find("collection").focus();
+});
+find("files").addEventListener("change", (event) => {
+  upload([...event.target.files], collection(), refresh);
+  event.target.value = "";
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    find("drop").classList.toggle("over", name === "dragover");
+    if (name === "drop") upload(dropped(event.dataTransfer), collection(), refresh);
   });
-  row.append(name, remove);
-  if (item.notes.length) name.append(element("br"), element("small", item.notes.join("; ")));
-  return row;
 }
+find("hide-uploads").addEventListener("click", () => {
+  hideFinished();
+  find("documents-title").focus();
+});
+find("more").addEventListener("click", () => showDocuments(true));
+onSubmit("search-form", () => {
+  const words = find("search").value.trim();
+  if (words) search(words, collection());
+  else endSearch();
+});
+find("end-search").addEventListener("click", () => {
+  endSearch();
+  find("search").value = "";
+  find("search").focus();
+});
 
-async function upload(files) {
-  for (const file of files) {
-    const line = element("li", `${file.name}: reading …`);
-    find("uploads").append(line);
-    const form = new FormData();
-    form.append("file", file);
-    try {
-      const stored = await (await call("/v1/documents", { method: "POST", body: form })).json();
-      line.remove();
-      for (const note of stored.notes) find("uploads").append(element("li", `Stored, but: ${note}`, "bad"));
-    } catch (error) {
-      line.textContent = error.message.includes(file.name) ? error.message : `${file.name}: ${error.message}`;
-      line.className = "bad";
-    }
-  }
-  await showDocuments();
-}
+// ---- the document that the address names
 
-// ---- answers
+window.addEventListener("hashchange", showAddressed);
+find("viewer").addEventListener("close", forgetAddress);
+find("viewer-close").addEventListener("click", () => find("viewer").close());
 
-function answerView(question, mode) {
-  const view = find("answer-template").content.cloneNode(true).firstElementChild;
-  view.querySelector("h3").textContent = question;
-  view.querySelector(".mode").textContent = MODES[mode] || mode;
-  const again = view.querySelector(".again");
-  for (const other of Object.keys(MODES)) {
-    if (other === mode || (other === "rag" && !settings.allow_plaintext)) continue;
-    const button = element("button", `Ask the same ${other === "rag" ? "as plain RAG" : MODES[other]}`, "plain");
-    button.type = "button";
-    button.addEventListener("click", () => ask(question, other));
-    again.append(button);
-  }
-  find("answers").prepend(view);
-  find("answers-empty").hidden = true;
-  find("clear").hidden = false;
-  return view;
-}
+// ---- questions
 
-function showDetails(view, details) {
-  view.querySelector(".mode").textContent = MODES[details.mode];
-  view.querySelector(".warnings").replaceChildren(...details.warnings.map((warning) => element("li", warning)));
-  view.querySelector(".passages").hidden = details.passages.length === 0;
-  view.querySelector(".passages summary").textContent =
-    details.mode === "rag" ? "Passages that were sent in plain text" : "Passages that stayed here";
-  view.querySelector(".passages ol").replaceChildren(...details.passages.map((passage) => {
-    const item = element("li", passage.text);
-    item.append(element("br"), element("small", `${passage.source}, score ${passage.score.toFixed(2)}`));
-    return item;
-  }));
-  drawWire(view.querySelector(".wire"), details.sent, details.mode);
-  const steps = Object.entries(details.seconds).map(([name, value]) => `${name.replace("_", " ")} ${value.toFixed(2)} s`);
-  view.querySelector(".timings").textContent = steps.join(" · ");
-}
-
-// Server-sent events of a response, parsed; ends at [DONE].
-async function* events(response) {
-  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) throw new Error("The answer ended in the middle. Ask again.");
-    const parts = (rest + value).split("\n\n");
-    rest = parts.pop();
-    for (const part of parts) {
-      const data = part.replace(/^data: /, "");
-      if (data === "[DONE]") return;
-      const event = JSON.parse(data);
-      if (event.error) throw new Error(event.error.message);
-      yield event;
-    }
-  }
-}
-
-async function ask(question, mode) {
-  if (asking) return;
-  asking = new AbortController();
-  find("ask").disabled = true;
-  find("stop").hidden = false;
-  const view = answerView(question, mode);
-  const text = view.querySelector(".text");
-  view.querySelector(".passages").hidden = true;
-  view.querySelector(".wire").hidden = true;
-  text.classList.add("waiting");
-  const body = {
-    model: "distilledprag", stream: true, messages: [{ role: "user", content: question }],
-    distilledprag: { mode, top_k: Number(find("top-k").value) || 3 },
-  };
-  let details = null;
-  try {
-    const response = await call("/v1/chat/completions", {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal: asking.signal,
-    });
-    for await (const event of events(response)) {
-      if (event.distilledprag) {
-        details = event.distilledprag;
-        view.querySelector(".wire").hidden = false;
-        showDetails(view, details);
-      }
-      text.textContent += event.choices[0]?.delta.content ?? "";
-    }
-    if (!text.textContent.trim()) text.textContent = "(The model gave an empty answer.)";
-    keep({ question, mode, text: text.textContent, details });
-  } catch (error) {
-    const place = view.querySelector(".error");
-    place.textContent = error.name === "AbortError" ? "Stopped." : error.message;
-    place.hidden = false;
-  } finally {
-    text.classList.remove("waiting");
-    asking = null;
-    find("ask").disabled = false;
-    find("stop").hidden = true;
-  }
-}
-
-// ---- history
-
-function kept() {
-  try { return JSON.parse(localStorage.getItem(HISTORY)) || []; } catch { return []; }
-}
-
-function keep(entry) {
-  const entries = [...kept(), entry].slice(-MOST_KEPT);
-  while (entries.length) {
-    try { return localStorage.setItem(HISTORY, JSON.stringify(entries)); } catch { entries.shift(); }
-  }
-}
-
-function showHistory() {
-  for (const entry of kept()) {
-    const view = answerView(entry.question, entry.mode);
-    view.querySelector(".text").textContent = entry.text;
-    if (entry.details) showDetails(view, entry.details);
-  }
-}
-
-// ---- wiring
-
-find("ask-form").addEventListener("submit", (event) => {
-  event.preventDefault();
+onSubmit("ask-form", () => {
   const question = find("question").value.trim();
-  if (question) ask(question, find("mode").value);
+  if (question) ask({ question, mode: find("mode").value, collection: collection(), top_k: Number(find("top-k").value) || 3 });
 });
 find("question").addEventListener("keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -240,33 +76,22 @@ find("question").addEventListener("keydown", (event) => {
     find("ask-form").requestSubmit();
   }
 });
-find("stop").addEventListener("click", () => asking?.abort());
+find("stop").addEventListener("click", stop);
 find("clear").addEventListener("click", () => {
-  localStorage.removeItem(HISTORY);
-  find("answers").replaceChildren();
-  find("answers-empty").hidden = false;
-  find("clear").hidden = true;
+  forgetHistory();
   find("question").focus();
 });
-find("key-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  sessionStorage.setItem(KEY, find("key").value);
+onSubmit("key-form", () => {
+  key.set(find("key").value);
   find("key").value = "";
-  showState();
-  showDocuments();
+  begin();
 });
-find("more").addEventListener("click", () => showDocuments(true));
-find("files").addEventListener("change", (event) => {
-  upload([...event.target.files]);
-  event.target.value = "";
-});
-for (const name of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(name, (event) => {
-    event.preventDefault();
-    find("drop").classList.toggle("over", name === "dragover");
-    if (name === "drop") upload([...event.dataTransfer.files]);
-  });
+
+function begin() {
+  refresh();
+  showAddressed();
+  return showState();
 }
-showState().then(showHistory);
-showDocuments();
+
+begin().then(showHistory);
 setInterval(showState, 15000);

@@ -1,18 +1,7 @@
 // What left this machine for an answer, drawn: masked prompt, adapter, requests. Knows nothing of how answers are asked for.
-"use strict";
+import { bytes, element } from "./elements.js";
 
 const MASK = "<|doc_mask|>";
-
-function bytes(count) {
-  return count < 10000 ? `${count} bytes` : count < 1e6 ? `${(count / 1e3).toFixed(1)} kB` : `${(count / 1e6).toFixed(2)} MB`;
-}
-
-function element(name, text, className) {
-  const made = document.createElement(name);
-  if (text !== undefined) made.textContent = text;
-  if (className) made.className = className;
-  return made;
-}
 
 // The prompt exactly as sent, with each run of masks drawn as one and its length.
 function drawPrompt(place, prompt) {
@@ -36,7 +25,7 @@ function drawAdapter(figure, adapter) {
     `written after layer ${adapter.layer}; ${bytes(adapter.bytes)}.`;
 }
 
-function drawWire(wire, sent, mode) {
+export function drawWire(wire, sent, mode) {
   const size = bytes(sent.bytes_total);
   const adapter = !sent.adapter_bytes ? "no adapter" :
     sent.adapter_uploaded ? `with an adapter of ${bytes(sent.adapter_bytes)}` :
