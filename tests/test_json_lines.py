@@ -64,7 +64,7 @@ def test_a_row_of_another_form_is_refused_before_it_is_used(tmp_path, row):
     file.write_text(json.dumps(ROWS[0]) + "\n" + json.dumps(row))
     with pytest.raises(InputError, match=r"rows\.jsonl, line 2"):
         list(read_rows(file))
-    with pytest.raises(InputError, match=r"rows\.jsonl, row 1"):
+    with pytest.raises(InputError, match=r"rows\.jsonl, row 2"):
         list(read_pairs(file))
 
 

@@ -39,14 +39,15 @@ class Stage:
 
 
 @pytest.fixture(scope="session")
-def stage(tiny_base, tiny_base_folder, tmp_path_factory):
+def stage(tiny_base, tiny_base_folder, tmp_path_factory, reading):
     prag = DistilledPRAG(tiny_base, layer=1)
     engine = Engine(load_base(tiny_base_folder, dtype=torch.float32), Settings(max_answer_tokens=MOST))
     with contextlib.ExitStack() as stack:
         engine_url = stack.enter_context(served(build_engine(engine, ApiKeys([KEY]), Metrics(), ApiKeys())))
         store = DocumentStore(tmp_path_factory.mktemp("clients") / "store")
         stack.callback(store.close)
-        app = build_application(prag, store, EngineClient(engine_url, KEY), ApiKeys([KEY]), AllowedHosts("127.0.0.1", ()))
+        client, hosts = EngineClient(engine_url, KEY), AllowedHosts("127.0.0.1", ())
+        app = build_application(prag, store, reading, client, ApiKeys([KEY]), hosts)
         gateway_url = stack.enter_context(served(app))
         for name, text in DOCUMENTS.items():
             headers = {"authorization": f"Bearer {KEY}"}

@@ -240,7 +240,7 @@ def test_rows_are_json_lines_with_their_passages(tmp_path):
         "1", "mine", "unnamed", "Where?", ("Oslo",), (Passage("Anna\nShe lives in Oslo.", str(file)),)
     )
     assert (second.id, second.subtask) == ("3", "bridge")
-    for content, message in ((None, "does not exist"), ("[{", "line 1: not a row"), ("", "holds no questions")):
+    for content, message in ((None, "does not exist"), ("[{", "line 1 is not JSON"), ("", "holds no questions")):
         with pytest.raises(InputError, match=message):
             load_rows(tmp_path / "none.jsonl" if content is None else write(tmp_path, "file.jsonl", content))
 

@@ -213,7 +213,8 @@ def test_chosen_rows_send_whole_sentences_and_fewer_of_them(stage):
 
 def test_passages_that_the_model_has_no_room_for_are_left_out_and_answer_and_log_say_so(stage, caplog):
     gateway = stage(Options(allow_plaintext=True))
-    many = {f"{number}.txt": " ".join([*LONG.values()] * 3) + f" Number {number}." for number in range(12)}
+    sentence = "In room {} Anna Tovberg keeps {} boxes of letters."
+    many = {f"{a}.txt": " ".join(sentence.format(100 * a + b, 7 * b + a) for b in range(40)) for a in range(12)}
     gateway.add(many)
     for mode in ("parametric", "rag"):
         answer = gateway.ask("Where does Anna Tovberg live?", max_tokens=4, distilledprag={"top_k": 20, "mode": mode})

@@ -103,7 +103,7 @@ def test_what_could_not_be_read_of_an_upload_stands_in_its_answer_and_in_the_lis
     answer = http.post("/v1/documents", files={"file": ("scan.pdf", half_scanned.read_bytes())}).json()
     assert answer["notes"] == ["scan.pdf: pages 2 and 3 hold no text (scanned?)"]
     assert http.get("/v1/documents").json()["data"][0]["notes"] == ["pages 2 and 3 hold no text (scanned?)"]
-    assert "item.notes" in (PAGE / "page.js").read_text() and "stored.notes" in (PAGE / "page.js").read_text()
+    assert "item.notes" in (PAGE / "documents.js").read_text() and "answer.notes" in (PAGE / "uploads.js").read_text()
 
 
 @pytest.mark.parametrize("request_, message", [

@@ -13,6 +13,8 @@ from pairs import write_pairs
 from tiny import PAPER
 
 import distilledprag
+import distilledprag.cli.encode
+import distilledprag.cli.search  # both before a walk is traced: the bodies of classes count as calls
 from distilledprag.distillation.generator_training import DistillTask
 from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.generators import build_generator
@@ -25,17 +27,14 @@ WALKS = {
     for paragraph in DESIGN.split("\n\n")
     if paragraph.startswith("**")
 }
-TOOLS = {
-    "errors.py",
-    "files.py",
-    "text.py",
-    "journal.py",
-    "device.py",
-    "json_lines.py",
-}  # of every room; docs/design.md names them
+# Of every room; docs/design.md names them.
+TOOLS = {"errors.py", "files.py", "text.py", "words.py", "journal.py", "json_lines.py", "device.py"}
 # Of these a chat request calls one helper each: a connection's bookkeeping, the check of k, the adapter read back from its bytes,
-# whether the passages fit, an answer's shape.
-HELPERS = {"http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py"}
+# whether the passages fit, an answer's shape, near copies left out, a passage's record.
+HELPERS = {
+    "http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
+    "retrieval/selection.py", "gateway/search.py",
+}  # fmt: skip
 
 
 @contextlib.contextmanager

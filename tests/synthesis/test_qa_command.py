@@ -110,7 +110,7 @@ def test_the_report_says_what_was_rejected_why_and_what_it_cost(synthesize, tmp_
     assert usage["answered"] == COUNT and usage["prompt_tokens"] == COUNT * PROMPT_TOKENS
     assert usage["cost_usd"] == pytest.approx(COUNT * (PROMPT_TOKENS * 2 + COMPLETION_TOKENS * 8) / 1e6)
     assert report["kinds"]["single"] == {"items": COUNT, "unfinished": 0, "below_minimum": 0, "pairs": 2 * COUNT}
-    assert report["documents"] == {"read": COUNT, "used": COUNT, "skipped": {}}
+    assert report["documents"] == {"read": COUNT, "used": COUNT, "skipped": {}, "failed": []}
     assert report["config"]["seed"] == 0 and report["config"]["docs"] == [str(docs)]
     assert f"${usage['cost_usd']:.4f}" in out and re.search(r"16 pairs, [\d.,]+ pairs/s", err)
 

@@ -42,12 +42,12 @@ class Context:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file, gzipped or not. Raises InputError naming file and line for what is no such row."""
     for number, row in json_rows(path):
-        if not _is_row(row):
+        if not is_question_row(row):
             raise InputError(f"{path}, line {number}: not a row with documents, question and answers")
         yield row
 
 
-def _is_row(row: Any) -> bool:
+def is_question_row(row: Any) -> bool:
     """Whether it is `{"documents": [{"text", "title"?}], "question", "answers"}`, of texts."""
     if not isinstance(row, dict) or not isinstance(row.get("question"), str):
         return False

@@ -20,7 +20,7 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from distilledprag.distillation.contexts import LONGEST_ANSWER, passage_text
+from distilledprag.distillation.contexts import LONGEST_ANSWER, is_question_row, passage_text
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
 from distilledprag.json_lines import json_rows
@@ -59,18 +59,20 @@ def read_pairs(file: Path) -> Iterator[Pair]:
         raise InputError(f"{file} does not exist; write it with `dprag synthesize`, or correct the recipe's data.files")
     for number, row in _raw_rows(file):
         try:
-            pair = _of_question_row(row) if "answers" in row else Pair(**row)
+            of_question_set = isinstance(row, dict) and "answers" in row
+            pair = _of_question_row(file, number, row) if of_question_set else Pair.model_validate(row)
             if pair is not None:
                 yield pair
-        except (ValidationError, TypeError, KeyError, AttributeError) as error:
-            problems = error.errors() if isinstance(error, ValidationError) else [{"loc": (), "msg": str(error)}]
-            first = problems[0]
+        except ValidationError as error:
+            first = error.errors()[0]
             place = ".".join(map(str, first["loc"])) or "row"
             raise InputError(f"{file}, row {number}: {place}: {first['msg']}") from error
 
 
-def _of_question_row(row: dict[str, Any]) -> Pair | None:
+def _of_question_row(file: Path, number: int, row: dict[str, Any]) -> Pair | None:
     """A row of a question set with its first answer; None where it has none of at most LONGEST_ANSWER characters."""
+    if not is_question_row(row):
+        raise InputError(f"{file}, row {number}: not a row with documents, question and answers")
     answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
     if not answer or len(answer) > LONGEST_ANSWER:
         return None
