@@ -84,7 +84,7 @@ def run(
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
     answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
-    if answer.passages and len(answer.passages) < len(retriever):
+    if len(answer.passages) == top_k < len(retriever):  # where fewer matched, a note of retrieval says so
         answer.notes.append(f"{len(answer.passages)} of {len(retriever)} passages were used (--top-k {top_k})")
     if as_json:  # where nobody may look at what was printed
         answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
