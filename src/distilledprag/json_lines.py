@@ -30,14 +30,19 @@ def json_rows(file: Path) -> Iterator[tuple[int, Any]]:
     """(number of the line, what it holds) for every line that is not blank. Raises InputError."""
     for number, line in text_lines(file):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                raise InputError(f"{file}, line {number} is not JSON ({reason}); correct or remove the line") from error
+            row = json_of(line, f"{file}, line {number}")
             if not _is_whole(row):
                 raise InputError(f"{file}, line {number} holds half a character (a lone surrogate); correct or remove the line")
             yield number, row
+
+
+def json_of(line: str, place: str) -> Any:
+    """What one line holds. Raises InputError naming `place` for what is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InputError(f"{place} is not JSON ({reason}); correct or remove the line") from error
 
 
 def text_lines(file: Path) -> Iterator[tuple[int, str]]:
@@ -55,9 +60,8 @@ def text_lines(file: Path) -> Iterator[tuple[int, str]]:
                 number += 1
                 yield number, line if isinstance(line, str) else line.decode()
     except UnicodeError as error:
-        begun = f"line {number}" if number else "line 1"
         raise InputError(
-            f"{file}, {begun} is not UTF-8 text, and the file has no byte order mark; save it again as UTF-8"
+            f"{file}, line {number} is not UTF-8 text, and the file has no byte order mark; save it again as UTF-8"
             if encoding is None
             else f"{file} is not {encoding.upper()} text, which its byte order mark announces; save it again as UTF-8"
         ) from error

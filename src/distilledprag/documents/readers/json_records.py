@@ -9,23 +9,20 @@ from distilledprag.documents.passages import Block, clean
 from distilledprag.documents.readers.interface import ReadDocument
 from distilledprag.encodings import decode
 from distilledprag.errors import DocumentError
+from distilledprag.json_lines import json_of
 
 TEXT_KEYS = ("text", "contents", "passage")
 
 
 def read_jsonl(file: Path) -> ReadDocument:
-    """One record per line; blank lines are skipped. Raises DocumentError naming the line."""
+    """One record per line; blank lines are skipped. Raises InputError naming the line."""
     text, notes = decode(file.read_bytes(), str(file))
     blocks: list[Block] = []
     # Only "\n" ends a line here: JSON strings may hold the other characters at which str.splitlines() cuts.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                raise DocumentError(f"{file}, line {number} is not JSON ({reason}); correct or remove the line") from error
-            blocks.append(_block(row, f"{file}, line {number}"))
+            place = f"{file}, line {number}"
+            blocks.append(_block(json_of(line, place), place))
     return ReadDocument(tuple(blocks), notes)
 
 
