@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ from lxml import etree
 
 from distilledprag.errors import DocumentError
 
+_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _OFFICE_SIGNATURE = b"\xd0\xcf\x11\xe0"
 
 
@@ -28,18 +30,20 @@ class Package:
         try:
             self._archive = zipfile.ZipFile(file)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise DocumentError(f"{file} cannot be read as {kind} ({error}); open and save it again as {file.suffix}") from error
+            raise self._damaged(str(error)) from error
         self.names = frozenset(self._archive.namelist())
+
+    def _damaged(self, reason: str) -> DocumentError:
+        return DocumentError(
+            f"{self.file} cannot be read as {self.kind} ({reason}); open and save it again as {self.file.suffix}"
+        )
 
     def data(self, name: str) -> bytes:
         """A part's bytes. Raises DocumentError when it is missing, damaged or encrypted."""
         try:
             return self._archive.read(name)
         except Exception as error:  # zipfile, zlib and others have their own for damaged data
-            reason = f"{name}: {str(error) or type(error).__name__}"
-            raise DocumentError(
-                f"{self.file} cannot be read as {self.kind} ({reason}); open and save it again as {self.file.suffix}"
-            ) from error
+            raise self._damaged(f"{name}: {str(error) or type(error).__name__}") from error
 
     def xml(self, name: str) -> Any:
         """A part's root element. Entities are not expanded, nothing is fetched."""
@@ -48,9 +52,7 @@ class Package:
                 self.data(name), etree.XMLParser(resolve_entities=False, no_network=True, remove_comments=True)
             )
         except etree.XMLSyntaxError as error:
-            raise DocumentError(
-                f"{self.file} cannot be read as {self.kind} ({name}: {error.msg}); open and save it again as {self.file.suffix}"
-            ) from error
+            raise self._damaged(f"{name}: {error.msg}") from error
 
     def related(self, name: str) -> list[tuple[str, str]]:
         """(type, part) of each part that an Office part refers to; type: the last word of the relation's address."""
@@ -65,3 +67,9 @@ class Package:
                 if target in self.names:
                     found.append((str(relation.get("Type")).rpartition("/")[2], target))
         return found
+
+
+def drawn_paragraphs(root: Any) -> Iterator[str]:
+    """What the text boxes and diagrams below an element say (DrawingML, the same in all Office formats)."""
+    for paragraph in root.iter(f"{_A}p"):
+        yield "".join(text.text or "" for text in paragraph.iter(f"{_A}t"))

@@ -7,21 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pptx
-from lxml import etree
 from pptx.enum.shapes import MSO_SHAPE_TYPE
 
 from distilledprag.documents.passages import Outline
 from distilledprag.documents.readers.interface import ReadDocument
-from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.packages import Package, drawn_paragraphs
 from distilledprag.documents.readers.tables import Cell, add_table
-
-_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
-_EMU_PER_POINT = 12_700
 
 
 def read_slides(file: Path) -> ReadDocument:
     """Raises DocumentError for a damaged file and one with a password."""
-    Package(file, "a PowerPoint presentation")
+    package = Package(file, "a PowerPoint presentation")
     deck = pptx.Presentation(str(file))
     outline = Outline()
     pictures: list[int] = []
@@ -35,7 +31,7 @@ def read_slides(file: Path) -> ReadDocument:
                 continue
             has_picture = has_picture or shape.shape_type == MSO_SHAPE_TYPE.PICTURE
             words = _add_shape(outline, shape) or words
-        for text in _other_parts(slide):
+        for text in _other_parts(package, slide.part.partname):
             outline.add(text)
             words = True
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
@@ -103,16 +99,12 @@ def _add_chart(outline: Outline, chart: Any) -> None:
         add_table(outline, rows, 1)
 
 
-def _other_parts(slide: Any) -> Iterator[str]:
+def _other_parts(package: Package, slide: str) -> Iterator[str]:
     """Text of diagrams (SmartArt) and comments, which are parts of their own."""
-    for relation in slide.part.rels.values():
-        kind = relation.reltype.rpartition("/")[2]
-        if relation.is_external or kind not in ("diagramData", "comments"):
-            continue
-        root = etree.fromstring(relation.target_part.blob, etree.XMLParser(resolve_entities=False, no_network=True))
+    for kind, part in package.related(slide.lstrip("/")):
         if kind == "diagramData":
-            yield from ("".join(text.text or "" for text in paragraph.iter(f"{_A}t")) for paragraph in root.iter(f"{_A}p"))
-        else:
-            for comment in root:
+            yield from drawn_paragraphs(package.xml(part))
+        elif kind == "comments":
+            for comment in package.xml(part):
                 words = [node.text for node in comment.iter() if str(node.tag).endswith(("}text", "}t")) and node.text]
                 yield f"Comment: {' '.join(words)}" if words else ""

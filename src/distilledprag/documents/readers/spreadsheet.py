@@ -16,10 +16,9 @@ import openpyxl
 
 from distilledprag.documents.passages import Outline, clean
 from distilledprag.documents.readers.interface import ReadDocument, not_read
-from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.packages import Package, drawn_paragraphs
 from distilledprag.documents.readers.tables import Cell, add_table
 
-_A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
 _NO_VALUE = re.compile(rb"</f>\s*(?:<v\s*/>|<v></v>)?\s*</c>|<f\b[^>]*/>\s*(?:<v\s*/>|<v></v>)?\s*</c>")
 _SHEET = re.compile(r"xl/worksheets/[^/]+\.xml")
 _PRINT_CODE = re.compile(r"&(?:[A-Z]|\d+|\"[^\"]*\")")
@@ -41,8 +40,8 @@ def read_workbook(file: Path) -> ReadDocument:
                     outline.add(f"{name}: {text}")
         _add_sheet(outline, sheet)
     for name in sorted(name for name in package.names if re.fullmatch(r"xl/drawings/[^/]+\.xml", name)):
-        for paragraph in package.xml(name).iter(f"{_A}p"):
-            outline.add("".join(text.text or "" for text in paragraph.iter(f"{_A}t")))
+        for text in drawn_paragraphs(package.xml(name)):
+            outline.add(text)
     notes = []
     without = sum(len(_NO_VALUE.findall(package.data(name))) for name in package.names if _SHEET.fullmatch(name))
     if without:
