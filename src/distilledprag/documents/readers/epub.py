@@ -6,13 +6,10 @@ import posixpath
 from pathlib import Path
 from urllib.parse import unquote
 
-from bs4.dammit import EncodingDetector
-
 from distilledprag.documents.passages import Block
-from distilledprag.documents.readers.html import html_blocks
+from distilledprag.documents.readers.html import decode_html, html_blocks
 from distilledprag.documents.readers.interface import ReadDocument
 from distilledprag.documents.readers.packages import Package
-from distilledprag.encodings import decode
 from distilledprag.errors import DocumentError
 
 
@@ -36,8 +33,7 @@ def read_epub(file: Path) -> ReadDocument:
         if page not in package.names:
             missing += 1
             continue
-        data = package.data(page)
-        text, page_notes = decode(data, f"{file}, {page},", EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
+        text, page_notes = decode_html(package.data(page), f"{file}, {page},")
         found = html_blocks(text)
         pictures += not found and "<im" in text
         blocks += found

@@ -63,9 +63,13 @@ def _fields(front: str) -> list[tuple[str, str]]:
 
 def read_html(file: Path) -> ReadDocument:
     """What a browser would show, without navigation and buttons; the page's title serves until the first heading."""
-    data = file.read_bytes()
-    text, notes = decode(data, str(file), EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
+    text, notes = decode_html(file.read_bytes(), str(file))
     return ReadDocument(tuple(html_blocks(text)), notes)
+
+
+def decode_html(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
+    """As `decode`, by the encoding that the page declares near its beginning."""
+    return decode(data, name, EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
 
 
 def html_blocks(html: str, outline: Outline | None = None) -> list[Block]:

@@ -21,3 +21,8 @@ class ReadDocument:
 def not_read(count: int, what: str) -> str:
     """The note `3 charts are not read`."""
     return f"{count} {what}{'s are' if count > 1 else ' is'} not read"
+
+
+def comment(author: str | None, text: str) -> str:
+    """A remark beside the text: `Comment by Anna: why?`."""
+    return f"Comment{f' by {author}' if author else ''}: {text}"

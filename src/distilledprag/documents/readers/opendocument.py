@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.documents.passages import Kind, Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.readers.interface import ReadDocument, comment
 from distilledprag.documents.readers.packages import Package
 from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
@@ -84,7 +84,7 @@ class _Text:
             elif tag == f"{_OFFICE}annotation":
                 author = "".join(part.text or "" for part in child if str(part.tag).endswith("}creator"))
                 text = clean(" ".join(self.inline(part) for part in child if str(part.tag).startswith(_TEXT)))
-                self._waiting.append(f"Comment{f' by {author}' if author else ''}: {text}")
+                self._waiting.append(comment(author, text))
             elif name in ("s", "tab"):
                 parts.append(" ")
             elif name == "line-break":
@@ -119,7 +119,7 @@ class _Text:
                     self.add_all(cell, "paragraph")
             self._waiting.clear()
             return
-        if not heads and rows and len(rows) > 1 and looks_like_head([cell.text for cell in rows[0] if cell.text]):
+        if not heads and len(rows) > 1 and looks_like_head([cell.text for cell in rows[0] if cell.text]):
             heads = max(cell.rowspan for cell in rows[0])
         add_table(self.outline, rows, heads)
         self._flush()

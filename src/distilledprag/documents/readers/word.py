@@ -17,7 +17,7 @@ from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the let
 from distilledprag.documents.passages import Outline, clean
 from distilledprag.documents.readers.equations import equation
 from distilledprag.documents.readers.inline import lowered, raised
-from distilledprag.documents.readers.interface import ReadDocument, not_read
+from distilledprag.documents.readers.interface import ReadDocument, comment, not_read
 from distilledprag.documents.readers.packages import Package
 from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
@@ -190,8 +190,7 @@ class _Word:
         note = self._notes.pop(key)
         text = clean(self._text(note))
         if kind == "comment":
-            author = note.get(f"{_W}author")
-            return f"Comment{f' by {author}' if author else ''}: {text}" if text else ""
+            return comment(note.get(f"{_W}author"), text) if text else ""
         return f"{kind.capitalize()} {number}: {text}" if text else ""
 
     def _count(self, what: str) -> None:
