@@ -18,6 +18,7 @@ import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
 from distilledprag.documents.passages import clean
+from distilledprag.documents.readers.interface import comment
 
 _BOLD = re.compile(r"bold|black|heavy|cmbx", re.IGNORECASE)
 _LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
@@ -61,18 +62,16 @@ def read_page(document: pdfium.PdfDocument, page: pdfium.PdfPage) -> PageText:
         rows, unmapped = _rows(page, text)
     fields, comments = _annotations(document, page)
     letters = sum(len(part.text) for row in rows for part in row)
-    kinds: dict[int, int] = {}
+    objects = (pdfium_c.FPDFPage_GetObject(page, number) for number in range(pdfium_c.FPDFPage_CountObjects(page)))
+    kinds = Counter(map(pdfium_c.FPDFPageObj_GetType, objects))
     picture = False
-    for number in range(pdfium_c.FPDFPage_CountObjects(page)):
-        kind = pdfium_c.FPDFPageObj_GetType(pdfium_c.FPDFPage_GetObject(page, number))
-        kinds[kind] = kinds.get(kind, 0) + 1
-    if letters < FEW_LETTERS and (kinds.get(pdfium_c.FPDF_PAGEOBJ_IMAGE) or kinds.get(pdfium_c.FPDF_PAGEOBJ_FORM)):
+    if letters < FEW_LETTERS and (kinds[pdfium_c.FPDF_PAGEOBJ_IMAGE] or kinds[pdfium_c.FPDF_PAGEOBJ_FORM]):
         width, height = page.get_size()
         for found in page.get_objects(filter=[pdfium_c.FPDF_PAGEOBJ_IMAGE], max_depth=3):
             left, bottom, right, top = found.get_bounds()
             picture = picture or (right - left) * (top - bottom) >= PICTURE_SHARE * width * height
     drawn = bool(kinds) and not letters
-    ruled = upright and 4 <= kinds.get(pdfium_c.FPDF_PAGEOBJ_PATH, 0) <= 3000
+    ruled = upright and 4 <= kinds[pdfium_c.FPDF_PAGEOBJ_PATH] <= 3000
     return PageText(rows, fields, comments, picture or drawn, unmapped, ruled)
 
 
@@ -190,7 +189,7 @@ def _annotations(document: pdfium.PdfDocument, page: pdfium.PdfPage) -> tuple[li
             continue
         if text := clean(_string(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"Contents")):
             author = clean(_string(pdfium_c.FPDFAnnot_GetStringValue, annotation, b"T"))
-            comments.append(f"Comment{f' by {author}' if author else ''}: {text}")
+            comments.append(comment(author, text))
     return fields, comments
 
 
