@@ -41,7 +41,7 @@ class Likeness:
     similarity: float
 
 
-def held_at(connection: sqlite3.Connection, collection: str, source: str | None) -> tuple[str, str] | None:
+def held_at(connection: sqlite3.Connection, collection: str, source: str) -> tuple[str, str] | None:
     """(id, hash) of the document that is at this path, as itself or as a copy."""
     return connection.execute(
         "SELECT id, hash FROM documents WHERE collection = ?1 AND source = ?2 UNION ALL SELECT id, hash FROM copies "

@@ -33,7 +33,7 @@ def read_delimited(file: Path) -> ReadDocument:
     except csv.Error as error:
         raise DocumentError(f"{file}, line {reader.line_num} cannot be read ({error}); correct it") from error
     outline = Outline()
-    while rows and len(rows) > 1 and sum(bool(value.strip()) for value in rows[0]) == 1 < len(rows[1]):
+    while len(rows) > 1 and sum(bool(value.strip()) for value in rows[0]) == 1 < len(rows[1]):
         outline.add(" ".join(rows.pop(0)))
     add_table(outline, [[Cell(value) for value in row] for row in rows], int(_is_head(rows)))
     return ReadDocument(tuple(outline.finish()), notes)

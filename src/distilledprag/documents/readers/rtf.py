@@ -41,7 +41,7 @@ def read_rtf(file: Path) -> ReadDocument:
         plain.clear()
 
     def end_table() -> None:
-        head = int(bool(rows) and len(rows) > 1 and looks_like_head(rows[0]))
+        head = int(len(rows) > 1 and looks_like_head(rows[0]))
         add_table(outline, [[Cell(text) for text in row] for row in rows], head)
         rows.clear()
 
@@ -56,7 +56,9 @@ def read_rtf(file: Path) -> ReadDocument:
     end_table()
     end_text()
     for name, group in apart:
-        outline.add(f"{name}: {clean(rtf_to_text(group, encoding=codec, errors='replace'))}")
+        text = rtf_to_text(group, encoding=codec, errors="replace")
+        if text.strip():
+            outline.add(f"{name}: {clean(text)}")
     pictures = source.count("{\\pict") + source.count("\\shppict")
     notes = [not_read(pictures, "picture")] if pictures else []
     return ReadDocument(tuple(outline.finish()), tuple(notes))
@@ -74,8 +76,7 @@ def _without_parts(source: str) -> tuple[str, list[tuple[str, str]]]:
         inner = source[found.end() : end - 1]
         apart.append((name, "{\\rtf1 " + inner + "}"))
         place = end
-    filled = [(name, group) for name, group in apart if rtf_to_text(group, errors="replace").strip()]
-    return "".join([*kept, source[place:]]), filled
+    return "".join([*kept, source[place:]]), apart
 
 
 def _group_end(source: str, begin: int) -> int:
