@@ -74,12 +74,10 @@ class SentenceEncoder:
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{model} is no sentence encoder that can be loaded ({error}); name another one") from error
         pooling = _settings(folder / "1_Pooling" / "config.json")
-        unknown = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
-        self._first_token = unknown == ["pooling_mode_cls_token"]
-        if unknown and not self._first_token and unknown != ["pooling_mode_mean_tokens"]:
-            raise CheckpointError(
-                f"the encoder {model} pools by {', '.join(unknown)}; only mean and first-token pooling are known"
-            )
+        modes = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
+        self._first_token = modes == ["pooling_mode_cls_token"]
+        if modes and not self._first_token and modes != ["pooling_mode_mean_tokens"]:
+            raise CheckpointError(f"the encoder {model} pools by {', '.join(modes)}; only mean and first-token pooling are known")
         said = _settings(folder / "sentence_bert_config.json").get("max_seq_length")
         self._longest = min(int(said or _LONGEST), self._tokenizer.model_max_length)
         prompts = _settings(folder / "config_sentence_transformers.json").get("prompts") or {}
