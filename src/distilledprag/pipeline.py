@@ -181,10 +181,10 @@ class DistilledPRAG:
         found, notes = select(retriever, question, usual_k(retriever) if top_k is None else top_k)
         whole = texts = [passage.text for passage, _ in found]
         if rows is not None and texts:
-            texts = chosen_sentences(question, texts, rows, self._count)
+            texts = chosen_sentences(question, texts, rows, self.prompts.document_length)
         chosen = texts
         room = (self.prompts.max_tokens or _NO_LIMIT) - len(self.prompts.build(question, [""] * len(texts)))
-        texts = fitting_sentences(question, texts, room, self._count)
+        texts = fitting_sentences(question, texts, room, self.prompts.document_length)
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
         adapters, states, sent = None, None, b""
@@ -204,13 +204,10 @@ class DistilledPRAG:
         what = self.sent(prompt, prompt.count(self.base.mask_token_id), len(sent))
         return Answer(text, found, what, seconds, notes + self._left_out(whole, chosen, texts, room))
 
-    def _count(self, text: str) -> int:
-        return len(self.prompts.document_ids(text))
-
     def _left_out(self, whole: list[str], chosen: list[str], sent: list[str], room: int) -> list[str]:
         """Notes on the tokens of the passages that are not sent, if there are any."""
         notes = []
-        total, kept, fitting = (sum(map(self._count, texts)) for texts in (whole, chosen, sent))
+        total, kept, fitting = (sum(map(self.prompts.document_length, texts)) for texts in (whole, chosen, sent))
         if kept < total:
             notes.append(f"{total - kept} of the passages' {total} tokens were left out (--rows); the answer may be among them")
         if fitting < kept:

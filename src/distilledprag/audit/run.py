@@ -158,7 +158,7 @@ def _passages(options: AuditOptions, setting: Setting) -> tuple[list[Passage], l
     def drawn(texts: list[str], count: int) -> Iterator[str]:
         draw.shuffle(texts)
         for text in texts:
-            if count and SHORTEST <= len(setting.prompts.document_ids(text)) <= LONGEST:
+            if count and SHORTEST <= setting.prompts.document_length(text) <= LONGEST:
                 count -= 1
                 yield text
 

@@ -75,7 +75,7 @@ def run(
     from distilledprag.pipeline import DistilledPRAG
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
-    count = lambda text: len(prag.prompts.document_ids(text))  # noqa: E731
+    count = prag.prompts.document_length
     total = sum(map(count, passages))
     if question is not None and rows is not None:
         passages = chosen_sentences(question, passages, rows, count)

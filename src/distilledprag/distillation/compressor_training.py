@@ -105,7 +105,7 @@ class CompressorTask:
         sizes: list[list[int]] = []
         for number, row in enumerate(rows):
             texts = [text for text in row.passages if self.prompts.document_ids(text)]
-            groups = [group_sizes(len(self.prompts.document_ids(text)), ratio) for text in texts]
+            groups = [group_sizes(self.prompts.document_length(text), ratio) for text in texts]
             teacher.add(number, 0, row.context.open_ids, row.questions)
             student.add(number, 0, thinned(row.context, list(map(len, groups))), row.questions)
             passages += texts

@@ -129,7 +129,7 @@ class ContextTokenizer:
         if any(answer == NOT_FOUND or answer.lower() in ("yes", "no") for _, answer in context.questions):
             return [True] * size
         keep = [False] * size
-        for sentence, begin, end in sentence_spans(text, lambda part: len(self._prompts.document_ids(part))):
+        for sentence, begin, end in sentence_spans(text, self._prompts.document_length):
             needed = any(answer.lower() in sentence.lower() for _, answer in context.questions)
             if needed or context.joint or draw.random() < 0.4:
                 keep[begin:end] = [True] * (min(end, size) - min(begin, size))

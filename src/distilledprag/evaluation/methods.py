@@ -169,7 +169,7 @@ def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = 
 
 def chosen_passages(setting: Setting, question: str, passages: Sequence[str], rows: float) -> list[str]:
     """The passages with the sentences that a question seems to need; see `chosen_sentences`."""
-    return chosen_sentences(question, passages, rows, lambda text: len(setting.prompts.document_ids(text)))
+    return chosen_sentences(question, passages, rows, setting.prompts.document_length)
 
 
 def _state_together(setting: Setting, questions: Sequence[Question]) -> Prepared:
@@ -208,7 +208,7 @@ def _compressed(
     compressor, prompts, sent, read = setting.compressors[method], [], [], []
     for one in questions:
         passages = [text for text in (one.other_passages if shuffled else one.passages) if setting.prompts.document_ids(text)]
-        sizes = [group_sizes(len(setting.prompts.document_ids(text)), ratio) for text in passages]
+        sizes = [group_sizes(setting.prompts.document_length(text), ratio) for text in passages]
         if mixed:
             sizes = _mixed_sizes(setting, one.text, passages, ratio)
         with torch.no_grad():
@@ -226,11 +226,7 @@ def _compressed(
 
 def _mixed_sizes(setting: Setting, question: str, passages: Sequence[str], ratio: int) -> list[list[int]]:
     """Groups of each passage's tokens: single ones in the chosen sentences, `ratio` elsewhere."""
-
-    def count(text: str) -> int:
-        return len(setting.prompts.document_ids(text))
-
-    found = []
+    found, count = [], setting.prompts.document_length
     chosen = chosen_passages(setting, question, passages, setting.chosen_rows)
     for text, kept in zip(passages, chosen, strict=True):
         groups: list[int] = []

@@ -121,7 +121,7 @@ class Evaluation:
         most = (self.setting.prompts.max_tokens or self.setting.base.context_length) - QUESTION_TOKENS
         if self.setting.states and self.setting.states.plain:
             most = min(most, len(self.setting.states.plain.numbered))
-        return sum(len(self.setting.prompts.document_ids(text)) for text in passages) <= most
+        return sum(self.setting.prompts.document_length(text) for text in passages) <= most
 
     def run(
         self,

@@ -163,7 +163,9 @@ class Answering:
         report.texts = [passage.text for passage, _, _ in report.passages]
         if self._rows is not None and report.mode == "parametric":
             whole = report.texts
-            report.texts = await asyncio.to_thread(chosen_sentences, asked.question, whole, self._rows, self._count)
+            report.texts = await asyncio.to_thread(
+                chosen_sentences, asked.question, whole, self._rows, self.prompts.document_length
+            )
             self._note_left_out(report, whole, "as the gateway's --rows says")
         clock.lap("retrieve")
         await self._engine.base_name(self._prag.base.id)  # and with it the engine's bounds
@@ -192,7 +194,7 @@ class Answering:
         if report.mode == "parametric" and bounds.rows:
             place = min(place, bounds.rows)
         whole = report.texts
-        report.texts = await asyncio.to_thread(fitting_sentences, asked.question, whole, place, self._count)
+        report.texts = await asyncio.to_thread(fitting_sentences, asked.question, whole, place, self.prompts.document_length)
         self._note_left_out(report, whole, f"since the model has room for {place} of them")
         prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
@@ -207,12 +209,9 @@ class Answering:
         report.masked_tokens = sum(prompt.is_document) if report.mode == "parametric" else 0
         return Prompts(ids, frame.open_ids, longest, bounds.answer or _NO_LIMIT, context)
 
-    def _count(self, text: str) -> int:
-        return len(self.prompts.document_ids(text))
-
     def _note_left_out(self, report: Report, whole: list[str], why: str) -> None:
         """Say in the report, and by numbers alone in the log, when tokens of the passages are not sent."""
-        total, kept = (sum(map(self._count, texts)) for texts in (whole, report.texts))
+        total, kept = (sum(map(self.prompts.document_length, texts)) for texts in (whole, report.texts))
         if kept < total:
             gone = sum(bool(before.strip()) and not after for before, after in zip(whole, report.texts, strict=True))
             passages = f", {gone} of the {len(whole)} passages whole" if gone else ""

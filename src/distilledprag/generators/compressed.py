@@ -157,7 +157,7 @@ class StateCompressor(nn.Module):
         texts = [text for text in passages if self.prompts.document_ids(text)]
         if not texts:
             raise InputError("there is no text to encode; give at least one passage that is not empty")
-        sizes = [group_sizes(len(self.prompts.document_ids(text)), ratio) for text in texts]
+        sizes = [group_sizes(self.prompts.document_length(text), ratio) for text in texts]
         return [rows.float() for rows in self(base, texts, sizes)]
 
     def decoder_batch(self) -> LoraBatch | None:

@@ -123,7 +123,7 @@ class StateGenerator:
         """
         if not adds_mlp_output(self.base.model):
             raise ConfigError(f"{self.base.model.config.model_type} norms its MLP's output, so a LoRA there cannot write states")
-        lengths = [len(self.prompts.document_ids(text)) for text in passages]
+        lengths = [self.prompts.document_length(text) for text in passages]
         if not sum(lengths):
             raise InputError(_NO_TEXT)
         self.numbered(self.prompts.masked_context(lengths))  # refuses too many before they are encoded

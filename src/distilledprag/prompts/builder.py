@@ -129,6 +129,10 @@ class PromptBuilder:
         """A passage's (or a sentence's) ids as they stand in a prompt. Raises InputError for an unusable text."""
         return self._spaced(text)
 
+    def document_length(self, text: str) -> int:
+        """How many tokens a passage (or a sentence) has in a prompt. Raises InputError for an unusable text."""
+        return len(self.document_ids(text))
+
     def question(self, question: str, history: Sequence[Message] = ()) -> list[int]:
         """The rest of the prompt, from the question's label to the answer prefix, both included.
 
