@@ -10,7 +10,7 @@ import torch
 from distilledprag.base.llm import load_base, passage_states
 from distilledprag.distillation.compressor_training import CompressorTask, CompressRecipe, train_compressor
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError
-from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor, thinned
+from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor
 from distilledprag.prompts import PromptBuilder
 
 TEXTS = ["Anna Tovberg lives in Oakport and works for Velkor Foods as a baker.", "Velkor Foods is based in Millport."]
@@ -34,7 +34,7 @@ def test_groups_cover_all_tokens():
 def test_a_prompt_has_a_mask_for_every_row(tiny_base, compressor, ratio):
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
     rows = compressor.compress(tiny_base, TEXTS, ratio)
-    ids = thinned(prompts.context(TEXTS), list(map(len, rows)))
+    ids = prompts.masked_context(list(map(len, rows)))
     assert ids.count(tiny_base.mask_token_id) == sum(map(len, rows))
     assert [len(one) for one in rows] == [-(-len(prompts.document_ids(text)) // ratio) for text in TEXTS]
     kept = [token for token in ids if token != tiny_base.mask_token_id]

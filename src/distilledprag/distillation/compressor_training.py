@@ -33,7 +33,7 @@ from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_l
 from distilledprag.distillation.packing import PackedRows, RowTable
 from distilledprag.distillation.pair_data import PairData, TrainingRow
 from distilledprag.distillation.recipes import PairSource
-from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor, thinned
+from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import Dtype
@@ -104,12 +104,11 @@ class CompressorTask:
         passages: list[str] = []
         sizes: list[list[int]] = []
         for number, row in enumerate(rows):
-            texts = [text for text in row.passages if self.prompts.document_ids(text)]
-            groups = [group_sizes(self.prompts.document_length(text), ratio) for text in texts]
+            groups = [group_sizes(self.prompts.document_length(text), ratio) for text in row.passages]
             teacher.add(number, 0, row.context.open_ids, row.questions)
-            student.add(number, 0, thinned(row.context, list(map(len, groups))), row.questions)
-            passages += texts
-            sizes += groups
+            student.add(number, 0, self.prompts.masked_context(list(map(len, groups))), row.questions)
+            passages += [text for text, given in zip(row.passages, groups, strict=True) if given]
+            sizes += filter(None, groups)
         return CompressedBatch(teacher.tensors(self.pad_id), student.tensors(self.pad_id), passages, sizes).to(self.base.device)
 
     def size(self, batch: CompressedBatch) -> int:

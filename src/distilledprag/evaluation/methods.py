@@ -30,7 +30,7 @@ from distilledprag.baselines.prag import PromptVariant, prompt_ids
 from distilledprag.baselines.prag_adapters import PragAdapters
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.compressed import StateCompressor, group_sizes, thinned
+from distilledprag.generators.compressed import StateCompressor, group_sizes
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
 from distilledprag.generators.noise import noisy
@@ -216,8 +216,7 @@ def _compressed(
         if mixed:
             whole = _state_generator(setting).rows(passages, compressor.settings.layer)
             rows = [_whole_where_single(*each) for each in zip(rows, whole, sizes, strict=True)]
-        context = setting.prompts.context(passages)
-        prompts.append([*thinned(context, list(map(len, sizes))), *setting.prompts.question(one.text)])
+        prompts.append([*setting.prompts.masked_context(list(map(len, sizes))), *setting.prompts.question(one.text)])
         adapter = StateAdapter(torch.cat(rows).float().cpu(), compressor.settings.layer, setting.base.identity)
         sent.append(_as_sent(setting, adapter, passages))
         read.append(tuple(passages))

@@ -46,7 +46,7 @@ from distilledprag.generators.checkpoint import find_checkpoint, read_config, re
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.lora.injection import inject
-from distilledprag.prompts import Prompt, PromptBuilder
+from distilledprag.prompts import PromptBuilder
 
 ARCHITECTURE = "compressed"
 
@@ -74,24 +74,6 @@ class CompressorSettings(Settings):
 def group_sizes(count: int, ratio: int) -> list[int]:
     """Sizes of the groups that `count` tokens are merged in: `ratio` each, the last one what is left."""
     return [min(ratio, count - begin) for begin in range(0, count, ratio)]
-
-
-def thinned(prompt: Prompt, counts: Sequence[int]) -> list[int]:
-    """The masked prompt's ids with so many masks for each passage that has text, in place of one a token."""
-    ids: list[int] = []
-    place = -1
-    left = 0
-    before = False
-    for index, hidden in zip(prompt.masked_ids, prompt.is_document, strict=True):
-        if hidden and not before:
-            place, left = place + 1, counts[place + 1]
-        before = hidden
-        if not hidden:
-            ids.append(index)
-        elif left:
-            ids.append(index)
-            left -= 1
-    return ids
 
 
 @dataclass
