@@ -15,20 +15,6 @@ TEXT = "Anna lives in Oakport near the old harbour.\n\n" + "\n\n".join(
 )
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = DocumentStore(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "documents"
-    folder.mkdir()
-    return folder
-
-
 def add(store, name, text=TEXT, collection="default"):
     return store.add([prepare_text(name, text, store.reading_folder)], collection)[0]
 

@@ -9,21 +9,12 @@ import pytest
 from distilledprag.documents import indexing
 from distilledprag.documents.indexing import index_path
 from distilledprag.documents.loading import LoadedDocument, load_document
-from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
 from distilledprag.retrieval.sqlite import StoreRetriever
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = DocumentStore(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def folder(tmp_path):
-    folder = tmp_path / "documents"
+def folder(folder):
     (folder / "deep" / "er").mkdir(parents=True)
     (folder / "a.txt").write_text("Anna lives in Oakport.")
     (folder / "deep" / "b.md").write_text("# Ships\n\nThe Copperleaf carries wheat.")

@@ -15,6 +15,7 @@ from pathlib import Path
 import hostile_files
 import pytest
 from fpdf import FPDF
+from waiting import until
 
 from distilledprag.documents import worker
 from distilledprag.documents.indexing import prepare_bytes
@@ -43,14 +44,6 @@ def is_running(process):
     with contextlib.suppress(OSError):
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
-
-
-def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
 
 
 def test_a_pool_reads_what_this_process_would_read(tmp_path, reading):

@@ -22,13 +22,6 @@ from distilledprag.retrieval.sqlite import StoreRetriever
 WORDS = "amber birch copper delta ember fjord granite harbour island juniper kestrel lantern meadow nickel orchard".split()
 
 
-@pytest.fixture
-def store(tmp_path):
-    store = DocumentStore(tmp_path / "store")
-    yield store
-    store.close()
-
-
 def written(store, name, text, collection="default"):
     return store.add([prepare_text(name, text, store.reading_folder)], collection)[0]
 

@@ -12,6 +12,7 @@ import openai
 import pytest
 import torch
 from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
+from waiting import until
 
 from distilledprag.decoding import MAX_ANSWER_TOKENS
 from distilledprag.engine.adapter_store import Quotas
@@ -21,13 +22,6 @@ from distilledprag.lora import LoraPair, LoraWeights, module_shapes
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 4, "temperature": 0}
 LONG = {"max_tokens": 900, "temperature": 1.0, "top_p": 1.0}  # drawn at random the base seldom ends its answer early
-
-
-def wait_until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 def test_the_official_client_lists_the_model_and_the_callers_own_adapters_only(running, adapter_bytes):
@@ -197,10 +191,10 @@ def test_quotas_and_lifetimes(start_engine, adapter_bytes):
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "adapter_quota"
         assert 1 <= int(refused.headers["retry-after"]) <= 3
         running.upload(adapter_bytes[2], OTHER_KEY)  # another key's quota is its own
-        wait_until(lambda: http.get(f"/v1/adapters/{first['id']}").status_code == 404)
-        wait_until(lambda: http.get(f"/v1/adapters/{second['id']}").status_code == 404)
+        until(lambda: http.get(f"/v1/adapters/{first['id']}").status_code == 404)
+        until(lambda: http.get(f"/v1/adapters/{second['id']}").status_code == 404)
         running.upload(adapter_bytes[2])
-    wait_until(lambda: running.engine.adapters.count <= 1)
+    until(lambda: running.engine.adapters.count <= 1)
 
 
 def test_a_full_queue_answers_429_and_a_slow_answer_504(start_engine):
@@ -228,10 +222,10 @@ def test_a_client_that_leaves_frees_its_row(start_engine, engine_base):
         with http.stream("POST", "/v1/completions", json=body) as response:
             next(response.iter_lines())
             assert running.engine.queue.running == 1
-        wait_until(lambda: running.engine.queue.running == 0)
+        until(lambda: running.engine.queue.running == 0)
         with pytest.raises(httpx2.TimeoutException):
             http.post("/v1/completions", json={**body, "stream": False}, timeout=0.2)
-        wait_until(lambda: running.engine.queue.running == 0)
+        until(lambda: running.engine.queue.running == 0)
 
 
 def test_requests_with_different_adapters_are_answered_together(running, adapter_bytes, masked_prompts):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 
 import hostile_files
 import httpx2
 import pytest
 from gateway_serving import DOCUMENTS
+from waiting import until
 
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.reading import ReadingPool
@@ -28,14 +28,6 @@ def upload(gateway, name, data, timeout):
     """The answer, or None when the client left before it came."""
     with contextlib.suppress(httpx2.TimeoutException), httpx2.Client(base_url=gateway.client.base_url, timeout=timeout) as http:
         return http.post("/v1/documents", files={"file": (name, data)})
-
-
-def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
 
 
 def test_others_are_served_while_hostile_files_are_read_and_all_ends_when_their_clients_leave(stage, pool):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from json_server import JsonHandler, serving
 
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import EndpointError, InputError
@@ -19,9 +18,9 @@ TEXTS = ["Rome is in Italy.", "Paris is in France.", "The Tiber flows through Ro
 SEEN: list = []
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(JsonHandler):
     def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        body = json.loads(self.body())
         SEEN.append((self.path, body, self.headers.get("Authorization")))
         if self.path == "/wiki/_search":
             ranked = BM25Retriever([Passage(text, "", index=n) for n, text in enumerate(TEXTS)])
@@ -31,30 +30,17 @@ class Handler(BaseHTTPRequestHandler):
                 for p, score in found
                 if score
             ]
-            self.reply(200, {"took": 1, "hits": {"total": {"value": len(hits)}, "hits": hits}})
+            self.reply({"took": 1, "hits": {"total": {"value": len(hits)}, "hits": hits}})
         elif self.path == "/strange/_search":
-            self.reply(200, {"message": "hello"})
+            self.reply({"message": "hello"})
         else:
-            self.reply(404, {"error": {"type": "index_not_found_exception"}})
-
-    def reply(self, code, value):
-        data = json.dumps(value).encode()
-        self.send_response(code)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
+            self.reply({"error": {"type": "index_not_found_exception"}}, 404)
 
 
 @pytest.fixture(scope="module")
 def address():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as address:
+        yield address
 
 
 def test_passages_come_best_first_with_their_titles_and_scores(address, monkeypatch):

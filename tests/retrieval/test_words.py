@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from json_server import JsonHandler, serving
 
 from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore, PreparedDocument
@@ -68,7 +67,7 @@ CASES = [
 PASSAGES = [Passage(text, "", index=place) for place, text in enumerate(dict.fromkeys(text for _, text in CASES))]
 
 
-class SearchServer(BaseHTTPRequestHandler):
+class SearchServer(JsonHandler):
     """What Elasticsearch does with such an index, as its documentation says: splits at white space, ranks by BM25. Not a real
     server: none can be run here."""
 
@@ -101,27 +100,11 @@ class SearchServer(BaseHTTPRequestHandler):
         hits = [{"_id": id, "_score": scores[id], "_source": self.server.documents[id]} for id in best]
         self.reply({"hits": {"hits": hits}})
 
-    def body(self):
-        return self.rfile.read(int(self.headers["Content-Length"]))
-
-    def reply(self, value):
-        data = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture(scope="module")
 def server():
-    made = ThreadingHTTPServer(("127.0.0.1", 0), SearchServer)
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield Server(f"http://127.0.0.1:{made.server_port}")
-    made.shutdown()
-    made.server_close()
+    with serving(SearchServer) as address:
+        yield Server(address)
 
 
 @pytest.fixture(scope="module")
