@@ -20,8 +20,8 @@ from distilledprag.engine.jobs import End, Event, Job, Sampling, Token
 from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
 from distilledprag.http import openai
-from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, while_there, whole_record
-from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor, json_body
+from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, whole_record
+from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor, json_body, while_there
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
 from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 

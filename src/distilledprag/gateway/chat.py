@@ -20,8 +20,8 @@ from distilledprag.errors import InputError
 from distilledprag.gateway.answering import MODES, Answering, Asked, Mode, Reply
 from distilledprag.gateway.guard.reference import MOST_PASSAGES
 from distilledprag.http import openai
-from distilledprag.http.answers import CHAT, Choice, Generation, Piece, model_record, stream, while_there, whole_record
-from distilledprag.http.bodies import BodyReader, json_body
+from distilledprag.http.answers import CHAT, Choice, Generation, Piece, model_record, stream, whole_record
+from distilledprag.http.bodies import BodyReader, json_body, while_there
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
 from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
 

@@ -15,7 +15,8 @@ from typing import TypeVar
 from starlette.requests import Request
 
 from distilledprag.documents.reading import ReadingPool
-from distilledprag.http.errors import BusyError, RequestError
+from distilledprag.http.bodies import while_there
+from distilledprag.http.errors import BusyError
 
 MOST_WAITING = 64  # uploads at a time, those that are being read included
 
@@ -41,18 +42,11 @@ class ReadingDesk:
         self._waiting += 1
         cancelled = threading.Event()
         reading = asyncio.get_running_loop().run_in_executor(self._threads, work, cancelled)
-        leaving = asyncio.create_task(_gone(request))
-        try:
-            await asyncio.wait((reading, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                raise RequestError("the client left while its document was being read", code="client_left")
-            return reading.result()
+        try:  # one that has not begun when the client leaves never will
+            return await while_there(request, reading, "the client left while its document was being read", status=400)
         finally:
             self._waiting -= 1
             cancelled.set()
-            reading.cancel()  # one that has not begun never will
-            leaving.cancel()
-            await asyncio.gather(leaving, return_exceptions=True)
 
     async def store(self, work: Callable[[], Result]) -> Result:
         """What `work`, which writes to the document store, returns or raises; one at a time."""
@@ -62,9 +56,3 @@ class ReadingDesk:
         """For the end of the event loop, when no request is under way."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._storing.shutdown()
-
-
-async def _gone(request: Request) -> None:
-    """Wait until the client leaves."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -7,27 +7,23 @@ responses.py makes the shapes of /v1/responses from the same Generation.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
-
-from starlette.requests import Request
+from typing import Any, Protocol
 
 from distilledprag.errors import DistilledPRAGError
-from distilledprag.http.errors import Explain, RequestError, error_record
+from distilledprag.http.errors import Explain, error_record
 
 DONE = b"data: [DONE]\n\n"
 BYTES = "bytes:"
 _BYTES = re.compile(BYTES + r"(\\x[0-9a-f]{2}){1,64}")
 
 Record = dict[str, Any]
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -243,23 +239,3 @@ async def stream(generation: Generation, form: Form, wants_usage: bool, explain:
         yield DONE
     except DistilledPRAGError as error:
         yield event(error_record(error, explain)[1])
-
-
-async def while_there(request: Request, work: Awaitable[Result]) -> Result:
-    """What `work` returns; it is cancelled when the client leaves. Raises RequestError then. The body has been read."""
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise RequestError("the client left before its answer was finished", status=499, code="client_left")
-        return await working
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

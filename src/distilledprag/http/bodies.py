@@ -1,7 +1,8 @@
 """Request bodies from strangers, bounded in bytes (one body, all of one key, all together) and in time, and in memory only.
 
-Also `PerKeyExecutor`: CPU work that a body leads to runs in other threads, one piece of each key at a time. And what
-/openapi.json says about bodies, since routes read them with `BodyReader` and not through FastAPI.
+Also what follows on a body: `while_there` gives its work up when the client leaves, and `PerKeyExecutor` runs CPU work in other
+threads, one piece of each key at a time. And what /openapi.json says about bodies, since routes read them with `BodyReader` and
+not through FastAPI.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import contextlib
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -118,6 +119,31 @@ class BodyReader:
                 raise _too_large(limit)
             count(len(chunk))
             yield chunk
+
+
+async def while_there(
+    request: Request,
+    work: Awaitable[Result],
+    message: str = "the client left before its answer was finished",
+    status: int = 499,
+) -> Result:
+    """What `work` returns; it is cancelled when the client leaves. Raises RequestError then. The body has been read."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise RequestError(message, status=status, code="client_left")
+        return await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 class PerKeyExecutor:
