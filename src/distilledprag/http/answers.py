@@ -162,12 +162,11 @@ def named_token(name: str, logprob: float, top: tuple[TokenLogprob, ...] = ()) -
 
 def chat_logprob(token: TokenLogprob) -> Record:
     """A token as chat completions and responses tell it."""
-    own = {"token": token.token, "logprob": token.logprob, "bytes": None if token.bytes is None else list(token.bytes)}
-    top = [
-        {"token": other.token, "logprob": other.logprob, "bytes": None if other.bytes is None else list(other.bytes)}
-        for other in token.top
-    ]
-    return own | {"top_logprobs": top}
+    return _told(token) | {"top_logprobs": [_told(other) for other in token.top]}
+
+
+def _told(token: TokenLogprob) -> Record:
+    return {"token": token.token, "logprob": token.logprob, "bytes": None if token.bytes is None else list(token.bytes)}
 
 
 def frame(prefix: str, kind: str, model: str) -> Record:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from distilledprag.errors import DistilledPRAGError
-from distilledprag.http.answers import Choice, Generation, Record, chat_logprob, event
+from distilledprag.http.answers import Choice, Generation, Record, chat_logprob, event, gathered
 from distilledprag.http.bodies import body_of_type
 from distilledprag.http.errors import Explain, RequestError, error_record
 
@@ -185,10 +185,8 @@ def _status(choice: Choice) -> str:
 
 async def response_record(generation: Generation, asked: Mapping[str, Any]) -> Record:
     """The answer as one `response` object. asked: the body as it was sent. Raises what the pieces raise."""
-    response, choice = _Response(generation, asked), Choice()
-    async with contextlib.aclosing(generation.pieces) as pieces:
-        async for piece in pieces:
-            choice.add(piece)
+    response = _Response(generation, asked)
+    (choice,) = await gathered(generation)
     return response.record(_status(choice), choice)
 
 
