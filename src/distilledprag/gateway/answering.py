@@ -113,10 +113,12 @@ class Report:
 
 @dataclass
 class Reply:
-    """An answer that the engine has begun. Iterate `pieces`; the last timings follow."""
+    """An answer that the engine has begun. Iterate `pieces`; the last timings follow. texts: of each choice, as far as its pieces
+    have come."""
 
     report: Report
     pieces: AsyncGenerator[Piece, None]
+    texts: list[str]
 
 
 class Answering:
@@ -172,7 +174,8 @@ class Answering:
         prompts = await self._build(asked, report)
         async with contextlib.AsyncExitStack() as stack:
             pieces = await self._open(stack, asked, report, prompts, clock)
-            yield Reply(report, self._read(pieces, asked, clock))
+            texts = [""] * asked.choices
+            yield Reply(report, self._read(pieces, texts, clock), texts)
 
     def _found(self, asked: Asked) -> tuple[Found, Found]:
         """The passages for a question, and those that were passed over because they repeat one of them."""
@@ -270,14 +273,15 @@ class Answering:
             return PlainTextRule(prompts.ids, model, settings)
         return PromptRule(protected, prompts.reference, masks, model, settings, self._reference.decode)
 
-    async def _read(self, pieces: AsyncGenerator[Piece, None], asked: Asked, clock: _Clock) -> AsyncGenerator[Piece, None]:
-        """The answer's pieces without the space before and after each choice; a whole choice may come back as history."""
-        given = [""] * asked.choices
-        held = [""] * asked.choices  # space that is given out when more follows
-        unfinished = asked.choices
+    async def _read(self, pieces: AsyncGenerator[Piece, None], given: list[str], clock: _Clock) -> AsyncGenerator[Piece, None]:
+        """The answer's pieces without the space before and after each choice; a whole choice may come back as history.
+
+        given: "" for each choice; what is given out of it is added."""
+        held = [""] * len(given)  # space that is given out when more follows
+        unfinished = len(given)
         async with contextlib.aclosing(pieces):
             async for piece in pieces:
-                if piece.choice >= asked.choices:
+                if piece.choice >= len(given):
                     continue
                 text = held[piece.choice] + piece.text
                 text = text if given[piece.choice] else text.lstrip()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -20,7 +20,7 @@ from distilledprag.errors import InputError
 from distilledprag.gateway.answering import MODES, Answering, Asked, Mode, Reply
 from distilledprag.gateway.guard.reference import MOST_PASSAGES
 from distilledprag.http import openai
-from distilledprag.http.answers import CHAT, Choice, Generation, Piece, model_record, stream, whole_record
+from distilledprag.http.answers import CHAT, Generation, model_record, stream, whole_record
 from distilledprag.http.bodies import BodyReader, json_body, while_there
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
 from distilledprag.http.responses import BODY, chat_fields, named_as_sent, response_events, response_record
@@ -122,21 +122,13 @@ def _streaming(events: AsyncIterator[bytes], stack: contextlib.AsyncExitStack) -
 
 
 def _generation(request: ChatRequest, asked: Asked, reply: Reply, count_tokens: Callable[[str], int]) -> Generation:
-    choices = [Choice() for _ in range(asked.choices)]
-
-    async def pieces() -> AsyncGenerator[Piece, None]:
-        async with contextlib.aclosing(reply.pieces) as written:
-            async for piece in written:
-                choices[piece.choice].add(piece)
-                yield piece
-
     def usage() -> tuple[int, int]:
-        return reply.report.prompt_tokens, sum(count_tokens(choice.text) for choice in choices)
+        return reply.report.prompt_tokens, sum(map(count_tokens, reply.texts))
 
     def details() -> dict[str, Any]:
         return {"distilledprag": reply.report.as_record()} if request.distilledprag.details else {}
 
-    return Generation(_model_of(asked), pieces(), usage, asked.choices, asked.logprobs is not None, details)
+    return Generation(_model_of(asked), reply.pieces, usage, asked.choices, asked.logprobs is not None, details)
 
 
 def asked_in(request: ChatRequest, accept_any_model: bool = True) -> Asked:

@@ -285,7 +285,8 @@ class EngineClient:
         """The engine's refusal as our error."""
         with contextlib.suppress(httpx2.HTTPError):
             await response.aread()
-        reason = _reason(response)
+        refused = _error(response)
+        reason = _said(refused)
         if response.status_code == 404 and path == COMPLETIONS:
             return AdapterGoneError(f"the engine does not know the model or adapter that was asked for{reason}")
         if response.status_code in (401, 403):
@@ -293,13 +294,13 @@ class EngineClient:
         if response.status_code in (429, 503):
             after = response.headers.get("retry-after", "")
             wait = float(after) if after.isdecimal() else None
-            if _code(response) in _NO_ROOM:
+            if _named(refused, "code") in _NO_ROOM:
                 return AdapterQuotaError(f"the engine has no room for a further adapter{reason}", retry_after=wait)
             status = response.status_code
             return EngineBusyError(f"the engine is busy; try again in a moment{reason}", retry_after=wait, status=status)
         if response.status_code in _PASSED_ON and path == COMPLETIONS:
             said = reason.removeprefix(": ") or f"the engine refused the request with status {response.status_code}"
-            code, field = _named(response, "code"), _named(response, "param")
+            code, field = _named(refused, "code"), _named(refused, "param")
             return EngineRefusedError(said, status=response.status_code, code=code, param=field)
         return EngineError(f"the engine at {self.url} answered with status {response.status_code}{reason}")
 
@@ -400,23 +401,17 @@ def _lifetime(expires_at: Any) -> float | None:
     return left if left > 0 else None
 
 
-def _reason(response: httpx2.Response) -> str:
+def _error(response: httpx2.Response) -> Any:
+    """The error that a refusal tells of; None when it tells of none."""
     with contextlib.suppress(EngineError, httpx2.HTTPError, httpx2.StreamError):
-        return _said(_json(response.content).get("error"))
-    return ""
-
-
-def _code(response: httpx2.Response) -> str:
-    return _named(response, "code") or ""
-
-
-def _named(response: httpx2.Response, field: str) -> str | None:
-    """`code` or `param` of the engine's error; None unless it is a plain name."""
-    with contextlib.suppress(EngineError, httpx2.HTTPError, httpx2.StreamError):
-        error = _json(response.content).get("error")
-        value = error.get(field) if isinstance(error, dict) else None
-        return value if isinstance(value, str) and _NAME.fullmatch(value) else None
+        return _json(response.content).get("error")
     return None
+
+
+def _named(error: Any, field: str) -> str | None:
+    """`code` or `param` of the engine's error; None unless it is a plain name."""
+    value = error.get(field) if isinstance(error, dict) else None
+    return value if isinstance(value, str) and _NAME.fullmatch(value) else None
 
 
 def _said(error: Any) -> str:
