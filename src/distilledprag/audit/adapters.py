@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distilledprag.baselines import AugmentedDocument
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, chosen_passages, trained_methods
+from distilledprag.evaluation.questions import asked_document
 from distilledprag.evaluation.templated import templated_questions
+from distilledprag.generators.compressed import group_sizes
 from distilledprag.generators.noise import noisy
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
@@ -104,7 +105,7 @@ def states_of(setting: Setting, dial: Dial, passage: Passage) -> tuple[StateAdap
         ratio = COMPRESSED[dial.method]
         rows = compressor.compress(setting.base, [passage.text], ratio)[0]
         read, layer = list(passage.ids), compressor.settings.layer
-        sizes = [min(ratio, len(read) - begin) for begin in range(0, len(read), ratio)]
+        sizes = group_sizes(len(read), ratio)
     else:
         states = setting.states
         assert states is not None
@@ -124,8 +125,7 @@ def loras_of(setting: Setting, method: str, passages: Sequence[Passage]) -> Lora
     """The LoRA of each passage, made by a trained method; PRAG fine-tunes on the passages' templated questions."""
     questions = []
     for one in passages:
-        pairs = one.questions or (("What does the passage say?", one.text),)
-        questions.append(Question("?", passages=(one.text,), augmented=(AugmentedDocument(one.text, "", pairs),)))
+        questions.append(Question("?", passages=(one.text,), augmented=(asked_document(one.text, one.questions),)))
     if method == "prag" and setting.prag is not None:
         setting.prag.prepare(document for one in questions for document in one.augmented)
     return adapters_of(setting, method, questions)

@@ -142,7 +142,7 @@ class RowTransformer(nn.Module):
     """Two layers over the rows; what is read off each output is an embedding, compared with the table's.
 
     places: of rows, whose number is known to it (None: rows in random order). slots: outputs besides those at the rows. tokens:
-    of an output. start: the linear attacker, whose answer it corrects where rows stand for tokens.
+    of an output.
     """
 
     def __init__(self, width: int, table: int, *, places: int | None, slots: int, tokens: int, size: int, heads: int = 4) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,8 @@ import numpy as np
 from distilledprag.audit.adapters import Passage
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.statistics import bootstrap_interval
-from distilledprag.evaluation.templated import telling_words
+from distilledprag.evaluation.templated import WORD, telling_words
 
-SHARES = ("tokens", "rare_tokens", "names_and_numbers", "rouge1", "rouge2")
 RARE = 20  # a token is rare if the attacker's own texts hold it fewer times
 _RESAMPLES = 2000
 
@@ -36,7 +34,7 @@ def rare_tokens(texts: Sequence[Sequence[int]]) -> Callable[[int], bool]:
 
 
 def shares(passage: Passage, got: Sequence[int], written: str, rare: Callable[[int], bool]) -> dict[str, float]:
-    """The SHARES of a passage that an attacker's tokens `got`, as text `written`, hold; those that do not exist are left out.
+    """The shares of a passage that an attacker's tokens `got`, as text `written`, hold; those that do not exist are left out.
 
     tokens, rare_tokens: of the passage's tokens, as multisets: a token that stands three times must be given three times.
     names_and_numbers: of its names' words and its numbers. rouge1, rouge2: recall of words and of pairs of words.
@@ -48,13 +46,9 @@ def shares(passage: Passage, got: Sequence[int], written: str, rare: Callable[[i
             found[name] = sum((wanted & Counter(got)).values()) / sum(wanted.values())
     telling = telling_words(passage.text)
     if telling:
-        words = set(_words(written))
+        words = set(WORD.findall(written))
         found["names_and_numbers"] = float(np.mean([word in words for word in telling]))
     return found
-
-
-def _words(text: str) -> Collection[str]:
-    return re.findall(r"[\w'’-][\w,.'’-]*\w|\w", text)
 
 
 def summary(values: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distilledprag.audit.measures import SHARES
 from distilledprag.evaluation.report import STYLE
 
 COLUMNS = {
@@ -72,7 +71,7 @@ def _table(records: Sequence[Mapping[str, Any]]) -> str:
     head = "".join(f"<th>{name}" for name in ("adapter", "attacker", *COLUMNS.values(), "passages"))
     rows = "".join(
         f"<tr><td>{html.escape(one['name'])}<td>{ATTACKS[one['attacker']]}"
-        + "".join(f"<td>{_cell(one, name)}" for name in SHARES)
+        + "".join(f"<td>{_cell(one, name)}" for name in COLUMNS)
         + f"<td>{one['scores']['tokens']['n']}"
         for one in records
     )

@@ -106,7 +106,7 @@ def _key(record: dict[str, Any]) -> str:
 
 def _planned(options: AuditOptions, evaluation: Evaluation, dial: Dial, attacker: str) -> dict[str, Any]:
     asked = options.questioned if attacker in ASKING else None
-    values = {**asdict(dial), "layer": dial.layer}
+    values = asdict(dial)
     if dial.method == "state" and dial.layer is None and evaluation.setting.states is not None:
         values["layer"] = evaluation.setting.states.layer
     checkpoint = evaluation.checkpoints.get(dial.method)

@@ -107,14 +107,18 @@ def with_augmented(questions: Sequence[Question], prag: PragPart) -> list[Questi
     known |= documents_of_pairs(prag.pairs)
     if not known:
         for text in dict.fromkeys(text for one in questions for text in one.passages):
-            asked = templated_questions(text, prag.templated) or [("What does the passage say?", text)]
-            known[text] = AugmentedDocument(text, "", tuple(asked))
+            known[text] = asked_document(text, templated_questions(text, prag.templated))
     found = []
     for one in questions:
         if missing := [text for text in one.passages if text not in known]:
             raise InputError(f"prag has no questions about the passage {missing[0][:80]!r} of question {one.id}")
         found.append(replace(one, augmented=tuple(known[text] for text in one.passages)))
     return found
+
+
+def asked_document(text: str, questions: Sequence[tuple[str, str]]) -> AugmentedDocument:
+    """What PRAG trains on with templated questions; a passage that has none is asked for as a whole."""
+    return AugmentedDocument(text, "", tuple(questions) or (("What does the passage say?", text),))
 
 
 def with_others(questions: Sequence[Question]) -> list[Question]:

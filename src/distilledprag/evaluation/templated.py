@@ -17,7 +17,7 @@ _DATE = rf"(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}},?)?(?: \d{{4}})?"
 _NUMBER = r"[$€£]?\d(?:[\d,.]*\d)?%?"
 _NAME = r"[A-Z][\w'’-]*(?:(?: (?:of|the|de|von|van|del|la))* [A-Z][\w'’-]*)*"
 _FACT = re.compile(rf"(?<![\w$€£])(?:{_DATE}|{_NUMBER}|{_NAME})(?!\w)")
-_WORD = re.compile(r"[\w'’-][\w,.'’-]*\w|\w")
+WORD = re.compile(r"[\w'’-][\w,.'’-]*\w|\w")
 _NO_NAME = frozenset(
     "A An And As At But By For From He Her His However I If In It Its No Not On Or She So That The Their Then There These They "
     "This Those To Under Was We When Where Which While Who With You".split()
@@ -59,5 +59,5 @@ def templated_questions(text: str, most: int = 5) -> list[tuple[str, str]]:
 
 def telling_words(text: str) -> list[str]:
     """The single words of a text's names, and its numbers: what one would least like to give away. In order, each once."""
-    found = [word for _, fact in facts(text) for word in _WORD.findall(fact) if not word.islower()]
+    found = [word for _, fact in facts(text) for word in WORD.findall(fact) if not word.islower()]
     return list(dict.fromkeys(found))
