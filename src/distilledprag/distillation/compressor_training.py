@@ -149,8 +149,7 @@ class CompressorTask:
         return found, logits_of(self.base.model, found[-1][batch.student.is_supervised])
 
     def _run(self, rows: PackedRows) -> tuple[Tensor, ...]:
-        attention = rows.attention(self.base.model.dtype)
-        return all_hidden_states(self.base.model, input_ids=rows.ids, attention_mask=attention, position_ids=rows.positions)
+        return all_hidden_states(self.base.model, **rows.inputs(self.base.model.dtype))
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
@@ -162,18 +161,12 @@ class CompressorTask:
             for begin in range(0, len(self.held_back), VALIDATED):
                 batch = self.collate(self.held_back[begin : begin + VALIDATED], ratio)
                 rows = self.module(self.base, batch.passages, batch.sizes)
-                right += self._exact(batch, rows)
-                control += self._exact(batch, _rotated(rows))
+                right += batch.student.all_right(self.answer(batch, rows)[1]).tolist()
+                control += batch.student.all_right(self.answer(batch, _rotated(rows))[1]).tolist()
             if right:
                 scores[f"exact_match/r{ratio}"] = sum(right) / len(right)
                 scores[f"shuffled/r{ratio}"] = sum(control) / len(control)
         return scores
-
-    def _exact(self, batch: CompressedBatch, rows: Sequence[Tensor]) -> list[bool]:
-        logits, student = self.answer(batch, rows)[1], batch.student
-        right = torch.ones_like(student.is_supervised)
-        right[student.is_supervised] = logits.argmax(-1) == student.labels[student.is_supervised]
-        return right.all(dim=1).tolist()
 
 
 def _rotated(rows: Sequence[Tensor]) -> list[Tensor]:

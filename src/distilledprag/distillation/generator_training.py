@@ -151,8 +151,7 @@ class DistillTask:
 
     def run(self, rows: PackedRows) -> tuple[Tensor, ...]:
         """Embeddings and layer outputs, M + 1 tensors (B, T, D); the last is after the final norm."""
-        attention = rows.attention(self.base.model.dtype)
-        return all_hidden_states(self.base.model, input_ids=rows.ids, attention_mask=attention, position_ids=rows.positions)
+        return all_hidden_states(self.base.model, **rows.inputs(self.base.model.dtype))
 
     def _outputs(self, batch: Batch, states: tuple[Tensor, ...]) -> Outputs:
         compared = compared_positions(batch, self.recipe.losses.cosine_positions)
@@ -169,22 +168,12 @@ class DistillTask:
             for begin in range(0, len(rows), 64):
                 batch = self.collate(rows[begin : begin + 64])
                 adapters = self.module(self.read(batch)[1])
-                right.append(self._exact(batch, adapters))
-                control.append(self._exact(batch, _others(adapters)))
+                right.append(batch.student.all_right(self.answer(batch, adapters).logits))
+                control.append(batch.student.all_right(self.answer(batch, _others(adapters)).logits))
             scores[f"exact_match/{name}"] = torch.cat(right).float().mean().item()
             scores[f"shuffled/{name}"] = torch.cat(control).float().mean().item()
         self.module.train()
         return scores
-
-    def _exact(self, batch: Batch, adapters: LoraBatch) -> Tensor:
-        """(B,) bool: rows whose every answer token (end of turn included) is the argmax.
-
-        For rows with one question this equals exact match of greedy decoding.
-        """
-        logits, rows = self.answer(batch, adapters).logits, batch.student
-        right = torch.ones_like(rows.is_supervised)
-        right[rows.is_supervised] = logits.argmax(-1) == rows.labels[rows.is_supervised]
-        return right.all(dim=1)
 
 
 def _others(adapters: LoraBatch) -> LoraBatch:

@@ -1,6 +1,6 @@
 """Packed rows: contexts with several questions each, where a question sees its context and itself only.
 
-    R = rows   T = tokens of a row
+    R = rows   T = tokens of a row   N = supervised positions   V = vocabulary
 
     row   [context 1: passages | question | question ...] [context 2 ...] padding
 
@@ -69,6 +69,20 @@ class PackedRows:
         gone = hidden.sum(dim=1, keepdim=True)  # (R, 1)
         before = torch.where(self.is_question, gone, hidden.cumsum(dim=1))
         return replace(self, positions=(self.positions - before).clamp(min=0), hidden=hidden)
+
+    def inputs(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """What a model of this dtype reads."""
+        return {"input_ids": self.ids, "position_ids": self.positions, "attention_mask": self.attention(dtype)}
+
+    def all_right(self, logits: Tensor) -> Tensor:
+        """(R,) bool: rows whose every answer token (end of turn included) is the argmax. logits: (N, V) at the supervised
+        positions.
+
+        For rows with one question this equals exact match of greedy decoding.
+        """
+        right = torch.ones_like(self.is_supervised)
+        right[self.is_supervised] = logits.argmax(-1) == self.labels[self.is_supervised]
+        return right.all(dim=1)
 
     def attention(self, dtype: torch.dtype) -> Tensor:
         """(R, 1, T, T): 0 where a token (third axis) sees another (last axis), the dtype's lowest number elsewhere.

@@ -197,7 +197,7 @@ class ReaderTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("peak_lr", settings.learning_rate)
         self.optimizer.zero_grad()
-        hidden = hidden_states(self.model, **self._inputs(batch.teacher))
+        hidden = hidden_states(self.model, **batch.teacher.inputs(self.model.dtype))
         teacher, labels = self._answers(hidden, batch.teacher)
         loss = generation_loss(teacher, labels)
         loss.backward()
@@ -208,7 +208,7 @@ class ReaderTraining:
             layers.append(settings.plain_layer)
         if layers:
             # The encoder's graph serves the exact path; the plain path's states come from frozen layers.
-            states = hidden_after(self.model, layers, **self._inputs(batch.encoder))
+            states = hidden_after(self.model, layers, **batch.encoder.inputs(self.model.dtype))
             flat = {layer: hidden.flatten(0, 1)[batch.sources] for layer, hidden in states.items()}
             losses |= self._exact_student(batch, target, flat[settings.layer])
             if self.a is not None:
@@ -258,14 +258,11 @@ class ReaderTraining:
     ) -> dict[str, Tensor]:
         """Forward and backward of the masked prompts, `change` writing the states. target: the teacher's logits (K, V)."""
         with changed_layer_output(self.model, layer, change):
-            hidden = hidden_states(self.model, **self._inputs(rows))
+            hidden = hidden_states(self.model, **rows.inputs(self.model.dtype))
         logits, labels = self._answers(hidden, rows)
         loss, kl = generation_loss(logits, labels), kl_loss(logits, target, temperature=1.0)
         (loss + self.settings.kl_weight * kl).backward()
         return {f"loss_{name}": loss.detach(), f"kl_{name}": kl.detach()}
-
-    def _inputs(self, rows: PackedRows) -> dict[str, Tensor]:
-        return {"input_ids": rows.ids, "position_ids": rows.positions, "attention_mask": rows.attention(self.model.dtype)}
 
     def _answers(self, hidden: Tensor, rows: PackedRows) -> tuple[Tensor, Tensor]:
         """Logits (K, V) float32 and labels (K,) at answer tokens."""
@@ -291,7 +288,7 @@ class ReaderTraining:
         """C over the tokens of masked prompts that are no masks, answers counted tenfold: (U, U)."""
         rows = batch.student.to(self.device)
         with torch.no_grad():
-            x = numbered_masks.projection_inputs(self.model, self.settings.plain_layer, **self._inputs(rows)).float()
+            x = numbered_masks.projection_inputs(self.model, self.settings.plain_layer, **rows.inputs(self.model.dtype)).float()
         weight = rows.is_token.float() * (rows.ids != self.tokens.mask_id) * (1 + 9 * rows.is_supervised.float())
         weight = weight * (rows.positions > 0)
         return (x * weight[..., None]).flatten(0, 1).T @ x.flatten(0, 1) / weight.sum()
