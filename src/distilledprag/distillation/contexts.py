@@ -66,14 +66,21 @@ def passage_text(document: dict[str, Any]) -> str:
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
 
 
+def question_of(row: dict[str, Any], longest_answer: int = LONGEST_ANSWER) -> tuple[tuple[str, ...], str, str] | None:
+    """A row's passages, its question and its first answer; None where it has no answer of at most so many characters."""
+    answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
+    if not answer or len(answer) > longest_answer:
+        return None
+    return tuple(passage_text(document) for document in row["documents"]), row["question"].strip(), answer
+
+
 def load_contexts(path: Path, *, longest_answer: int = LONGEST_ANSWER) -> list[Context]:
     """Contexts of one file; rows without an answer, or with one of more characters than `longest_answer`, are left out."""
     grouped: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for row in read_rows(path):
-        answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
-        if answer and len(answer) <= longest_answer:
-            passages = tuple(passage_text(document) for document in row["documents"])
-            grouped.setdefault(passages, []).append((row["question"].strip(), answer))
+        if found := question_of(row, longest_answer):
+            passages, question, answer = found
+            grouped.setdefault(passages, []).append((question, answer))
     source = path.name.split(".")[0]
     return [Context(passages, tuple(pairs), source, len(passages) > 1) for passages, pairs in grouped.items()]
 

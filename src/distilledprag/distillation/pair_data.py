@@ -20,7 +20,7 @@ from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from distilledprag.distillation.contexts import LONGEST_ANSWER, is_question_row, passage_text
+from distilledprag.distillation.contexts import is_question_row, question_of
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair
 from distilledprag.errors import InputError
 from distilledprag.json_lines import json_rows
@@ -70,15 +70,14 @@ def read_pairs(file: Path) -> Iterator[Pair]:
 
 
 def _of_question_row(file: Path, number: int, row: dict[str, Any]) -> Pair | None:
-    """A row of a question set with its first answer; None where it has none of at most LONGEST_ANSWER characters."""
+    """A row of a question set as a pair; None where `question_of` leaves it out."""
     if not is_question_row(row):
         raise InputError(f"{file}, row {number}: not a row with documents, question and answers")
-    answer = next((str(text).strip() for text in row["answers"] if str(text).strip()), "")
-    if not answer or len(answer) > LONGEST_ANSWER:
+    found = question_of(row)
+    if found is None:
         return None
-    documents = tuple(passage_text(document) for document in row["documents"])
-    kind = "single" if len(documents) == 1 else "cross"
-    return Pair(documents=documents, question=row["question"].strip(), answer=answer, kind=kind)
+    documents, question, answer = found
+    return Pair(documents=documents, question=question, answer=answer, kind="single" if len(documents) == 1 else "cross")
 
 
 def _raw_rows(file: Path) -> Iterator[tuple[int, Any]]:
