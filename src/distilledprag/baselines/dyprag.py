@@ -27,6 +27,7 @@ from distilledprag.baselines.prag_adapters import PairDocuments, PragAdapters, o
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.losses import generation_loss, kl_loss
 from distilledprag.distillation.packing import IGNORED
+from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.generators.dyprag import DypragSettings, DypragTranslator
 from distilledprag.lora.batch import LoraBatch
@@ -91,9 +92,7 @@ class DypragTask:
         chosen = []
         for index in range(number * self.recipe.batch_size, (number + 1) * self.recipe.batch_size):
             epoch, place = divmod(index, len(self.documents))
-            order = list(range(len(self.documents)))
-            random.Random(f"epoch/{self.recipe.training.seed}/{epoch}").shuffle(order)
-            document = self.documents[order[place]]
+            document = self.documents[epoch_order(len(self.documents), self.recipe.training.seed, epoch)[place]]
             pair = random.Random(f"question/{self.recipe.training.seed}/{index}").choice(document.questions)
             chosen.append((document, pair))
         return self.collate(chosen)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,14 @@ def collate(rows: Sequence[TrainingRow], pad_id: int) -> Batch:
     return Batch(packed, student.tensors(pad_id), is_document, [row.passages for row in rows])
 
 
+@lru_cache(maxsize=2)
+def epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    """0 to `count` - 1, shuffled anew for each epoch; kept, since shuffling thousands takes as long as a step on a GPU."""
+    order = list(range(count))
+    random.Random(f"epoch/{seed}/{epoch}").shuffle(order)
+    return order
+
+
 class PairData:
     """Draws batches from pair files: contexts in a seeded order, a new order every epoch."""
 
@@ -146,7 +155,6 @@ class PairData:
         groups = list(grouped.items())
         random.Random(f"split/{settings.seed}").shuffle(groups)
         held_back = min(round(len(groups) * settings.validation_share), len(groups) - 1)
-        self._order: tuple[int, list[int]] | None = None
         self.held_back, self.groups = groups[:held_back], groups[held_back:]
         if not self.groups:
             raise InputError(f"{', '.join(map(str, settings.files))}: no question-answer pairs found")
@@ -158,17 +166,9 @@ class PairData:
 
     def _row(self, index: int) -> TrainingRow:
         epoch, place = divmod(index, len(self.groups))
-        documents, pairs = self.groups[self._order_of(epoch)[place]]
+        documents, pairs = self.groups[epoch_order(len(self.groups), self.settings.seed, epoch)[place]]
         rng = random.Random(f"questions/{self.settings.seed}/{index}")
         return self._tokenized(documents, rng.sample(pairs, min(len(pairs), self.settings.questions_per_context)))
-
-    def _order_of(self, epoch: int) -> list[int]:
-        """Shuffled anew for each epoch; kept, since shuffling thousands of contexts takes as long as a step on a GPU."""
-        if self._order is None or self._order[0] != epoch:
-            order = list(range(len(self.groups)))
-            random.Random(f"epoch/{self.settings.seed}/{epoch}").shuffle(order)
-            self._order = (epoch, order)
-        return self._order[1]
 
     def _tokenized(self, documents: tuple[str, ...], pairs: list[Pair]) -> TrainingRow:
         questions = [(self.prompts.question(pair.question), self.prompts.answer_ids(pair.answer)) for pair in pairs]
