@@ -207,8 +207,7 @@ def _compressed(
         raise ConfigError(f"{method} needs a checkpoint: name its folder under `checkpoints`, or leave the method out")
     compressor, prompts, sent, read = setting.compressors[method], [], [], []
     for one in questions:
-        passages = [text for text in (one.other_passages if shuffled else one.passages) if setting.prompts.document_ids(text)]
-        sizes = [group_sizes(setting.prompts.document_length(text), ratio) for text in passages]
+        passages, sizes = compressor.grouped(one.other_passages if shuffled else one.passages, ratio)
         if mixed:
             sizes = _mixed_sizes(setting, one.text, passages, ratio)
         with torch.no_grad():

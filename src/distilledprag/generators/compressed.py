@@ -136,11 +136,16 @@ class StateCompressor(nn.Module):
     @torch.no_grad()
     def compress(self, base: BaseLLM, passages: Sequence[str], ratio: int) -> list[Tensor]:
         """Rows (m, D) float32 of each passage that has text, `ratio` tokens a row."""
-        texts = [text for text in passages if self.prompts.document_ids(text)]
+        texts, sizes = self.grouped(passages, ratio)
         if not texts:
             raise InputError("there is no text to encode; give at least one passage that is not empty")
-        sizes = [group_sizes(self.prompts.document_length(text), ratio) for text in texts]
         return [rows.float() for rows in self(base, texts, sizes)]
+
+    def grouped(self, passages: Sequence[str], ratio: int) -> tuple[list[str], list[list[int]]]:
+        """The passages that have text, and the sizes of the groups of each one's tokens, `ratio` tokens a group."""
+        counts = [self.prompts.document_length(text) for text in passages]
+        texts = [text for text, count in zip(passages, counts, strict=True) if count]
+        return texts, [group_sizes(count, ratio) for count in counts if count]
 
     def decoder_batch(self) -> LoraBatch | None:
         """The LoRA on the layers above L, one for all prompts; None for a compressor without one."""
