@@ -206,6 +206,8 @@ class DistilledPRAG:
 
     def _left_out(self, whole: list[str], chosen: list[str], sent: list[str], room: int) -> list[str]:
         """Notes on the tokens of the passages that are not sent, if there are any."""
+        if sent == whole:
+            return []
         notes = []
         total, kept, fitting = (sum(map(self.prompts.document_length, texts)) for texts in (whole, chosen, sent))
         if kept < total:

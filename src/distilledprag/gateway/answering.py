@@ -214,6 +214,8 @@ class Answering:
 
     def _note_left_out(self, report: Report, whole: list[str], why: str) -> None:
         """Say in the report, and by numbers alone in the log, when tokens of the passages are not sent."""
+        if report.texts == whole:
+            return
         total, kept = (sum(map(self.prompts.document_length, texts)) for texts in (whole, report.texts))
         if kept < total:
             gone = sum(bool(before.strip()) and not after for before, after in zip(whole, report.texts, strict=True))
