@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ from distilledprag.base.default import original_base
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import prepare_base
 from distilledprag.base.prepared import encoder_folder, prepared_record
-from distilledprag.errors import CheckpointError, ConfigError, InputError
+from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError, InputError
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject, written_states
 from distilledprag.lora.states import StateAdapter
@@ -185,6 +186,17 @@ def test_a_state_adapter_of_another_model_is_refused(prag):
             written_states(prag.base.model, [adapter], torch.tensor([[True, True]])),
         ):
             pass
+
+
+def test_a_base_prepared_otherwise_is_another_base_and_its_copy_is_the_same(prag, prepared, tmp_path):
+    prepare_base(prepared.parent / "original", tmp_path / "other", count=64, layer=2, plain_layer=2, steps=0)
+    other = load_base(tmp_path / "other").identity
+    assert other.hashes[:2] == prag.base.identity.hashes[:2]  # same architecture, same mask token: masks and A are not
+    if adds_mlp_output(prag.base.model):  # others have neither optimised masks nor an A: nothing differs
+        with pytest.raises(IncompatibleBaseError, match="prepared differently"):
+            prag.encode_states(PASSAGES).base.require(other)
+    shutil.copytree(prepared, tmp_path / "copy")
+    assert prag.base.identity.matches(load_base(tmp_path / "copy", dtype=torch.bfloat16).identity)
 
 
 def test_prompts_of_one_batch_may_have_states_of_different_layers_or_none(prag):

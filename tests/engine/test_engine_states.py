@@ -101,6 +101,10 @@ def base_of(states, **fields):
     return rebuilt(states.to_bytes(), base=states.base.to_dict() | fields)
 
 
+def unprepared(states):
+    return {name: value for name, value in states.base.to_dict().items() if name != "prepared_hash"}
+
+
 def nested(states):
     """A record of lists in lists: short enough for the header, too deep for a parser that calls itself."""
 
@@ -132,6 +136,8 @@ HOSTILE = {
     "a further tensor": (lambda s: rebuilt(s.to_bytes(), {"more": torch.ones(1)}), 422, "keys"),
     "another base": (lambda s: base_of(s, config_hash="0" * 64), 409, "wrong_base"),
     "another mask": (lambda s: base_of(s, mask_row_hash="0" * 64), 409, "wrong_base"),
+    "another reader or A": (lambda s: base_of(s, prepared_hash="0" * 64), 409, "wrong_base"),
+    "a base without its preparation": (lambda s: rebuilt(s.to_bytes(), base=unprepared(s)), 422, "record"),
     "a base that is text": (lambda s: rebuilt(s.to_bytes(), base="base"), 422, "record"),
     "no record": (lambda s: changed_header(s.to_bytes(), lambda h: h["__metadata__"].update({STATES_KEY: "x"})), 422, "record"),
     "a deep record": (nested, 422, "record"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from distilledprag.base.prepared import RECORD
 from distilledprag.base.sampled_mask import check_mask, mask_record
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.files import replace_folder
-from distilledprag.lora.identity import BaseIdentity
+from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.prompts import PromptBuilder
 
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -131,10 +130,7 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: str | Path) -> Non
 
 def weights_hash(model: torch.nn.Module) -> str:
     """Short hash of all weights as half precision."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:12]
+    return tensors_hash(model.state_dict())[:12]
 
 
 # --- hidden states of passages

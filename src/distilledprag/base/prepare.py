@@ -77,7 +77,7 @@ def prepare_base(
     else:
         a = _fitted_masks(model, tokenizer, tokens, plain_layer, steps, progress)
     made_by = made_by or _command(source, Path(out), count, model)
-    identity = BaseIdentity.of(model, tokens.mask_id, f"{Path(out).name} ({made_by})")
+    identity = BaseIdentity.of(model, tokens.mask_id, f"{Path(out).name} ({made_by})", a)
     measured = None
     if layer is None:
         base = BaseLLM(model, tokenizer, tokens.mask_id, identity, Path(out).name)

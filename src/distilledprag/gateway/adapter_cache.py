@@ -62,7 +62,7 @@ class AdapterCache:
         self._generator = asyncio.Lock()
         self._removals: set[asyncio.Task[None]] = set()
         base = prag.base.identity
-        self._generator_identity = f"{prag.generator_identity} {base.config_hash} {base.mask_row_hash}"
+        self._generator_identity = f"{prag.generator_identity} {' '.join(base.hashes)}"
         self._no_document: StateAdapter | None = None
         self._encoded: OrderedDict[str, set[str]] = OrderedDict()  # text -> ids of the documents that it is from
 

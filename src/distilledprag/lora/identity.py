@@ -61,13 +61,25 @@ def mask_row_hash(row: torch.Tensor) -> str:
     return hashlib.sha256(rounded.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
+def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 (hex) of named tensors as half precision, whatever their order and precision in memory."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class BaseIdentity:
-    """A base model, for people (`id`: hub name or path) and for checks (the two hashes)."""
+    """A base model, for people (`id`: hub name or path) and for checks (the hashes).
+
+    prepared_hash: of a prepared base's weights, masks and reader included, and of A; empty for a base without A.
+    """
 
     id: str
     config_hash: str
     mask_row_hash: str
+    prepared_hash: str = ""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -78,10 +90,11 @@ class BaseIdentity:
                 )
 
     @classmethod
-    def of(cls, model: nn.Module, mask_token_id: int, id: str) -> BaseIdentity:
+    def of(cls, model: nn.Module, mask_token_id: int, id: str, a: torch.Tensor | None = None) -> BaseIdentity:
         """The identity of a loaded causal language model whose mask token is installed.
 
-        mask_token_id: row of the input embedding table, (vocabulary, D).
+        mask_token_id: row of the input embedding table, (vocabulary, D). a: A (M, U) of a base that is prepared, all of whose
+        weights are then hashed.
         Raises `CheckpointError` when the table has no such row.
         """
         table = embedding_table(model)
@@ -90,7 +103,8 @@ class BaseIdentity:
                 f"The base model {id!r} has {table.shape[0]} embedding rows, so there is no mask token "
                 f"{mask_token_id}. Install the mask token in the base model first."
             )
-        return cls(id=id, config_hash=config_hash(model.config), mask_row_hash=mask_row_hash(table[mask_token_id]))
+        prepared = "" if a is None else tensors_hash({**model.state_dict(), "A": a})
+        return cls(id, config_hash(model.config), mask_row_hash(table[mask_token_id]), prepared)
 
     @classmethod
     def from_dict(cls, fields: Any) -> BaseIdentity:
@@ -101,12 +115,17 @@ class BaseIdentity:
         return cls(**fields)
 
     def to_dict(self) -> dict[str, str]:
-        """The three fields by name, as they travel and as they are saved."""
+        """The fields by name, as they travel and as they are saved."""
         return asdict(self)
 
+    @property
+    def hashes(self) -> tuple[str, str, str]:
+        """What decides whether an adapter fits."""
+        return self.config_hash, self.mask_row_hash, self.prepared_hash
+
     def matches(self, other: BaseIdentity) -> bool:
-        """Same architecture and mask embedding; `id` is not compared (a copy elsewhere is the same model)."""
-        return (self.config_hash, self.mask_row_hash) == (other.config_hash, other.mask_row_hash)
+        """Same hashes; `id` is not compared (a copy elsewhere is the same model)."""
+        return self.hashes == other.hashes
 
     def require(self, loaded: BaseIdentity, what: str = "This adapter") -> None:
         """Refuse `loaded` unless it is the model that `self` names.
@@ -119,8 +138,10 @@ class BaseIdentity:
             return
         if self.config_hash != loaded.config_hash:
             reason = "their architectures differ"
-        else:
+        elif self.mask_row_hash != loaded.mask_row_hash:
             reason = "their mask-token embeddings differ (other weights, or another mask seed)"
+        else:
+            reason = "they were prepared differently (another reader, other numbered masks or another A)"
         raise IncompatibleBaseError(
             f"{what} was made for the base model {self._label()}, but the loaded base model is "
             f"{loaded._label()}: "
@@ -128,4 +149,5 @@ class BaseIdentity:
         )
 
     def _label(self) -> str:
-        return f"{self.id!r} (config {self.config_hash[:12]}, mask row {self.mask_row_hash[:12]})"
+        prepared = f", prepared {self.prepared_hash[:12]}" if self.prepared_hash else ""
+        return f"{self.id!r} (config {self.config_hash[:12]}, mask row {self.mask_row_hash[:12]}{prepared})"

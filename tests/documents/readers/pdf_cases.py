@@ -5,6 +5,7 @@ from __future__ import annotations
 from fpdf import FPDF
 from PIL import Image
 from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NullObject
 from reader_cases import COLUMNS, FACT, STAFF, Cases
 
 CASES = Cases()
@@ -50,6 +51,18 @@ def scans(file):
     picture(pdf)
     picture(pdf)
     page("The last page.", pdf).output(file)
+
+
+@CASES.add(".pdf", "a damaged page before a scanned one", (FACT,), note="^page 3 holds no text")
+@CASES.add(".pdf", "a damaged page", (FACT,), note=r"^page 2 cannot be read \(damaged\)")
+def damaged(file):
+    pdf = page()
+    page("It will be lost.", pdf)
+    picture(pdf)
+    pdf.output(file)
+    writer = PdfWriter(PdfReader(file))
+    writer.root_object["/Pages"]["/Kids"][1] = NullObject()
+    writer.write(file)
 
 
 @CASES.add(".pdf", "only scanned pages", refused="OCR")

@@ -71,7 +71,7 @@ def read_pdf(file: Path) -> ReadDocument:
 
 
 def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[str, ...]]:
-    """Every page with its ruled tables, and notes on what has no text. Raises DocumentError."""
+    """Every page with its ruled tables, empty where it is damaged, and notes on what has no text. Raises DocumentError."""
     try:
         document = pdfium.PdfDocument(file)
     except pdfium.PdfiumError as error:
@@ -87,6 +87,7 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
                 page = document[number]
             except pdfium.PdfiumError:
                 broken.append(number + 1)
+                pages.append((PageText([], [], [], picture=False, unmapped=0, ruled=False), []))
                 continue
             with contextlib.closing(page):
                 text = read_page(document, page)
