@@ -22,8 +22,8 @@ from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
-from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
 from distilledprag.generators.state import PlainPath, StateGenerator
+from distilledprag.generators.state_scorer import StateScorer, load_scorer, sentence_choice
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
@@ -68,9 +68,11 @@ class DistilledPRAG:
         plain: PlainPath | None = None,
         encoder: BaseLLM | None = None,
         generator: ParameterGenerator | None = None,
+        scorer: StateScorer | None = None,
     ) -> None:
         """layer: after which documents' states are written. plain: for PEFT adapters, None without. encoder: reads the
-        documents; None: the base does. generator: a trained one, in place of state adapters.
+        documents; None: the base does. generator: a trained one, in place of state adapters. scorer: ranks sentences where not
+        all are sent; None: by words.
 
         Raises ConfigError for a layer that is not there, IncompatibleBaseError for an encoder of another base.
         """
@@ -82,6 +84,7 @@ class DistilledPRAG:
         self.base = base
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
         self.states = StateGenerator(reading, self.prompts, layer, plain)
+        self.choice = sentence_choice(self.prompts, self.states, scorer)
         self.generator = generator
 
     @classmethod
@@ -116,7 +119,7 @@ class DistilledPRAG:
             prepared_record(Path(generator).expanduser())
             encoder = load_base(Path(generator).expanduser(), device=device, dtype=dtype)
         layer = record.layer if layer is None else layer
-        return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder)
+        return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder, scorer=load_scorer(folder))
 
     @property
     def generator_identity(self) -> str:
@@ -181,10 +184,10 @@ class DistilledPRAG:
         found, notes = select(retriever, question, usual_k(retriever) if top_k is None else top_k)
         whole = texts = [passage.text for passage, _ in found]
         if rows is not None and texts:
-            texts = chosen_sentences(question, texts, rows, self.prompts.document_length)
+            texts = self.choice.chosen(question, texts, rows)
         chosen = texts
         room = (self.prompts.max_tokens or _NO_LIMIT) - len(self.prompts.build(question, [""] * len(texts)))
-        texts = fitting_sentences(question, texts, room, self.prompts.document_length)
+        texts = self.choice.fitting(question, texts, room)
         retrieved = time.perf_counter()
         prompt = self.prompts.build(question, texts).masked_ids  # before encoding: it refuses what is too long
         adapters, states, sent = None, None, b""

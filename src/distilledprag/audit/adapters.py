@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, chosen_passages, trained_methods
+from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, trained_methods
 from distilledprag.evaluation.questions import asked_document
 from distilledprag.evaluation.templated import templated_questions
 from distilledprag.generators.compressed import group_sizes
@@ -111,7 +111,7 @@ def states_of(setting: Setting, dial: Dial, passage: Passage) -> tuple[StateAdap
         assert states is not None
         text = passage.text
         if dial.rows < 1 and passage.questions:
-            text = chosen_passages(setting, passage.questions[0][0], [text], dial.rows)[0]
+            text = setting.choice.chosen(passage.questions[0][0], [text], dial.rows)[0]
         layer = states.layer if dial.layer is None else dial.layer
         rows, read = states.rows([text], layer)[0], setting.prompts.document_ids(text)
         sizes = [1] * len(read)

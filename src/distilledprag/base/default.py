@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distilledprag.base.prepared import encoder_folder
+from distilledprag.base.prepared import SCORER_FILE, encoder_folder
 from distilledprag.errors import CheckpointError
 from distilledprag.files import replace_folder
 from distilledprag.packages import cache_folder, fetch
@@ -84,10 +84,12 @@ def default_base(say: Say = _quiet) -> Path:
 
 
 def shipped_hash() -> str:
-    """Short hash of the shipped reader and masks, and of how they are prepared. Raises CheckpointError when they are missing."""
+    """Short hash of the shipped reader, masks and sentence scorer, and of how they are prepared. Raises CheckpointError when they are missing."""
     digest = hashlib.sha256(_FORMAT)
-    for name in ("reader.safetensors", "masks.safetensors"):
+    for name in ("reader.safetensors", "masks.safetensors", SCORER_FILE):
         file = WEIGHTS / name
+        if name == SCORER_FILE and not file.exists():
+            continue
         if not file.exists():
             raise CheckpointError(f"{file} is missing from this installation; reinstall it, or train with `make train`")
         digest.update(file.read_bytes())

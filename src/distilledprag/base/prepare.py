@@ -11,6 +11,7 @@ numbered masks, the served base's identity) and `masks.safetensors` (A).
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +26,7 @@ from distilledprag.base.architecture import adds_mlp_output, decoder_layers, kee
 from distilledprag.base.layer_choice import built_in_questions, choose_layer
 from distilledprag.base.llm import BaseLLM, load_unmasked_base
 from distilledprag.base.numbered_masks import MaskTokens, add_mask_tokens
-from distilledprag.base.prepared import MASKS, RECORD, PreparedRecord, encoder_folder
+from distilledprag.base.prepared import MASKS, RECORD, SCORER_FILE, PreparedRecord, encoder_folder
 from distilledprag.base.reader import CARD, READER, load_tensors, merge_factors
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
@@ -48,8 +49,8 @@ def prepare_base(
 ) -> PreparedRecord:
     """Write the served base of `source` (folder or hub id) to `out`, and its encoder beside it, each whole or not at all.
 
-    weights: folder with `reader.safetensors` and `masks.safetensors` as training wrote them; without, the base stays as it is
-        and its masks are optimised here, in `steps` steps.
+    weights: folder with `reader.safetensors` and `masks.safetensors` as training wrote them, and a sentence scorer if there is
+        one; without, the base stays as it is and its masks are optimised here, in `steps` steps.
     count: of numbered masks.
     layer, plain_layer: None takes what the reader was trained for. Without a reader `layer` is measured on the first
         `questions` built-in questions (None: all 24), and `plain_layer` is a seventh of the layers: crosstalk grows with depth.
@@ -84,9 +85,10 @@ def prepare_base(
         table = choose_layer(base, questions=built_in_questions()[:questions], progress=progress)
         layer, measured = table.chosen, table.to_dict()
     record = PreparedRecord(layer, plain_layer, tokens.numbered[0], count, weights is not None, identity.to_dict(), measured)
-    _write(model, tokenizer, record, a, Path(out))
+    scorer = weights / SCORER_FILE if weights else None
+    _write(model, tokenizer, record, a, scorer, Path(out))
     keep_layers(model, max(layer, plain_layer) + 1)
-    _write(model, tokenizer, record, a, encoder_folder(out))
+    _write(model, tokenizer, record, a, scorer, encoder_folder(out))
     return record
 
 
@@ -126,9 +128,11 @@ def _fitted_masks(
     return a
 
 
-def _write(model: PreTrainedModel, tokenizer: Any, record: PreparedRecord, a: Tensor, out: Path) -> None:
+def _write(model: PreTrainedModel, tokenizer: Any, record: PreparedRecord, a: Tensor, scorer: Path | None, out: Path) -> None:
     with replace_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n")
         save_file({"a": a.half().contiguous().cpu()}, folder / MASKS)
+        if scorer and scorer.is_file():
+            shutil.copyfile(scorer, folder / SCORER_FILE)

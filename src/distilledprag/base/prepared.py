@@ -2,6 +2,7 @@
 
     <base>/           the served base      distilledprag.json (the record)   masks.safetensors (A of the plain PEFT path)
     <base>-encoder/   the trusted side's part of it: embeddings and the layers that encode; the same two files
+    both, if there is one: sentence_scorer.safetensors (generators/state_scorer.py)
 
 Imports no torch, so that commands which need only a folder's name or record start quickly.
 """
@@ -16,6 +17,7 @@ from typing import Any
 from distilledprag.errors import CheckpointError
 
 RECORD, MASKS = "distilledprag.json", "masks.safetensors"
+SCORER_FILE = "sentence_scorer.safetensors"
 
 
 @dataclass(frozen=True)

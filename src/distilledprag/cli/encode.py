@@ -71,16 +71,15 @@ def run(
     if loaded.failed:
         raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
     passages = [passage.text for passage in loaded.passages]
-    from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
     from distilledprag.pipeline import DistilledPRAG
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
     count = prag.prompts.document_length
     total = sum(map(count, passages))
     if question is not None and rows is not None:
-        passages = chosen_sentences(question, passages, rows, count)
+        passages = prag.choice.chosen(question, passages, rows)
     elif question is not None:
-        passages = fitting_sentences(question, passages, prag.capacity(target == "peft"), count)
+        passages = prag.choice.fitting(question, passages, prag.capacity(target == "peft"))
     lengths = [count(text) for text in passages]
     notes = []
     if sum(lengths) < total:

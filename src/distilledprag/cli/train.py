@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
+from distilledprag.base.prepared import SCORER_FILE
 from distilledprag.errors import ConfigError
 from distilledprag.recipes import checked_recipe, recipe_values
 
 
 def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
-    """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), or a baseline
-    (`prag`, `dyprag`).
+    """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), a sentence
+    scorer (`scorer`), or a baseline (`prag`, `dyprag`).
 
     Raises ConfigError for an unknown task and for wrong keys.
     """
@@ -49,6 +50,12 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
 
         compress = checked_recipe(values, CompressRecipe, str(file), overrides)
         _report("compressor", compress.output, train_compressor(compress, resume=resume))
+    elif task == "scorer":
+        from distilledprag.distillation.scorer_training import ScorerRecipe, train_scorer
+
+        scorer = checked_recipe(values, ScorerRecipe, str(file), overrides)
+        _report("sentence scorer", scorer.output, train_scorer(scorer, resume=resume))
+        Console().print(f"copy {SCORER_FILE} from there into the folders of the base and of its encoder")
     elif task == "prag":
         from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
 
@@ -61,7 +68,7 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
         dyprag = checked_recipe(values, DypragRecipe, str(file), overrides)
         _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
     else:
-        raise ConfigError(f"{file}: unknown task {task!r}; `dprag train` takes reader, distill, compress, prag and dyprag")
+        raise ConfigError(f"{file}: unknown task {task!r}; `dprag train` takes reader, distill, compress, scorer, prag and dyprag")
 
 
 def _report(what: str, output: Path, scores: dict[str, Any]) -> None:

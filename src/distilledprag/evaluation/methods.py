@@ -34,8 +34,9 @@ from distilledprag.generators.compressed import StateCompressor, group_sizes
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
 from distilledprag.generators.noise import noisy
-from distilledprag.generators.sentence_choice import chosen_sentences
+from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import StateGenerator
+from distilledprag.generators.state_scorer import StateScorer, sentence_choice
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import PromptBuilder
@@ -43,6 +44,7 @@ from distilledprag.text import sentence_spans, sentences
 
 COMPRESSED = {"state_r2": 2, "state_r4": 4, "state_r8": 8}  # tokens a row
 MIXED = "state_mixed_r4"
+CHOOSING = ("state_chosen", MIXED)  # what is sent depends on the sentence scorer
 STATE_METHODS = ("state", "state_plain", "state_chosen", "shuffled")
 CHOSEN_ROWS = 0.35
 
@@ -87,6 +89,7 @@ class Setting:
     generators, compressors: by trained method's name. prag: makes PRAG's adapters. states: makes state adapters; None for a
     base that was not prepared. prompt_variant: methods that deviate from the masked prompt. chosen_rows: of `state_chosen`.
     noise: on the rows of state adapters on the exact path, in standard deviations. rows_sent_as: how precisely these travel.
+    scorer: ranks sentences; None: by words.
     """
 
     base: BaseLLM
@@ -99,6 +102,12 @@ class Setting:
     noise: float = 0.0
     rows_sent_as: Literal["int8", "float16"] = "int8"
     compressors: dict[str, StateCompressor] = field(default_factory=dict)
+    scorer: StateScorer | None = None
+
+    @property
+    def choice(self) -> SentenceChoice:
+        """Chooses the sentences that a question seems to need."""
+        return sentence_choice(self.prompts, self.states, self.scorer)
 
 
 @dataclass
@@ -160,16 +169,11 @@ def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = 
     for one in questions:
         passages = list(one.other_passages if shuffled else one.passages)
         if chosen:
-            passages = chosen_passages(setting, one.text, passages, setting.chosen_rows)
+            passages = setting.choice.chosen(one.text, passages, setting.chosen_rows)
         prompts.append(setting.prompts.build(one.text, passages).masked_ids)
         sent.append(_as_sent(setting, generator.states(passages), passages))
         read.append(tuple(passages))
     return _with_states(prompts, read, sent)
-
-
-def chosen_passages(setting: Setting, question: str, passages: Sequence[str], rows: float) -> list[str]:
-    """The passages with the sentences that a question seems to need; see `chosen_sentences`."""
-    return chosen_sentences(question, passages, rows, setting.prompts.document_length)
 
 
 def _state_together(setting: Setting, questions: Sequence[Question]) -> Prepared:
@@ -225,7 +229,7 @@ def _compressed(
 def _mixed_sizes(setting: Setting, question: str, passages: Sequence[str], ratio: int) -> list[list[int]]:
     """Groups of each passage's tokens: single ones in the chosen sentences, `ratio` elsewhere."""
     found, count = [], setting.prompts.document_length
-    chosen = chosen_passages(setting, question, passages, setting.chosen_rows)
+    chosen = setting.choice.chosen(question, passages, setting.chosen_rows)
     for text, kept in zip(passages, chosen, strict=True):
         groups: list[int] = []
         left, kept_sentences = count(text), set(sentences(kept))

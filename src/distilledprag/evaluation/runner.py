@@ -31,6 +31,7 @@ from distilledprag.decoding import greedy_ids
 from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
+    CHOOSING,
     COMPRESSED,
     METHODS,
     Question,
@@ -50,6 +51,7 @@ from distilledprag.generators.checkpoint import read_config
 from distilledprag.generators.compressed import StateCompressor, load_compressor
 from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
+from distilledprag.generators.state_scorer import load_scorer
 from distilledprag.journal import Journal
 from distilledprag.packages import cache_folder
 from distilledprag.prompts import PromptBuilder
@@ -104,6 +106,9 @@ class Evaluation:
             if layer >= layers:
                 raise ConfigError(f"layer {layer}: the base has layers 0 to {layers - 1}")
             self.setting.states = StateGenerator(base, prompts, layer, PlainPath.of(folder, record))
+            self.setting.scorer = load_scorer(folder)
+            if self.setting.scorer and set(recipe.methods) & set(CHOOSING):
+                self.checkpoints["sentence_scorer"] = self.setting.scorer.identity
             self.identity |= {
                 "layer": layer,
                 "plain_layer": record.plain_layer,
@@ -208,6 +213,8 @@ class Evaluation:
     def _asked(self, method: str, question: Question) -> str:
         """16 hex digits of the question with its passages, the method's checkpoint and its kind of prompt."""
         checkpoint = self.checkpoints.get(METHODS[method].needs or "", "")
+        if method in CHOOSING:
+            checkpoint += self.checkpoints.get("sentence_scorer", "")
         variant = deviations(self.setting, [method]).get(method, "")
         return hashlib.sha256(repr((question.hash, checkpoint, variant)).encode()).hexdigest()[:16]
 

@@ -26,7 +26,6 @@ from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
 from distilledprag.gateway.search import passage_record
-from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
@@ -165,9 +164,7 @@ class Answering:
         report.texts = [passage.text for passage, _, _ in report.passages]
         if self._rows is not None and report.mode == "parametric":
             whole = report.texts
-            report.texts = await asyncio.to_thread(
-                chosen_sentences, asked.question, whole, self._rows, self.prompts.document_length
-            )
+            report.texts = await asyncio.to_thread(self._prag.choice.chosen, asked.question, whole, self._rows)
             self._note_left_out(report, whole, "as the gateway's --rows says")
         clock.lap("retrieve")
         await self._engine.base_name(self._prag.base.id)  # and with it the engine's bounds
@@ -197,7 +194,7 @@ class Answering:
         if report.mode == "parametric" and bounds.rows:
             place = min(place, bounds.rows)
         whole = report.texts
-        report.texts = await asyncio.to_thread(fitting_sentences, asked.question, whole, place, self.prompts.document_length)
+        report.texts = await asyncio.to_thread(self._prag.choice.fitting, asked.question, whole, place)
         self._note_left_out(report, whole, f"since the model has room for {place} of them")
         prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids

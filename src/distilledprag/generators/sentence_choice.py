@@ -4,10 +4,11 @@ Whole sentences are kept, in their order: those that a small trained scorer rank
 Short passages are kept whole: where a document has a handful of sentences, the one with the answer often shares no word with the
 question ("he").
 
-The scorer is an MLP with one hidden layer over features of a sentence (numbers without unit, most of them 0 to 1): the words,
+Sentences are ranked by the base's own scorer, which reads hidden states (`state_scorer.py`), where it has one, and else by
+`WordScorer`: an MLP with one hidden layer over features of a sentence (numbers without unit, most of them 0 to 1): the words,
 word stems and letter 4-grams that it shares with the question, rare ones counting more; the same of its neighbours and of its
 passage; its place and length; whether it holds numbers, years and names where the question asks for such. It was trained by
-`scripts/train_sentence_scorer.py` on sentences that hold the answer. It sees words only: no LLM runs here.
+`scripts/train_word_scorer.py` on sentences that hold the answer. It sees words only: no LLM runs here.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ from distilledprag.text import sentence_spans
 from distilledprag.words import words_of
 
 FEWEST = 60  # rows; passages that have fewer altogether are kept whole
-WEIGHTS = Path(__file__).parents[1] / "weights" / "sentence-scorer.safetensors"
+WEIGHTS = Path(__file__).parents[1] / "weights" / "word-scorer.safetensors"
 FEATURES = 53
 _SUFFIX = re.compile(r"(ing|edly|ed|es|s|ly|er|ers|ion|ions|ment|al|'s)$")
 _NUMBER, _YEAR = re.compile(r"\d"), re.compile(r"\b(1\d{3}|20\d{2})\b")
@@ -63,34 +64,47 @@ class Sentence:
 # --- choosing
 
 
-def fitting_sentences(question: str, passages: Sequence[str], room: int, count: Callable[[str], int]) -> list[str]:
-    """The passages as they are when their tokens fit into `room`; else with those sentences only that the question seems to need.
+class Scorer(Protocol):
+    """What ranks sentences for a question."""
 
-    One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
-    """
-    texts = list(passages)
-    for share in (1.0, 0.9, 0.8):  # sentences are counted one by one, and encoded side by side
-        if sum(map(count, texts)) <= room or room * share < 2:
-            break
-        texts = chosen_sentences(question, passages, room * share, count)
-    return texts
+    def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
+        """(sentences,), higher for sentences that the question seems to need; sentences: of all passages, in their order."""
 
 
-def chosen_sentences(question: str, passages: Sequence[str], rows: float, count: Callable[[str], int]) -> list[str]:
-    """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
+class SentenceChoice:
+    """Chooses sentences for one tokenizer. count: tokens of a text. scorer: None ranks by words alone."""
 
-    rows: a share of all rows (up to 1) or a number of rows. count: tokens of a text. Raises InputError for rows <= 0.
-    """
-    if not rows > 0:
-        raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
-    parts = cut(passages, count)
-    if sum(part.size for part in parts) <= _budget(parts, rows):
-        return list(passages)
-    kept = choose(SentenceScorer.default().scores(question, parts), parts, rows)
-    return [
-        " ".join(part.text for index, part in enumerate(parts) if part.passage == number and index in kept)
-        for number in range(len(passages))
-    ]
+    def __init__(self, count: Callable[[str], int], scorer: Scorer | None = None) -> None:
+        self._count, self._scorer = count, scorer or WordScorer.default()
+
+    def fitting(self, question: str, passages: Sequence[str], room: int) -> list[str]:
+        """The passages as they are when their tokens fit into `room`; else with those sentences only that the question seems to
+        need.
+
+        One whose only chosen sentence is longer than `room` alone is left as it is, so that the prompt is refused for its length.
+        """
+        texts = list(passages)
+        for share in (1.0, 0.9, 0.8):  # sentences are counted one by one, and encoded side by side
+            if sum(map(self._count, texts)) <= room or room * share < 2:
+                break
+            texts = self.chosen(question, passages, room * share)
+        return texts
+
+    def chosen(self, question: str, passages: Sequence[str], rows: float) -> list[str]:
+        """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
+
+        rows: a share of all rows (up to 1) or a number of rows. Raises InputError for rows <= 0.
+        """
+        if not rows > 0:
+            raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
+        parts = cut(passages, self._count)
+        if sum(part.size for part in parts) <= _budget(parts, rows):
+            return list(passages)
+        kept = choose(self._scorer.scores(question, passages, parts), parts, rows)
+        return [
+            " ".join(part.text for index, part in enumerate(parts) if part.passage == number and index in kept)
+            for number in range(len(passages))
+        ]
 
 
 def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:
@@ -190,22 +204,26 @@ def _kinds(question: str) -> NDArray[np.float64]:
     return np.array(found, dtype=float)
 
 
-class SentenceScorer:
-    """features -> GELU(W1 x + b1) -> w2; x normalised by the training set's mean and standard deviation."""
+class WordScorer:
+    """Ranks by words alone. features -> GELU(W1 x + b1) -> w2; x normalised by the training set's mean and standard deviation."""
 
     def __init__(self, tensors: dict[str, Any]) -> None:
         self._tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
 
     @classmethod
     @cache
-    def default(cls) -> SentenceScorer:
+    def default(cls) -> WordScorer:
         """The one that ships."""
         return cls(load_file(WEIGHTS))
 
-    def scores(self, question: str, sentences: Sequence[Sentence]) -> NDArray[np.float64]:
+    def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
         """(sentences,), higher for sentences that the question seems to need."""
+        return self.of(features(question, sentences))
+
+    def of(self, found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores (sentences,) of their features (sentences, FEATURES)."""
         t = self._tensors
-        x = (features(question, sentences) - t["mean"]) / t["deviation"]
+        x = (found - t["mean"]) / t["deviation"]
         hidden = x @ t["hidden.weight"].T + t["hidden.bias"]
         hidden = 0.5 * hidden * (1 + np.tanh(math.sqrt(2 / math.pi) * (hidden + 0.044715 * hidden**3)))
         return np.asarray((hidden @ t["out.weight"].T + t["out.bias"])[:, 0])

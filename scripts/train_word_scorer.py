@@ -1,6 +1,6 @@
 """Train the sentence scorer of chosen rows (generators/sentence_choice.py) on sentences that hold the answer. Minutes on a CPU.
 
-    python scripts/train_sentence_scorer.py DATA_FOLDER [--seed 0] [--epochs 6] [--out FILE]
+    python scripts/train_word_scorer.py DATA_FOLDER [--seed 0] [--epochs 6] [--out FILE]
 
 A tenth of the contexts (by hash) is held out; how often a sentence with the answer is among the chosen ones is printed for
 them, beside a random order and the words' overlap alone, and written to FILE.json with the data's hash.
@@ -80,7 +80,7 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out, save({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}))
     record = {
-        "command": f"python scripts/train_sentence_scorer.py DATA --seed {arguments.seed} --epochs {arguments.epochs}",
+        "command": f"python scripts/train_word_scorer.py DATA --seed {arguments.seed} --epochs {arguments.epochs}",
         "data": [path.name for path in paths],
         "data_hash": data_hash(paths),
         "seed": arguments.seed,

@@ -1,0 +1,120 @@
+"""Sentences ranked by hidden states, and the training of what ranks them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+
+import pytest
+import torch
+from tiny import save_tiny_prepared
+
+from distilledprag.base.prepared import SCORER_FILE
+from distilledprag.cli.train import run as train
+from distilledprag.errors import CheckpointError
+from distilledprag.evaluation.recipe import EvaluationRecipe
+from distilledprag.evaluation.runner import Evaluation
+from distilledprag.generators.sentence_choice import cut
+from distilledprag.generators.state_scorer import SentenceScorer, load_scorer
+from distilledprag.pipeline import DistilledPRAG
+
+NAMES = "Bram Clara Velkor Marsen Tovberg Keller Ashford Dunburg Millport Oakport".split()
+OTHERS = [
+    "The harbour was built in the north by {}.", "A report about the bridge was written by {}.", "Nobody had met {} before the storm.",
+    "The ship left with grain for {} in the morning.", "{} works as a baker in the town hall.", "An engineer repaired it for {}.",
+]  # fmt: skip
+QUESTION = "Who pays?"  # shares no word with the sentence that answers it, and every sentence has a name
+
+
+def context(number: int) -> dict:
+    draw = random.Random(number)
+    parts = [text.format(draw.choice(NAMES)) for text in draw.sample(OTHERS * 2, 9)]
+    answer = f"{draw.choice(NAMES)}son"
+    parts.insert(draw.randint(0, 9), f"The rent is due to {answer}.")
+    return {"documents": [{"title": "", "text": " ".join(parts)}], "question": QUESTION, "answers": [answer]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder with a prepared tiny base, and the run that trained its scorer."""
+    folder = tmp_path_factory.mktemp("scorer")
+    save_tiny_prepared(folder / "base")
+    with gzip.open(folder / "rows_train.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(context(number)) + "\n" for number in range(90))
+    (folder / "recipe.yaml").write_text(
+        f"task: scorer\noutput: {folder / 'run'}\nbase: {folder / 'base'}\ndtype: float32\n"
+        "scorer: {layer: 1, width: 32, layers: 1, heads: 2, dropout: 0}\n"
+        f"data: {{files: [{folder / 'rows_train.jsonl.gz'}], batch_size: 12, fewest: 20}}\n"
+        "training: {steps: 40, learning_rate: 0.005, evaluate_every: 40, checkpoint_every: 40, tensorboard: false}\n"
+    )
+    train(folder / "recipe.yaml", resume=False)
+    return folder
+
+
+def records(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def test_training_finds_answers_that_share_no_word_with_the_question(trained):
+    log = records(trained / "run")
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    assert log[-1]["kept/0.35"] > log[-1]["words/0.35"] + 0.2
+    record = json.loads((trained / "run" / "model" / SCORER_FILE).with_suffix(".json").read_text())
+    assert record["answer_kept"]["kept/0.35"] == pytest.approx(log[-1]["kept/0.35"])
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_losses(trained, tmp_path):
+    def losses(name, steps, resume=False):
+        constant = ["training.schedule=trapezoid", "training.warmup_ratio=0", "training.decay_ratio=0"]
+        changed = [f"output={tmp_path / name}", f"training.steps={steps}", *constant]
+        train(trained / "recipe.yaml", resume, changed)
+        return [record["loss"] for record in records(tmp_path / name)]
+
+    losses("stopped", 4)
+    assert losses("stopped", 6, resume=True) == pytest.approx(losses("whole", 6), abs=1e-6)
+
+
+@pytest.fixture
+def base(trained, tmp_path):
+    """The prepared base with the trained scorer in its folder and in its encoder's."""
+    for name in ("base", "base-encoder"):
+        shutil.copytree(trained / name, tmp_path / name)
+        shutil.copyfile(trained / "run" / "model" / SCORER_FILE, tmp_path / name / SCORER_FILE)
+    return tmp_path / "base"
+
+
+def test_a_base_with_a_scorer_chooses_by_states_and_one_without_by_words(base, trained):
+    text = context(1000)["documents"][0]["text"]
+    with_scorer = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    (kept,) = with_scorer.choice.chosen(QUESTION, [text], 70)
+    assert "The rent" in kept and len(kept) < len(text)
+    by_words = DistilledPRAG.from_pretrained(trained / "base", dtype=torch.float32)
+    assert by_words.choice.chosen(QUESTION, [text], 70) != [kept]
+
+
+def test_empty_passages_keep_their_numbers_and_every_sentence_has_a_score(base):
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    passages = ["", context(1)["documents"][0]["text"], " ", context(2)["documents"][0]["text"]]
+    sentences = cut(passages, prag.prompts.document_length)
+    scores = SentenceScorer(prag.states, load_scorer(base)).scores(QUESTION, passages, sentences)
+    assert scores.shape == (len(sentences),) and all(abs(scores) < 100)
+    kept = prag.choice.chosen(QUESTION, passages, 70)
+    assert len(kept) == 4 and kept[0] == kept[2] == "" and "rent" in kept[1] + kept[3]
+
+
+def test_evaluation_knows_answers_of_another_scorer(base):
+    settings = {"data": {"name": "rows", "file": "x.jsonl"}, "output": "x", "base": str(base), "dtype": "float32"}
+    chosen = Evaluation(EvaluationRecipe(**settings, methods=["state_chosen"]))
+    assert chosen.checkpoints["sentence_scorer"] == load_scorer(base).identity
+    assert "sentence_scorer" not in Evaluation(EvaluationRecipe(**settings, methods=["state"])).checkpoints
+
+
+def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):
+    assert load_scorer(trained / "base") is None
+    data = (base / SCORER_FILE).read_bytes()
+    for damaged in (data[:100], data[:-10], b"", data.replace(b"heads", b"heats")):
+        (base / SCORER_FILE).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="prepare the base again"):
+            DistilledPRAG.from_pretrained(base)
