@@ -22,7 +22,8 @@ from distilledprag.pipeline import DistilledPRAG
 
 NAMES = "Bram Clara Velkor Marsen Tovberg Keller Ashford Dunburg Millport Oakport".split()
 OTHERS = [
-    "The harbour was built in the north by {}.", "A report about the bridge was written by {}.", "Nobody had met {} before the storm.",
+    "The harbour was built in the north by {}.", "A report about the bridge was written by {}.",
+    "Nobody had met {} before the storm.",
     "The ship left with grain for {} in the morning.", "{} works as a baker in the town hall.", "An engineer repaired it for {}.",
 ]  # fmt: skip
 QUESTION = "Who pays?"  # shares no word with the sentence that answers it, and every sentence has a name

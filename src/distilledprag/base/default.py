@@ -84,7 +84,10 @@ def default_base(say: Say = _quiet) -> Path:
 
 
 def shipped_hash() -> str:
-    """Short hash of the shipped reader, masks and sentence scorer, and of how they are prepared. Raises CheckpointError when they are missing."""
+    """Short hash of the shipped reader, masks and sentence scorer, and of how they are prepared.
+
+    Raises CheckpointError when the reader or the masks are missing.
+    """
     digest = hashlib.sha256(_FORMAT)
     for name in ("reader.safetensors", "masks.safetensors", SCORER_FILE):
         file = WEIGHTS / name

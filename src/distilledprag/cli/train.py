@@ -68,7 +68,7 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
         dyprag = checked_recipe(values, DypragRecipe, str(file), overrides)
         _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
     else:
-        raise ConfigError(f"{file}: unknown task {task!r}; `dprag train` takes reader, distill, compress, scorer, prag and dyprag")
+        raise ConfigError(f"{file}: unknown task {task!r}; choose from reader, distill, compress, scorer, prag, dyprag")
 
 
 def _report(what: str, output: Path, scores: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Trains the sentence scorer of a prepared base (generators/state_scorer.py) to find the sentences that answer a question.
 
-Of a question's sentences those that hold its answer are wanted; where several passages are needed, also those of the others that name
-the answer's passage by its title (the first hop). Passages of other contexts join some questions as distractors.
+Of a question's sentences those that hold its answer are wanted; where several passages are needed, also those of the others that
+name the answer's passage by its title (the first hop). Passages of other contexts join some questions as distractors.
 
     loss = mean over the kinds of wanted sentences of -log P(one of this kind | all sentences but those of the other kind)
 
@@ -32,6 +32,7 @@ from distilledprag.base.prepared import SCORER_FILE
 from distilledprag.device import chosen_device
 from distilledprag.distillation.contexts import Context, data_hash, load_contexts
 from distilledprag.distillation.loop import LoopSettings, fit
+from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
 from distilledprag.generators.sentence_choice import Sentence, choose, cut, features
@@ -75,8 +76,8 @@ class ScorerRecipe(Settings):
 
 
 class EncodedPassages:
-    """States (n, D) of passages after one layer: int8 with a scale for each row, in memory and in files of `folder`, so that a run that
-    was stopped encodes nothing again."""
+    """States (n, D) of passages after a layer: int8 with a scale for each row, in memory and in files of `folder`, so that a run
+    that was stopped encodes nothing again."""
 
     def __init__(self, base: BaseLLM, prompts: PromptBuilder, folder: Path) -> None:
         self._base, self._prompts, self._folder = base, prompts, folder
@@ -177,8 +178,7 @@ class ScorerTask:
         examples = []
         for place in range(number * size, (number + 1) * size):
             epoch, at = divmod(place, len(self.training))
-            order = random.Random(f"epoch/{self.recipe.training.seed}/{epoch}").sample(range(len(self.training)), len(self.training))
-            context = self.training[order[at]]
+            context = self.training[epoch_order(len(self.training), self.recipe.training.seed, epoch)[at]]
             others: list[str] = []
             if draw.random() < self.recipe.data.distractors:
                 other = draw.choice(self.training).passages[0]
@@ -207,10 +207,10 @@ class ScorerTask:
         self.module.eval()
         kept: dict[str, list[bool]] = {}
         for example in self.held_out:
-            scores = {"kept": self.module([example.scored])[0].double().numpy(), "words": example.scored.word_scores.double().numpy()}
+            scores = {"kept": self.module([example.scored])[0], "words": example.scored.word_scores}
             for name, found in scores.items():
                 for share in SHARES:
-                    ok = any(bool(example.wanted[0, index]) for index in choose(found, example.sentences, share))
+                    ok = any(bool(example.wanted[0, index]) for index in choose(found.double().numpy(), example.sentences, share))
                     kept.setdefault(f"{name}/{share}", []).append(ok)
                     if share == 0.35:
                         kept.setdefault(f"{name}/{share}/{example.source}", []).append(ok)

@@ -3,7 +3,8 @@
 state.py             ours: the passages' hidden states     interface.py         what a learned generator is; by name
 paper.py             the paper's                           checkpoint.py        their files, on disk and on the Hub
 dyprag.py            DyPRAG's                              document_states.py   what they read of the passages
-sentence_choice.py   the sentences that a question needs
+sentence_choice.py   the sentences that a question needs, by words
+state_scorer.py      ... and by hidden states
 
 Every module of this folder is imported here, so that a new generator is registered by its file being there.
 """

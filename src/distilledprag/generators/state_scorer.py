@@ -4,9 +4,9 @@
 
     B = questions of a batch   T = tokens of a question and its passages   D = hidden size of the base   S = sentences
 
-The states are those that state adapters are made of, so the passages' are in the cache already and a question costs one pass of its
-own few tokens. Unlike shared words they tell that "who paid" is answered by "the bill was settled by". Scores add to those of
-`sentence_choice.WordScorer`, which is all that other bases have. Trained by `distillation/scorer_training.py`.
+The states are those that state adapters are made of, so the passages' are in the cache already and a question costs one pass of
+its own few tokens. Unlike shared words they tell that "who paid" is answered by "the bill was settled by". Scores add to those
+of `sentence_choice.WordScorer`, which is all that other bases have. Trained by `distillation/scorer_training.py`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def load_scorer(folder: str | Path) -> StateScorer | None:
     try:
         with safe_open(file, "pt") as opened:
             net = StateScorer(ScorerSettings(**json.loads(opened.metadata()[_KEY])))
-            net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()})
+            net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
         raise CheckpointError(f"{file} is damaged; prepare the base again with `dprag prepare-base`") from error
     return net.eval().requires_grad_(False)
