@@ -1,7 +1,7 @@
 """Put what training wrote where the package ships it:
 
-    python scripts/ship_weights.py runs/smollm2-135m            a reader with its masks (the scorer made for an older one goes)
-    python scripts/ship_weights.py runs/sentence-scorer/model   a sentence scorer for the default base
+python scripts/ship_weights.py runs/smollm2-135m            a reader with its masks (the scorer made for an older one goes)
+python scripts/ship_weights.py runs/sentence-scorer/model   a sentence scorer for the default base
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def load_scorer(folder: str | Path) -> StateScorer | None:
     try:
         with safe_open(file, "pt") as opened:
             net = StateScorer(ScorerSettings(**json.loads(opened.metadata()[_KEY])))
-            net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()}  # noqa: SIM118)
+            net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
         raise CheckpointError(f"{file} is damaged; prepare the base again with `dprag prepare-base`") from error
     return net.eval().requires_grad_(False)
@@ -169,9 +169,7 @@ class SentenceScorer:
         return np.asarray(self._net([scored])[0].double().numpy())
 
 
-def scored_question(
-    states: Encodes, layer: int, question: str, passages: Sequence[str], sentences: Sequence[Sentence]
-) -> Scored:
+def scored_question(states: Encodes, layer: int, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> Scored:
     """What the scorer reads of a question and the sentences of its passages, in their order; on the CPU, in float32."""
     read = [text for text in passages if text.strip()]
     *found, asked = states.rows([*read, question], layer)
