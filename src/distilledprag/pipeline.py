@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -22,8 +23,9 @@ from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
+from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.state_scorer import StateScorer, load_scorer, sentence_choice
+from distilledprag.generators.state_scorer import load_scorer, sentence_choice
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
@@ -68,11 +70,11 @@ class DistilledPRAG:
         plain: PlainPath | None = None,
         encoder: BaseLLM | None = None,
         generator: ParameterGenerator | None = None,
-        scorer: StateScorer | None = None,
+        scorer: Path | None = None,
     ) -> None:
         """layer: after which documents' states are written. plain: for PEFT adapters, None without. encoder: reads the
-        documents; None: the base does. generator: a trained one, in place of state adapters. scorer: ranks sentences where not
-        all are sent; None: by words.
+        documents; None: the base does. generator: a trained one, in place of state adapters. scorer: folder of the base's
+        sentence scorer; None, or a folder without one: sentences are ranked by words.
 
         Raises ConfigError for a layer that is not there, IncompatibleBaseError for an encoder of another base.
         """
@@ -84,7 +86,7 @@ class DistilledPRAG:
         self.base = base
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id, max_tokens=base.context_length - MAX_ANSWER_TOKENS)
         self.states = StateGenerator(reading, self.prompts, layer, plain)
-        self.choice = sentence_choice(self.prompts, self.states, scorer)
+        self._scorer = scorer
         self.generator = generator
 
     @classmethod
@@ -119,7 +121,12 @@ class DistilledPRAG:
             prepared_record(Path(generator).expanduser())
             encoder = load_base(Path(generator).expanduser(), device=device, dtype=dtype)
         layer = record.layer if layer is None else layer
-        return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder, scorer=load_scorer(folder))
+        return cls(loaded, layer=layer, plain=PlainPath.of(folder, record), encoder=encoder, scorer=folder)
+
+    @cached_property
+    def choice(self) -> SentenceChoice:
+        """Chooses the sentences that a question seems to need. Raises CheckpointError for a damaged scorer."""
+        return sentence_choice(self.prompts, self.states, load_scorer(self._scorer) if self._scorer else None)
 
     @property
     def generator_identity(self) -> str:

@@ -33,7 +33,7 @@ TOOLS = {"errors.py", "files.py", "text.py", "words.py", "journal.py", "json_lin
 # whether the passages fit, an answer's shape, near copies left out, a passage's record.
 HELPERS = {
     "http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
-    "retrieval/selection.py", "gateway/search.py",
+    "retrieval/selection.py", "gateway/search.py", "generators/state_scorer.py",
 }  # fmt: skip
 
 

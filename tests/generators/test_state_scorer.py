@@ -118,4 +118,4 @@ def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):
     for damaged in (data[:100], data[:-10], b"", data.replace(b"heads", b"heats")):
         (base / SCORER_FILE).write_bytes(damaged)
         with pytest.raises(CheckpointError, match="prepare the base again"):
-            DistilledPRAG.from_pretrained(base)
+            DistilledPRAG.from_pretrained(base).choice.chosen(QUESTION, [context(0)["documents"][0]["text"]], 0.1)

@@ -69,6 +69,9 @@ class Scored:
 class StateScorer(nn.Module):
     """Scores (B, S) of batches of `Scored`; those behind a question's last sentence are very low."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, settings: ScorerSettings) -> None:
         super().__init__()
         self.settings = settings
@@ -115,7 +118,7 @@ class StateScorer(nn.Module):
         best = (empty + _NOTHING).scatter_reduce(1, place, tokens, "amax")
         sums = empty.scatter_add(1, place, self.average(hidden)[..., 0] * of_sentence)
         average = sums / empty.scatter_add(1, place, of_sentence.to(hidden.dtype)).clamp_min(1)
-        scores = best + average + self.words_out(words)[..., 0] + self.word_score * word_scores
+        scores: Tensor = best + average + self.words_out(words)[..., 0] + self.word_score * word_scores
         return scores.masked_fill(torch.arange(count, device=states.device) >= sentences[:, None], _NOTHING)
 
     @property

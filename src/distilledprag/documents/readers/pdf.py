@@ -81,7 +81,8 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
     with document, RuledTables(file) as ruled:
         if document.get_formtype() != pdfium_c.FORMTYPE_NONE:
             document.init_forms()
-        pages, broken = [], []
+        pages: list[tuple[PageText, list[RuledTable]]] = []
+        broken = []
         for number in range(len(document)):
             try:
                 page = document[number]
