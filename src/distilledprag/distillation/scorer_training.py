@@ -104,6 +104,9 @@ class EncodedPassages:
             self.write()
         return [states.float() * scale.float() for states, scale in map(self._kept.__getitem__, keys)]
 
+    def question_rows(self, question: str, layer: int) -> Tensor:
+        return self.rows([question], layer)[0]
+
     def write(self) -> None:
         """Put what is not in a file yet into one."""
         if self._unwritten:

@@ -91,6 +91,10 @@ class StateGenerator:
                 total -= len(self._cache.popitem(last=False)[1])
         return [found[text] for text in passages]
 
+    def question_rows(self, question: str, layer: int) -> Tensor:
+        """States (n, D) after `layer` of a question's tokens, read as a passage is; they are not kept."""
+        return passage_states(self.base, self.prompts, [question], [layer])[layer][question]
+
     def states(self, passages: Sequence[str]) -> StateAdapter:
         """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""
         rows = self.rows(passages)

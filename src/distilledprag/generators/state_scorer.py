@@ -152,6 +152,9 @@ class Encodes(Protocol):
     def rows(self, passages: Sequence[str], layer: int) -> list[Tensor]:
         """States (n, D) of each passage's tokens after `layer`."""
 
+    def question_rows(self, question: str, layer: int) -> Tensor:
+        """The same of a question, which is not kept anywhere."""
+
 
 def sentence_choice(prompts: PromptBuilder, states: StateGenerator | None, net: StateScorer | None) -> SentenceChoice:
     """The choice of sentences with the base's own scorer, where it has one."""
@@ -175,8 +178,7 @@ class SentenceScorer:
 def scored_question(states: Encodes, layer: int, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> Scored:
     """What the scorer reads of a question and the sentences of its passages, in their order; on the CPU, in float32."""
     read = [text for text in passages if text.strip()]
-    *found, asked = states.rows([*read, question], layer)
-    rows = iter(found)
+    rows, asked = iter(states.rows(read, layer)), states.question_rows(question, layer)
     owner: list[Tensor] = []
     parts: list[Tensor] = []
     for number, text in enumerate(passages):
