@@ -179,7 +179,8 @@ class StateGenerator:
 
     def _places(self, part: str, whole: str) -> list[int] | None:
         """Which tokens of a passage are those of `part`, some of its sentences; None where its tokens are others."""
-        ids, places, at = self.prompts.document_ids(whole), [], 0
+        ids, at = self.prompts.document_ids(whole), 0
+        places: list[int] = []
         for sentence in sentences(part):
             wanted = self.prompts.document_ids(sentence)
             found = next((n for n in range(at, len(ids) - len(wanted) + 1) if ids[n : n + len(wanted)] == wanted), None)
