@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate evidence evidence-quick bench bench-serve bench-retrieval hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -84,12 +84,11 @@ evidence: $(STAMP)  ## every run behind docs/results, in order (days on two core
 evidence-quick: $(STAMP)  ## the same machinery with 30 questions of this repository (10 minutes); build/evidence-quick
 	$(BIN)/python scripts/evidence.py --quick --runs build/evidence-quick/runs --out build/evidence-quick
 
-bench: bench-serve bench-retrieval  ## all benchmarks
+bench: $(STAMP)  ## speed against the alternatives, docs/performance.md (half an hour): PARTS='answer load', QUICK=1
+	$(BIN)/python benchmarks/bench.py $(PARTS) $(if $(QUICK),--quick)
 
-bench-serve: $(STAMP)  ## measure the engine under load (half an hour); JSON, pictures and a table in docs/results
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/serve.py --tokens 32 --ranks 2 --result docs/results/serve-short.json
-	$(BIN)/python scripts/make_serve_table.py
+bench-check: $(STAMP)  ## measure again, write nothing, and fail when a ratio is worse than the committed one
+	$(BIN)/python benchmarks/bench.py $(PARTS) $(if $(QUICK),--quick) --check
 
 bench-retrieval: $(STAMP)  ## recall of BM25, dense and hybrid retrieval: DATA=folder of eval files
 	$(BIN)/python benchmarks/retrieval.py $(foreach name,squad_dev hotpotqa_dev,$(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --questions 500

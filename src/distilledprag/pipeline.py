@@ -147,12 +147,13 @@ class DistilledPRAG:
             made: LoraBatch = self.generator(self.generator.encode(self.base, [texts]))
         return made.unstack(self.base.identity, self.generator.settings.architecture)[0]
 
-    def encode_states(self, passages: Sequence[str]) -> StateAdapter:
-        """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. Errors as in `encode`;
-        ConfigError with a trained generator, which makes LoRA only."""
+    def encode_states(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> StateAdapter:
+        """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. whole: the passages that these
+        hold chosen sentences of (None: they are whole). Errors as in `encode`; ConfigError with a trained generator, which makes
+        LoRA only."""
         if self.generator is not None:
             raise ConfigError(f"a {self.generator.settings.architecture} generator makes LoRA, no state adapters")
-        return self.states.states(_checked(passages, "passage"))
+        return self.states.states(_checked(passages, "passage"), whole)
 
     def capacity(self, peft: bool) -> int:
         """The most document tokens that one adapter can hold: rows that the base reads, or its numbered masks for `peft`."""
@@ -201,7 +202,7 @@ class DistilledPRAG:
         if not texts:
             pass  # nothing matched: only the question is sent
         elif self.generator is None:
-            sent = self.encode_states(texts).to_bytes()
+            sent = self.encode_states(texts, whole).to_bytes()
             states = [StateAdapter.from_bytes(sent)]  # what an engine would read
         else:
             lora = self.encode(texts).to(dtype=torch.bfloat16)

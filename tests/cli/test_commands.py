@@ -9,6 +9,8 @@ import sys
 import pytest
 from tiny import tiny_model, tiny_tokenizer
 
+from distilledprag.generators.kept_states import FILE, KeptStates
+
 DOCUMENT = "Anna Tovberg lives in Oakport. She earns $46,000 a year.\n\nVelkor Foods is based in Millport.\n"
 
 
@@ -79,6 +81,22 @@ def test_ask_and_index_say_what_could_not_be_read_of_a_file(dprag, half_scanned,
     assert code == 0 and note in err and note in json.loads(out)["notes"]
     code, _, err = dprag("index", half_scanned, "--store", tmp_path / "store")
     assert code == 0 and note in err and "1 added" in err
+
+
+def test_index_encodes_ahead_when_a_base_is_named_and_drops_states_with_their_documents(dprag, documents, models, tmp_path):
+    store = tmp_path / "store"
+    (documents / "b.txt").write_text("Bram Keller lives in Dunburg.")
+    code, _, err = dprag("index", documents, "--store", store)
+    assert code == 0 and not (store / FILE).exists()
+    code, _, err = dprag("index", documents, "--store", store, *models)
+    assert code == 0 and "3 passages encoded; the states of 3 are kept" in " ".join(err.split())
+    code, _, err = dprag("index", documents, "--store", store, *models)
+    assert code == 0 and "0 passages encoded" in " ".join(err.split())
+    (documents / "a.txt").unlink()
+    assert dprag("index", documents, "--store", store)[0] == 0
+    kept = KeptStates(store)
+    assert kept.kept().passages == 1
+    kept.close()
 
 
 def test_ask_shows_the_wire(dprag, documents, models):

@@ -113,11 +113,11 @@ def states_of(setting: Setting, dial: Dial, passage: Passage) -> tuple[StateAdap
         if dial.rows < 1 and passage.questions:
             text = setting.choice.chosen(passage.questions[0][0], [text], dial.rows)[0]
         layer = states.layer if dial.layer is None else dial.layer
-        rows, read = states.rows([text], layer)[0], setting.prompts.document_ids(text)
+        rows, read = states.states([text], [passage.text], layer).rows, setting.prompts.document_ids(text)
         sizes = [1] * len(read)
     if not read:
         raise InputError("a passage has no text to encode; leave it out")
-    adapter = StateAdapter(noisy(rows.float().cpu(), dial.noise, passage.text), layer, setting.base.identity)
+    adapter = StateAdapter(noisy(rows, dial.noise, passage.text), layer, setting.base.identity)
     return StateAdapter.from_bytes(adapter.to_bytes(dial.precision)), read, sizes
 
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from distilledprag.base.architecture import FAMILIES, embedding_table, hidden_after
+from distilledprag.base.architecture import FAMILIES, decoder_layers, embedding_table, hidden_after
 from distilledprag.base.prepared import RECORD
 from distilledprag.base.sampled_mask import check_mask, mask_record
 from distilledprag.errors import CheckpointError, InputError
@@ -27,6 +27,7 @@ from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.prompts import PromptBuilder
 
+_SAMPLED = 4096  # values of a tensor that tell trained weights from others
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
@@ -131,6 +132,24 @@ def save_base(model: PreTrainedModel, tokenizer: Any, folder: str | Path) -> Non
 def weights_hash(model: torch.nn.Module) -> str:
     """Short hash of all weights as half precision."""
     return tensors_hash(model.state_dict())[:12]
+
+
+def lower_weights_hash(model: torch.nn.Module, layer: int) -> bytes:
+    """SHA-256 of a sample of the weights that decide the states after `layer`: the embeddings and the layers up to it.
+
+    The same for a base and its encoder, in whatever precision they are loaded; another one once any of these was trained.
+    """
+    digest = hashlib.sha256()
+    layers = decoder_layers(model)
+    tensors = [
+        embedding_table(model),
+        *(tensor for number in range(layer + 1) for tensor in layers[number].state_dict().values()),
+    ]
+    for tensor in tensors:
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(1, len(flat) // _SAMPLED)]
+        digest.update(sample.to("cpu", torch.bfloat16).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 # --- hidden states of passages

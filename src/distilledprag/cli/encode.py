@@ -70,7 +70,7 @@ def run(
     loaded = load_with_progress(files, console, limits)
     if loaded.failed:
         raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
-    passages = [passage.text for passage in loaded.passages]
+    whole = passages = [passage.text for passage in loaded.passages]
     from distilledprag.pipeline import DistilledPRAG
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
@@ -87,9 +87,9 @@ def run(
     if target == "peft":
         record = write_peft_folder(prag, prag.encode(passages), lengths, out)
         if prag.generator is None:
-            record["compact_bytes"] = len(prag.encode_states(passages).to_bytes())
+            record["compact_bytes"] = len(prag.encode_states(passages, whole).to_bytes())
     else:
-        record = write_engine_folder(prag, prag.encode_states(passages).to_bytes(), lengths, out)
+        record = write_engine_folder(prag, prag.encode_states(passages, whole).to_bytes(), lengths, out)
     record["notes"] = notes
     if as_json:
         print(json.dumps(record, ensure_ascii=False))

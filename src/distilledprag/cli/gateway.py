@@ -9,12 +9,14 @@ from pathlib import Path
 from rich.console import Console
 
 from distilledprag.cli.search import Search
+from distilledprag.cli.states import drop_others
 from distilledprag.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """The command's options. adapter_memory: MiB. rows: a share up to 1 or a number of rows to choose; None: all."""
+    """The command's options. adapter_memory, states_limit: MiB. rows: a share up to 1 or a number of rows to choose; None: all
+    rows."""
 
     host: str
     port: int
@@ -30,6 +32,7 @@ class GatewayOptions:
     accept_any_model: bool
     base: str | None
     limits: str | None
+    states_limit: int
     search: Search
 
 
@@ -58,9 +61,12 @@ def run(options: GatewayOptions) -> None:
     store.clear_readings()
     listener = bind(options.host, options.port)
     try:
+        from distilledprag.generators.kept_states import KeptStates
         from distilledprag.pipeline import DistilledPRAG
 
+        drop_others(store)  # of documents that were deleted while no gateway ran, or as one was killed
         prag = DistilledPRAG.from_pretrained(options.base, say=console.print)
+        prag.states.kept = KeptStates(store.reading_folder, options.states_limit * 2**20)
         settings = Options(
             allow_plaintext=options.allow_plaintext,
             rows=options.rows,

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from distilledprag.cli.search import BY_WORDS, Search
+from distilledprag.cli.states import COLUMNS, States, drop_others
 from distilledprag.documents.indexing import IndexReport, index_path
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.reading import ReadingPool
@@ -16,17 +17,23 @@ from distilledprag.errors import InputError
 
 
 def run(
-    path: Path, store_folder: Path, collection: str, allow_empty: bool, limits: str | None = None, search: Search = BY_WORDS
+    path: Path,
+    store_folder: Path,
+    collection: str,
+    allow_empty: bool,
+    limits: str | None = None,
+    search: Search = BY_WORDS,
+    states: States | None = None,
 ) -> None:
-    """Raises InputError at the end when files could not be read; all others are in the store then."""
+    """Raises InputError at the end when files could not be read; all others are in the store then. states: how passages are
+    encoded ahead; None: they are not."""
     bounds = Limits.parse(limits)
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     store = search.store(store_folder)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
+        with Progress(*COLUMNS, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
             task = progress.add_task("indexing", total=None)
 
             def tell(done: int, total: int, _: Path) -> None:
@@ -37,6 +44,10 @@ def run(
         if (vectors := search.vectors(store, console.print)) is not None:
             with console.status("reading the passages' meaning"):
                 vectors.update()
+        if report.deleted or report.changed:
+            drop_others(store)
+        if states is not None:
+            states.build(store, console)
         print(f"{store.count(collection)} documents in collection {collection}")
     finally:
         store.close()

@@ -51,6 +51,7 @@ Limits = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="What reading one file may cost, such as cpu=120,memory=2048. All of them: docs/gateway.md."),
 ]
+StatesLimit = Annotated[int, typer.Option(min=1, help="MiB of passages' states kept beside the store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -346,12 +347,22 @@ def index(
     retriever: Retriever = "bm25",
     encoder: Encoder = None,
     language: Language = None,
+    encode: Annotated[
+        bool, typer.Option("--encode", help="Encode passages ahead for a gateway on this store, some 600 bytes a token.")
+    ] = False,
+    base: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Encode passages ahead for this prepared base's folder. Default with --encode: SmolLM2."),
+    ] = None,
+    states_limit: StatesLimit = 8192,
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import index as command
     from distilledprag.cli.search import Search
+    from distilledprag.cli.states import States
 
-    command.run(path, store, collection, allow_empty, limits, Search(retriever, encoder, language))
+    states = States(base, states_limit) if encode or base else None
+    command.run(path, store, collection, allow_empty, limits, Search(retriever, encoder, language), states)
 
 
 @app.command()
@@ -428,6 +439,7 @@ def gateway(
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
+    states_limit: StatesLimit = 8192,
     accept_any_model: Annotated[bool, typer.Option(help="Answer whatever model a request names.")] = True,
     base: Base = None,
     retriever: Retriever = "bm25",
@@ -442,7 +454,7 @@ def gateway(
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
-        accept_any_model=accept_any_model, base=base, limits=limits,
+        accept_any_model=accept_any_model, base=base, limits=limits, states_limit=states_limit,
         search=Search(retriever, encoder, language),
     )  # fmt: skip
     command.run(options)

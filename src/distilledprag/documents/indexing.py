@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -24,6 +24,7 @@ from distilledprag.errors import DocumentError, InputError, storage_error
 
 LONGEST_NAME = 255  # characters
 BATCH = 32  # documents stored at a time
+_PAGE = 1000  # documents listed at a time
 _SALT = f"{LONGEST} words, readers {VERSION}\0".encode()
 _AS_TEXT = (".md", ".markdown", ".html", ".htm")
 
@@ -99,6 +100,15 @@ def index_path(
     if report.changed and not gone:
         store.database.compact()
     return report
+
+
+def texts_of(store: DocumentStore) -> Iterator[str]:
+    """The texts of all passages of a store."""
+    offset = 0
+    while some := store.listed(limit=_PAGE, offset=offset, newest_first=False):
+        for document in some:
+            yield from (passage.text for passage in store.passages(document.id))
+        offset += _PAGE
 
 
 def _note_copies(

@@ -167,11 +167,11 @@ def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = 
     """As an engine of ours reads it: a row for every mask."""
     generator, prompts, sent, read = _state_generator(setting), [], [], []
     for one in questions:
-        passages = list(one.other_passages if shuffled else one.passages)
+        whole = passages = list(one.other_passages if shuffled else one.passages)
         if chosen:
-            passages = setting.choice.chosen(one.text, passages, setting.chosen_rows)
+            passages = setting.choice.chosen(one.text, whole, setting.chosen_rows)
         prompts.append(setting.prompts.build(one.text, passages).masked_ids)
-        sent.append(_as_sent(setting, generator.states(passages), passages))
+        sent.append(_as_sent(setting, generator.states(passages, whole), passages))
         read.append(tuple(passages))
     return _with_states(prompts, read, sent)
 

@@ -26,7 +26,6 @@ from distilledprag.pipeline import DistilledPRAG
 CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
 _MARGIN = 30.0  # seconds before its end at which an adapter is uploaded again
 _MOST_REMOVED = 64  # adapters at the engine, to make room for one
-_MOST_TEXTS = 20_000  # encoded texts whose documents are remembered, so that `forget` finds them
 _NO_DOCUMENT = "."
 
 
@@ -64,32 +63,26 @@ class AdapterCache:
         base = prag.base.identity
         self._generator_identity = f"{prag.generator_identity} {' '.join(base.hashes)}"
         self._no_document: StateAdapter | None = None
-        self._encoded: OrderedDict[str, set[str]] = OrderedDict()  # text -> ids of the documents that it is from
+        self._gone: set[str] = set()  # ids of documents that were deleted
 
     @property
     def nbytes(self) -> int:
         """Bytes of all adapters that are kept."""
         return sum(len(adapter.data) for adapter in self._kept.values())
 
-    async def get(self, passages: Sequence[str], documents: Sequence[str]) -> tuple[Adapter, bool]:
+    async def get(self, passages: Sequence[str], whole: Sequence[str], documents: Sequence[str]) -> tuple[Adapter, bool]:
         """The adapter for these passages in this order, and whether it had to be made. Made once for callers at one time.
 
-        documents: the id of the document that each passage is from, so that `forget` finds it.
+        whole: the passages that these hold chosen sentences of, or the same. documents: the id of the document that each is from.
         """
-        for text, document in zip(passages, documents, strict=True):
-            if not text:  # of which no row was chosen
-                continue
-            self._encoded.setdefault(text, set()).add(document)
-            self._encoded.move_to_end(text)
-        while len(self._encoded) > _MOST_TEXTS:
-            self._encoded.popitem(last=False)
-        key = hashlib.sha256(repr([self._generator_identity, *passages]).encode("utf-8", "surrogatepass")).hexdigest()
+        parts = [self._generator_identity, *passages, *whole]
+        key = hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key], False
         made = key not in self._making
         if made:
-            self._making[key] = asyncio.create_task(self._make(key, list(passages), frozenset(documents)))
+            self._making[key] = asyncio.create_task(self._make(key, list(passages), list(whole), frozenset(documents)))
         return await asyncio.shield(self._making[key]), made
 
     async def uploaded(self, adapter: Adapter, rows: int, protected: Protected, ledger: list[SentRequest]) -> str:
@@ -100,7 +93,7 @@ class AdapterCache:
         async with adapter.lock:
             if not adapter.is_there():
                 if self._no_document is None:
-                    self._no_document = await self._encode([_NO_DOCUMENT])
+                    self._no_document = await self._encode([_NO_DOCUMENT], [_NO_DOCUMENT])
                 rule = AdapterRule(protected, _blank(self._no_document, rows))
                 result = await self._upload(adapter, rule, ledger)
                 adapter.upload_id = result.id
@@ -129,15 +122,14 @@ class AdapterCache:
         if adapter.upload_id == upload_id:
             adapter.upload_id = None
 
-    async def forget(self, document: str) -> None:
-        """Drop, here and at the engine, what was made from a document: adapters, and the generator's states of its texts."""
+    async def forget(self, document: str, texts: Sequence[str]) -> None:
+        """Drop, here and at the engine, what was made from a document: adapters, and the generator's states of its passages'
+        texts."""
+        self._gone.add(document)
         for adapter in [adapter for adapter in self._kept.values() if document in adapter.documents]:
             self._drop(adapter)
-        texts = [text for text, documents in self._encoded.items() if document in documents]
         async with self._generator:
             await asyncio.to_thread(self._prag.states.forget, texts)
-        for text in texts:
-            self._encoded.pop(text, None)
 
     async def close(self) -> None:
         """Drop everything; waits until the engine was told."""
@@ -146,9 +138,11 @@ class AdapterCache:
         if self._removals:
             await asyncio.wait(self._removals, timeout=5)
 
-    async def _make(self, key: str, passages: list[str], documents: frozenset[str]) -> Adapter:
+    async def _make(self, key: str, passages: list[str], whole: list[str], documents: frozenset[str]) -> Adapter:
         try:
-            states = await self._encode(passages)
+            states = await self._encode(passages, whole)
+            if not self._gone.isdisjoint(documents):  # deleted after they were found: this answer is the last
+                await asyncio.to_thread(self._prag.states.forget, whole)
             data = await asyncio.to_thread(states.to_bytes)
             adapter = self._kept[key] = Adapter(key, data, summary_of(states, len(data)), documents)
             while self.nbytes > self._capacity and len(self._kept) > 1:
@@ -157,10 +151,10 @@ class AdapterCache:
         finally:
             del self._making[key]
 
-    async def _encode(self, passages: list[str]) -> StateAdapter:
+    async def _encode(self, passages: list[str], whole: list[str]) -> StateAdapter:
         """One generator pass at a time: more would only share the same cores."""
         async with self._generator:
-            return await asyncio.to_thread(self._prag.encode_states, passages)
+            return await asyncio.to_thread(self._prag.encode_states, passages, whole)
 
     def _drop(self, adapter: Adapter) -> None:
         self._kept.pop(adapter.key, None)

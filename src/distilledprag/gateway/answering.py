@@ -232,7 +232,9 @@ class Answering:
         base = await self._engine.base_name(self._prag.base.id)
         if report.mode == "parametric":
             documents = [id for _, _, id in report.passages]
-            report.adapter, report.adapter_was_made = await self._adapters.get(report.texts, documents)
+            report.adapter, report.adapter_was_made = await self._adapters.get(
+                report.texts, [passage.text for passage in passages], documents
+            )
             clock.lap("encode")
         masks = self._reference.masks(report.texts)
         for attempt in (1, 2):

@@ -38,11 +38,11 @@ class TextDocument(BaseModel):
 def document_routes(
     store: DocumentStore,
     desk: ReadingDesk,
-    forget: Callable[[str], Awaitable[None]],
+    forget: Callable[[str, list[str]], Awaitable[None]],
     bodies: BodyReader,
     max_upload: int = MAX_UPLOAD,
 ) -> APIRouter:
-    """`forget`: told the id of each document that is deleted."""
+    """`forget`: told the id of each document that is deleted, and the texts of its passages."""
     router = APIRouter()
     body = body_of_type({"application/json": TextDocument.model_json_schema(), "multipart/form-data": _FORM})
 
@@ -88,8 +88,9 @@ def document_routes(
 
     @router.delete("/v1/documents/{id}")
     async def delete(id: str) -> dict[str, Any]:
+        texts = [passage.text for passage in await asyncio.to_thread(store.passages, id)]
         await desk.store(lambda: store.delete([id]))
-        await forget(id)
+        await forget(id, texts)
         return {"id": id, "deleted": True}
 
     @router.get("/v1/collections")

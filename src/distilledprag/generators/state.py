@@ -7,15 +7,17 @@
     exact path   StateAdapter: the engine writes row k after layer L at the k-th mask
     plain path   LoraWeights on one down projection: A (N, U) belongs to the base, B = wanted - present states (D, N)
 
-Passages are encoded one by one, each as passage 1 of a prompt, so that a passage's rows can be cached and put beside others.
+Passages are encoded one by one, each as passage 1 of a prompt, so that a passage's rows can be kept and put beside others: on
+disk where the generator is given `KeptStates`, and then a question about passages that are kept costs no pass of the encoder.
 Only the embeddings and layers 0..L of the base are needed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +25,18 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
-from distilledprag.base.llm import BaseLLM, passage_states
+from distilledprag.base.llm import BaseLLM, lower_weights_hash, passage_states
 from distilledprag.base.prepared import MASKS, PreparedRecord
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.lora.states import StateAdapter
+from distilledprag.generators.kept_states import KeptStates
+from distilledprag.lora.states import StateAdapter, from_int8, to_int8
 from distilledprag.lora.weights import LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
+from distilledprag.text import sentences
 
 _CACHED_TOKENS = 200_000
+_BATCH_TOKENS = 4096  # of passages that are encoded at a time, padding included
 _NO_TEXT = "there is no text to encode; give at least one passage that is not empty"
 
 
@@ -52,13 +57,16 @@ class PlainPath:
 class StateGenerator:
     """Encodes passages for one base. `layer`: after which states are written on the exact path.
 
-    The states of passages seen lately are kept in memory (some 200,000 tokens); `forget` removes those of a deleted document.
+    States are kept in `kept`, on disk, or where there is none those of passages seen lately in memory (some 200,000 tokens);
+    `forget` removes those of a deleted document.
     """
 
     def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
         self.base, self.prompts, self.layer, self.plain = base, prompts, layer, plain
+        self.kept: KeptStates | None = None
         self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._lock = threading.Lock()
+        self._spaces: dict[int, bytes] = {}
 
     @property
     def cached_tokens(self) -> int:
@@ -66,41 +74,125 @@ class StateGenerator:
         with self._lock:
             return sum(map(len, self._cache.values()))
 
+    def space(self, layer: int) -> bytes:
+        """What the states after `layer` depend on beside the passage, as a hash: under which they are kept."""
+        if layer not in self._spaces:
+            parts = (lower_weights_hash(self.base.model, layer), layer, self.prompts.context([""]).open_ids)
+            self._spaces[layer] = hashlib.sha256(repr(parts).encode()).digest()
+        return self._spaces[layer]
+
     def forget(self, texts: Iterable[str]) -> None:
-        """Drop the states of these passages (after every layer) from memory."""
+        """Drop the states of these passages (after every layer) from memory and from the disk."""
         gone = set(texts)
         with self._lock:
             for key in [key for key in self._cache if key[0] in gone]:
                 del self._cache[key]
+        if self.kept is not None:
+            self.kept.forget(gone)
+
+    def keep(self, passages: Iterable[str], on_done: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Encode those passages that are not on disk yet, in batches, and keep them there; returns how many.
+
+        on_done: told how many of them are done. A run that is killed keeps its finished batches. Raises ConfigError without
+        `kept`.
+        """
+        if self.kept is None:
+            raise ConfigError("there is nowhere to keep states; give the generator a `KeptStates`")
+        space, done = self.space(self.layer), 0
+        missing = self.kept.missing(space, (text for text in passages if text.strip()))
+        for batch in self._batches(missing):
+            self.kept.write(space, passage_states(self.base, self.prompts, batch, [self.layer])[self.layer])
+            done += len(batch)
+            on_done(done, len(missing))
+        return done
 
     @torch.inference_mode()
     def rows(self, passages: Sequence[str], layer: int | None = None) -> list[Tensor]:
-        """States (n, D) after `layer` of each passage's tokens; passages seen before come from the cache."""
+        """States (n, D) after `layer` of each passage's tokens. Passages seen before come from memory or disk."""
         layer = self.layer if layer is None else layer
+        found = self._remembered(passages, layer) if self.kept is None else self.kept.read(self.space(layer), passages)
+        for batch in self._batches(text for text in dict.fromkeys(passages) if text not in found):
+            made = passage_states(self.base, self.prompts, batch, [layer])[layer]
+            if self.kept is not None:
+                self.kept.write(self.space(layer), made)
+                made = {text: from_int8(*to_int8(rows)) for text, rows in made.items()}  # as it will be read
+            found |= made
+        if self.kept is None:
+            self._remember({text: found[text] for text in passages}, layer)
+        return [found[text] for text in passages]
+
+    def _remembered(self, passages: Sequence[str], layer: int) -> dict[str, Tensor]:
         with self._lock:
-            found = {text: self._cache[text, layer] for text in passages if (text, layer) in self._cache}
-        missing = [text for text in dict.fromkeys(passages) if text not in found]
-        if missing:
-            found |= passage_states(self.base, self.prompts, missing, [layer])[layer]
+            return {text: self._cache[text, layer] for text in passages if (text, layer) in self._cache}
+
+    def _remember(self, found: dict[str, Tensor], layer: int) -> None:
         with self._lock:
-            for text in passages:
-                self._cache[text, layer] = found[text]
+            for text, rows in found.items():
+                self._cache[text, layer] = rows
                 self._cache.move_to_end((text, layer))
             total = sum(map(len, self._cache.values()))
             while total > _CACHED_TOKENS and len(self._cache) > 1:
                 total -= len(self._cache.popitem(last=False)[1])
-        return [found[text] for text in passages]
+
+    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
+        """Passages of like length together, as many as `_BATCH_TOKENS` allow, at least one."""
+        lengths = {text: len(self.prompts.context([text])) for text in texts}
+        batch: list[str] = []
+        for text in sorted(lengths, key=lambda text: lengths[text]):  # the next one is the longest
+            if batch and (len(batch) + 1) * lengths[text] > _BATCH_TOKENS:
+                yield batch
+                batch = []
+            batch.append(text)
+        if batch:
+            yield batch
 
     def question_rows(self, question: str, layer: int) -> Tensor:
         """States (n, D) after `layer` of a question's tokens, read as a passage is; they are not kept."""
         return passage_states(self.base, self.prompts, [question], [layer])[layer][question]
 
-    def states(self, passages: Sequence[str]) -> StateAdapter:
-        """The exact path's adapter for passages in their order. Raises InputError when they hold no text."""
-        rows = self.rows(passages)
+    def states(self, passages: Sequence[str], whole: Sequence[str] | None = None, layer: int | None = None) -> StateAdapter:
+        """The exact path's adapter for passages in their order. Raises InputError when they hold no text.
+
+        whole: where the passages hold chosen sentences only, those that they were cut from, in the same order. Their rows are
+        then taken from the whole passages': each sentence was read in its place, and what is kept of a passage serves any choice.
+        layer: None takes the generator's.
+        """
+        layer = self.layer if layer is None else layer
+        if whole is None or list(whole) == list(passages):
+            rows = self.rows(passages, layer)
+        else:
+            rows = self._cut_rows(passages, whole, layer)
         if not sum(map(len, rows)):
             raise InputError(_NO_TEXT)
-        return StateAdapter(torch.cat(rows).float().cpu(), self.layer, self.base.identity)
+        return StateAdapter(torch.cat([each.float().cpu() for each in rows]), layer, self.base.identity)
+
+    @torch.inference_mode()
+    def _cut_rows(self, parts: Sequence[str], whole: Sequence[str], layer: int) -> list[Tensor]:
+        """Rows of the sentences `parts` of passages. A part with tokens that its passage does not have (those of a sentence that
+        begins a line) is encoded by itself, and not kept."""
+        places = [self._places(part, text) for part, text in zip(parts, whole, strict=True)]
+        used = [text for text, at in zip(whole, places, strict=True) if at]
+        found = dict(zip(used, self.rows(used, layer), strict=True)) if used else {}
+        alone = [part for part, at in zip(parts, places, strict=True) if at is None]
+        made = passage_states(self.base, self.prompts, alone, [layer])[layer] if alone else {}
+        empty = torch.zeros(0, self.base.model.config.hidden_size)
+        return [
+            made[part] if at is None else found[text][torch.tensor(at, device=found[text].device)] if at else empty
+            for part, text, at in zip(parts, whole, places, strict=True)
+        ]
+
+    def _places(self, part: str, whole: str) -> list[int] | None:
+        """Which tokens of a passage are those of `part`, some of its sentences; None where its tokens are others."""
+        ids, at = self.prompts.document_ids(whole), 0
+        places: list[int] = []
+        for sentence in sentences(part):
+            wanted = self.prompts.document_ids(sentence)
+            found = next((n for n in range(at, len(ids) - len(wanted) + 1) if ids[n : n + len(wanted)] == wanted), None)
+            if found is None:
+                return None
+            at = found + len(wanted)
+            places += range(found, at)
+        return places if [ids[place] for place in places] == self.prompts.document_ids(part) else None
 
     def numbered(self, masked_ids: Sequence[int]) -> list[int]:
         """A masked prompt with numbered masks in place of the one. Raises InputError for more masks than the base has."""
@@ -132,7 +224,9 @@ class StateGenerator:
             raise InputError(_NO_TEXT)
         self.numbered(self.prompts.masked_context(lengths))  # refuses too many before they are encoded
         assert self.plain is not None
-        return self.lora_of(torch.cat(self.rows(passages, self.plain.layer)).float(), lengths)
+        return self.lora_of(
+            torch.cat([each.float().to(self.base.device) for each in self.rows(passages, self.plain.layer)]), lengths
+        )
 
     @torch.inference_mode()
     def present(self, lengths: Sequence[int]) -> Tensor:

@@ -55,8 +55,8 @@ class StateAdapter:
         if precision == "float16":
             tensors = {"rows": rows.clamp(-60000, 60000).half().contiguous()}
         else:
-            scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-6).half()
-            tensors = {"rows": (rows / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale.squeeze(1)}
+            values, scale = to_int8(rows)
+            tensors = {"rows": values, "scale": scale}
         return save(tensors, metadata={STATES_KEY: record})
 
     @classmethod
@@ -90,12 +90,24 @@ class StateAdapter:
         if layer < 0 or (layers is not None and layer >= layers):
             raise AdapterError(Rejection.KEYS, f"The served base model has no layer {layer}. Make the adapter for it.")
         tensors = load_tensors(data, header)
-        rows = tensors["rows"].float()
-        if precision == "int8":
-            rows = rows * tensors["scale"].float()[:, None]
+        rows = tensors["rows"].float() if precision == "float16" else from_int8(tensors["rows"], tensors["scale"])
         if not torch.isfinite(rows).all():
             raise AdapterError(Rejection.NOT_FINITE, "The state adapter has values that are not finite. Make it again.")
         return cls(rows, layer, base)
+
+
+def to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) as int8 (N, D) and a half-precision scale each (N,), on the CPU. What `from_int8` gives comes out the same."""
+    rows = rows.detach().float().cpu()
+    if not len(rows):
+        return rows.to(torch.int8), rows.new_zeros(0, dtype=torch.float16)
+    scale = (rows.abs().amax(1, keepdim=True) / 127).clamp(min=1e-6).half()
+    return (rows / scale.float()).round().clamp(-127, 127).to(torch.int8), scale.squeeze(1)
+
+
+def from_int8(values: Tensor, scale: Tensor) -> Tensor:
+    """Rows (N, D), float32, of what `to_int8` gave."""
+    return values.float() * scale.float()[:, None]
 
 
 def is_state_adapter(data: bytes) -> bool:

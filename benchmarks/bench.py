@@ -1,0 +1,82 @@
+"""`make bench`: every part side by side with its alternatives -> docs/results/bench.json, pictures, docs/performance.md.
+
+    python benchmarks/bench.py [PART ...] [--quick] [--check]
+
+Parts: encode, answer, load, train_step, find. One that is named takes the place of its own figures and leaves the others.
+`--check` measures, writes nothing and fails when a ratio is worse than the committed one by more than a fourth. `--result`: with
+another file than the committed one the page stays as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import answer
+import encode
+import find
+import load
+import torch
+import train_step
+from measuring import ROOT, Watch
+from performance_page import write_page
+
+from distilledprag.evaluation.runner import machine
+from distilledprag.files import write_atomically
+from distilledprag.pipeline import DistilledPRAG
+
+RESULT = ROOT / "docs" / "results" / "bench.json"
+PARTS = {part.__name__: part.measure for part in (encode, answer, load, train_step, find)}
+SLACK = 1.25
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer runs: does everything work?")
+    parser.add_argument("--check", action="store_true", help="compare ratios with the committed ones")
+    parser.add_argument("--base", help="a prepared base's folder; default: SmolLM2")
+    parser.add_argument("--result", type=Path, default=RESULT)
+    options = parser.parse_args()
+    known = json.loads(options.result.read_text()) if options.result.exists() else {"parts": {}}
+    made: dict[str, Any] = {}
+    for name in options.parts or PARTS:
+        prag = DistilledPRAG.from_pretrained(options.base)
+        load_before, watch = os.getloadavg()[0], Watch()
+        part = PARTS[name](prag, options.quick)
+        seconds = round(watch.spent().seconds)
+        made[name] = {**part, "quick": options.quick, "load_before": round(load_before, 1), "took_seconds": seconds, **machine()}
+        print(json.dumps({name: made[name]["ratios"]}), file=sys.stderr, flush=True)
+    if options.check:
+        worse = compared(made, known["parts"])
+        print("\n".join(worse) or "no ratio is worse than the committed one")
+        sys.exit(bool(worse))
+    result = {"benchmark": "bench", "base": prag.base.id, "parts": known["parts"] | made}
+    write_atomically(options.result, json.dumps(result, indent=1) + "\n")
+    if options.result == RESULT:
+        write_page(result, RESULT)
+
+
+def compared(made: dict[str, Any], before: dict[str, Any]) -> list[str]:
+    """Ratios that are worse than before by more than a fourth. Processor seconds decide where there are any: a busy machine moves
+    them least."""
+    worse = []
+    for name, part in made.items():
+        for what, ratio in part["ratios"].items():
+            old = before.get(name, {}).get("ratios", {}).get(what)
+            if old is None:
+                continue
+            key = "processor_seconds" if "processor_seconds" in ratio else next(iter(ratio))
+            higher_is_better = what in part.get("at_least", {})
+            if ratio[key] < old[key] / SLACK if higher_is_better else ratio[key] > old[key] * SLACK:
+                worse.append(f"{name}: {what}: {ratio[key]} ({key}), was {old[key]}")
+    return worse
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()

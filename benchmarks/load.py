@@ -1,0 +1,81 @@
+"""Users at a time, each with a state adapter of their own, through the engine's queue and batches, against the same without.
+
+Every user sends one masked prompt; the adapters have 64 to 512 rows, so prompts differ in length. `distinct` and `no_adapter`
+read the same prompts and write as many tokens. No network. `resident`: one short answer while so many adapters are kept.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import torch
+from measuring import medians, ratio, side_by_side
+
+from distilledprag.engine.adapter_store import Quotas, StoredAdapter
+from distilledprag.engine.jobs import End, Sampling
+from distilledprag.engine.service import Engine, Settings
+from distilledprag.lora.states import StateAdapter
+from distilledprag.pipeline import DistilledPRAG
+
+ROWS = (64, 128, 256, 512)
+MANY = Quotas(ttl=86_400.0, per_tenant=10_000, bytes_per_tenant=2**34, bytes=2**34)
+
+
+def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
+    """Rates by users and by adapters that are kept."""
+    tokens = 16 if quick else 32
+    engine = Engine(prag.base, Settings(quotas=MANY, request_timeout=3600.0))
+    engine.start()
+    ratios, rows, growth, at_least = {}, [], [], {}
+    try:
+        for users in (1, 8) if quick else (1, 8, 32):
+            adapters = [_adapter(prag, ROWS[number % len(ROWS)], number) for number in range(users)]
+            stored = [engine.accept("bench", adapter.to_bytes()) for adapter in adapters]
+            prompts = [_prompt(prag, adapter.count) for adapter in adapters]
+            ways = {
+                "distinct": lambda _, stored=stored, prompts=prompts: _run(engine, prompts, list(stored), tokens),
+                "no_adapter": lambda _, prompts=prompts: _run(engine, prompts, [None] * len(prompts), tokens),
+            }
+            spent = side_by_side(ways, 2 if quick else 5)
+            for way, times in spent.items():
+                seen = medians(times)
+                rows.append({"users": users, "way": way, "tokens_per_second": round(users * tokens / seen["seconds"], 1), **seen})
+            ratios[f"throughput, {users} users, distinct / no adapter"] = ratio(spent["no_adapter"], spent["distinct"])
+            at_least[f"throughput, {users} users, distinct / no adapter"] = 0.9
+        kept = 0
+        for count in (1, 100) if quick else (1, 10, 100, 1000):
+            while kept < count:
+                newest = engine.accept("bench", _adapter(prag, 64, kept).to_bytes())
+                kept += 1
+            prompt = _prompt(prag, 64)
+            spent = side_by_side({"ask": lambda _, prompt=prompt, one=newest: _run(engine, [prompt], [one], 8)}, 3)
+            growth.append({"resident": count, "way": "ask", **medians(spent["ask"])})
+    finally:
+        engine.stop()
+    return {"rows": rows, "growth": growth, "ratios": ratios, "at_most": {}, "at_least": at_least}
+
+
+def _adapter(prag: DistilledPRAG, rows: int, seed: int) -> StateAdapter:
+    width = prag.base.model.config.hidden_size
+    values = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    return StateAdapter(values, prag.states.layer, prag.base.identity)
+
+
+def _prompt(prag: DistilledPRAG, rows: int) -> list[int]:
+    return [*prag.prompts.masked_context([rows]), *prag.prompts.question("What does the tenant pay?")]
+
+
+def _run(engine: Engine, prompts: list[list[int]], adapters: list[StoredAdapter | None], tokens: int) -> None:
+    """All at once; ends when every answer has."""
+    ended = threading.Semaphore(0)
+
+    def listener(event: object) -> None:
+        if isinstance(event, End):
+            ended.release()
+
+    for number, (prompt, adapter) in enumerate(zip(prompts, adapters, strict=True)):
+        # Warm sampling, so that random states do not end an answer at once.
+        engine.submit("bench", prompt, tokens, adapter, Sampling(temperature=5.0, seed=number), listener)
+    for _ in prompts:
+        ended.acquire()
