@@ -28,7 +28,7 @@ from distilledprag.base.prepared import MASKS, PreparedRecord
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
-from distilledprag.lora.weights import LoraPair, LoraWeights
+from distilledprag.lora.weights import STATES, LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
 
 _CACHED_TOKENS = 200_000
@@ -146,4 +146,4 @@ class StateGenerator:
         count, plain = b.shape[1], self.plain
         assert plain is not None
         pair = LoraPair(plain.a[:count].contiguous(), b)
-        return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, "state")
+        return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, STATES)
