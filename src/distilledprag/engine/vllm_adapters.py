@@ -34,7 +34,7 @@ from distilledprag.lora.weights import LoraPair, LoraWeights
 GROUP = "group"  # file that names vLLM's process group, for the guard
 _MEMORY = Path("/dev/shm")
 # Runs until this process is gone, however it ended: then vLLM ends, and the folder is deleted.
-_GUARD = 'cat >/dev/null; if [ -s "$1/group" ]; then kill -9 -- "-$(cat "$1/group")" 2>/dev/null; fi; rm -rf -- "$1"'
+_GUARD = 'cat >/dev/null; if [ -s "$1/group" ]; then kill -9 "-$(cat "$1/group")" 2>/dev/null; fi; rm -rf -- "$1"'
 
 
 class PrivateFolder:

@@ -86,7 +86,9 @@ class VllmOptions:
             self.python, "-m", "vllm.entrypoints.openai.api_server", "--uds", str(socket),
             "--model", str(model), "--served-model-name", NAME, "--dtype", self.dtype, "--generation-config", "vllm",
             "--max-num-seqs", str(self.max_num_seqs), "--enable-lora", "--max-loras", str(self.max_loras + 1),
-            "--max-cpu-loras", str(self.max_cpu_loras + 1), "--max-lora-rank", str(rank), "--lora-target-modules", f"{BACKBONE_PATH}.{self.module}",
+            "--max-cpu-loras", str(self.max_cpu_loras + 1), "--max-lora-rank", str(rank),
+            "--lora-target-modules", f"{BACKBONE_PATH}.{self.module}",
+            "--structured-outputs-config", '{"backend": "guidance"}',
             "--disable-uvicorn-access-log", "--disable-fastapi-docs", *self.arguments,
         ]  # fmt: skip
 
