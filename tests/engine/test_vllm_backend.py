@@ -66,8 +66,17 @@ class Recorder:
     def actions(self):
         return [(what, folder) for what, folder, _ in self.told]
 
+    @contextlib.asynccontextmanager
+    async def using(self, held):
+        assert self.adapters.fits(held)
+        self.adapters.reserve(held)
+        try:
+            yield await self.adapters.name_of(held)
+        finally:
+            self.adapters.free(held)
+
     async def use(self, held):
-        async with self.adapters.using(held):
+        async with self.using(held):
             pass
 
 
@@ -80,10 +89,10 @@ def test_the_least_recently_used_idle_adapter_makes_room_and_no_name_is_used_twi
         await recorder.use(first)
         await recorder.use(third)
         assert recorder.actions[2:] == [("unload", "2"), ("load", "3")]
-        async with recorder.adapters.using(first):
+        async with recorder.using(first):
             await recorder.use(second)  # the first is older than the third, but in use
             assert recorder.actions[4:] == [("unload", "3"), ("load", "2")]
-            async with recorder.adapters.using(second):
+            async with recorder.using(second):
                 assert [recorder.adapters.fits(held) for held in (first, second, third)] == [True, True, False]
         names = [name for what, _, name in recorder.told if what == "load"]
         assert len(set(names)) == len(names) == 4 and all(len(name) == 32 for name in names)
@@ -98,8 +107,8 @@ def test_a_released_adapter_is_drained_then_unloaded_then_deleted(tmp_path):
     async def check():
         recorder = Recorder(tmp_path, most=2)
         held, other = recorder.held(1), recorder.held(2)
-        async with recorder.adapters.using(held):
-            async with recorder.adapters.using(held):
+        async with recorder.using(held):
+            async with recorder.using(held):
                 recorder.adapters.release(held)
             await asyncio.sleep(0.02)
             assert held.folder.exists() and recorder.actions == [("load", "1")]
@@ -156,7 +165,7 @@ def test_a_private_folder_is_gone_when_its_process_is_killed_and_at_the_end():
 def test_a_vllm_that_others_could_reach_and_options_that_cannot_be_are_refused(dprag):
     with pytest.raises(ConfigError, match="loopback"):
         VllmClient(url="http://192.0.2.7:8000")
-    options = {"python": "python", "model": Path("m"), "module": "layers.0.mlp.down_proj", "max_num_seqs": 4}
+    options = {"python": "python", "model": Path("m"), "modules": ("layers.0.mlp.down_proj",), "max_num_seqs": 4}
     with pytest.raises(ConfigError, match="--max-cpu-loras"):
         VllmOptions(max_loras=4, max_cpu_loras=3, max_lora_rank=8, **options)
     with pytest.raises(ConfigError, match="lower --max-lora-rank"):

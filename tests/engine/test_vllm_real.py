@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -99,7 +99,7 @@ def stage(tmp_path_factory):
         keys = folder / "keys"
         embedded = ["--port", 0, "--api-key-file", keys, "--max-lora-rank", 512, "--served-model-name", "base"]
         with server("engine", *embedded) as (_, other):
-            yield Stage(Running(url, None), Running(other, None), process, prag, spec)
+            yield Stage(Running(url, None, 600), Running(other, None, 600), process, prag, spec)
 
 
 def everyday(count):
@@ -132,6 +132,28 @@ def test_greedy_answers_equal_the_embedded_backends(stage):
     assert sum(bool(ours[0].strip()) for ours, _ in found) == QUESTIONS
     assert [pair for pair in found if pair[0] != pair[1]] == []
     assert sum(ours[0] != ours[1] for ours, _ in found) > QUESTIONS // 2, "adapters change answers"
+
+
+def test_exact_states_give_the_embedded_backends_answers(stage):
+    """With our plugin in vLLM: state adapters, several at one time, beside plain ones and none."""
+    cases = everyday(QUESTIONS)
+    plain = stage.vllm.upload(stage.adapter(*cases[0][1]))["model"]
+    uploaded = {tuple(documents): stage.prag.encode_states(documents).to_bytes() for _, documents in cases}
+    both = [(where, {key: where.upload(data)["model"] for key, data in uploaded.items()}) for where in stage.engines]
+    beside = asked(stage.vllm, stage.prompt(cases[0][0], *cases[0][1]), plain)["text"]
+
+    def answers(numbered):
+        number, (question, documents) = numbered
+        prompt = stage.prompt(question, *documents)
+        if number % 5 == 0:
+            assert asked(stage.vllm, stage.prompt(cases[0][0], *cases[0][1]), plain)["text"] == beside
+        return [asked(where, prompt, names[tuple(documents)])["text"] for where, names in both]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(answers, enumerate(cases)))
+    assert [pair for pair in found if pair[0] != pair[1]] == []
+    wrong = stage.vllm.complete(stage.prompt("Who?", "Anna."), both[0][1][tuple(cases[0][1])])
+    assert wrong.status_code == 400 and wrong.json()["error"]["code"] == "mask_count"
 
 
 def test_two_tenants_whose_prompts_are_the_same_tokens_get_their_own_answers(stage):
@@ -174,8 +196,10 @@ def test_every_hostile_file_is_refused_for_its_reason_and_harms_nobody(stage):
             error = response.json().get("error", {"code": "accepted", "message": ""})
             if response.status_code != status or (code and error["code"] != code):
                 wrong.append((name, response.status_code, error))
-        states = http.post("/v1/adapters", content=stage.prag.encode_states(documents).to_bytes())
-        assert states.status_code == 422 and states.json()["error"]["code"] == "form"
+        states = stage.prag.encode_states(documents)
+        for change, code in (({"layer": 5}, "keys"), ({"rows": states.rows.new_zeros(513, states.rows.shape[1])}, "shape")):
+            refused = http.post("/v1/adapters", content=replace(states, **change).to_bytes())
+            assert refused.status_code == 422 and refused.json()["error"]["code"] == code
         other = f"layers.0.mlp.{module.rpartition('.')[2]}"
         shapes = AdapterSpec({other: stage.spec.shapes[module]}, identity=stage.spec.identity)
         assert http.post("/v1/adapters", content=small_adapter(shapes).to_bytes()).json()["error"]["code"] == "keys"
@@ -305,8 +329,11 @@ def test_nothing_is_left_of_an_engine_that_ends(stage, tmp_path, number):
 def check_that_nothing_is_left(process, url, number, before, stage):
     (folder,) = folders() - before
     group = group_of(folder)
+    shared = [Path(name) for name in (folder / "shared").read_text().splitlines()]
+    assert shared and all(file.exists() for file in shared)
     Running(url, None).upload(stage.adapter("Anna Tovberg lives in Oakport."))
     process.send_signal(number)
     until(lambda: not folder.exists() and not processes_of(group), 60)
+    assert not any(file.exists() for file in shared)
     process.wait(60)
     assert process.poll() == (0 if number == signal.SIGTERM else -number)

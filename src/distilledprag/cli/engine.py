@@ -161,12 +161,14 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
     from distilledprag.engine.tokenization import Tokenization
     from distilledprag.engine.vllm_adapters import PrivateFolder
     from distilledprag.engine.vllm_backend import VllmBackend
+    from distilledprag.engine.vllm_plugin import ARCHITECTURE
     from distilledprag.engine.vllm_server import (
         KEY_VARIABLE,
         PYTHON_VARIABLE,
         VllmClient,
         VllmOptions,
         VllmProcess,
+        has_plugin,
         split_arguments,
     )
     from distilledprag.lora.validation import AdapterSpec
@@ -181,19 +183,21 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
         )
     if options.vllm_url and options.vllm_args:
         raise ConfigError("--vllm-args is for a vLLM that the engine starts; leave it out with --vllm-url")
-    # Plain state adapters change one module. A vLLM whose other modules take adapters too is much slower.
-    module = module_key(record.plain_layer, "down_proj")
-    shapes = {module: module_shapes(base.model.config, ("down_proj",))[module]}
-    spec = AdapterSpec(shapes, identity=base.identity, maximum_rank=settings.max_lora_rank)
+    # Adapters change one module each. A vLLM whose other modules take adapters too is much slower.
+    shapes = module_shapes(base.model.config, ("down_proj",))
+    plain, exact = module_key(record.plain_layer, "down_proj"), module_key(record.layer, "down_proj")
+    spec = AdapterSpec({plain: shapes[plain]}, identity=base.identity, maximum_rank=settings.max_lora_rank)
+    plugged = not options.vllm_url and base.model.config.model_type == "llama" and has_plugin(str(python))
     usual = "float32" if chosen_device() == "cpu" else "auto"
     command = VllmOptions(
         python or "",
         folder.resolve(),
-        module,
+        (plain, exact) if plugged and exact != plain else (plain,),
         options.max_loras,
         options.max_cpu_loras,
         settings.max_lora_rank,
         options.max_num_seqs,
+        ARCHITECTURE if plugged else None,
         usual if options.dtype == "auto" else options.dtype,
         tuple(split_arguments(options.vllm_args)),
     )
@@ -214,6 +218,7 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
             suppressed_tokens(base),
             most=options.max_num_seqs,
             most_adapters=options.max_cpu_loras,
+            states={exact: shapes[exact]} if plugged else None,
         )
         length, numbered = backend.context_length, record.numbered
         yield Engine(base, settings, backend=backend, context_length=length, numbered=numbered, spec=spec)

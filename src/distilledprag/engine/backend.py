@@ -35,10 +35,16 @@ class Prepared(Protocol):
 class Backend(Protocol):
     """All adapters it is given have passed the gate (`lora.validation.check_adapter`, `StateAdapter.from_bytes`) for its base
     model; a job with a state adapter has a prompt of as many masks as that has rows. `serve` runs in a thread of its own; the
-    other methods are called from other threads meanwhile. takes_states: whether it serves state adapters, or LoRA only."""
+    other methods are called from other threads meanwhile.
+
+    takes_states: whether it serves state adapters, or LoRA only. numbers_masks: whether these, too, need numbered masks.
+    """
 
     @property
     def takes_states(self) -> bool: ...
+
+    @property
+    def numbers_masks(self) -> bool: ...
 
     @property
     def ready(self) -> bool:
@@ -95,7 +101,7 @@ def suppressed_tokens(base: BaseLLM) -> frozenset[int]:
 class EmbeddedBackend:
     """stop_ids: tokens that end an answer. What the base's generation settings suppress, and the mask, is never written."""
 
-    takes_states, ready = True, True
+    takes_states, numbers_masks, ready = True, False, True
 
     def __init__(
         self,

@@ -78,7 +78,7 @@ class Engine:
             base, self.tokenization.stop_ids, self.settings.limits, on_step=on_step
         )
         self.takes_states = self._backend.takes_states
-        if not self.takes_states:
+        if self._backend.numbers_masks:
             self.max_rows = min(self.max_rows, self.spec.maximum_rank, len(numbered))
         self.adapters = AdapterStore(self.settings.quotas, self._backend.release)
         self._thread = threading.Thread(target=self._backend.serve, args=(self.queue,), name="decoding", daemon=True)
@@ -105,7 +105,7 @@ class Engine:
         self.adapters.require_room(tenant, weights.nbytes)
         handle = self._backend.prepare(weights)
         masks = weights.count if isinstance(weights, StateAdapter) else None
-        numbers = isinstance(weights, LoraWeights) and weights.writes_states
+        numbers = weights.writes_states if isinstance(weights, LoraWeights) else self._backend.numbers_masks
         try:
             return self.adapters.add(tenant, handle, weights.rank, handle.nbytes, masks, numbers)
         except BusyError:  # the last room went to another upload

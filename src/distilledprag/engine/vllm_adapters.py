@@ -1,8 +1,8 @@
 """Accepted adapters as vLLM takes them: PEFT folders in memory, loaded under random names, and which of them it holds now.
 
     prepare   checked adapter -> folder NAME/ in a private folder of /dev/shm   (no name of the client's is used anywhere)
-    using     load it if vLLM does not hold it; the least recently used idle one makes room
-    retire    no request left -> unload -> delete the folder, in this order: vLLM dies of a folder that is missing when asked for
+    name_of   load it if vLLM does not hold it; the least recently used idle one makes room
+    release   no request left -> unload -> delete the folder, in this order: vLLM dies of a folder that is missing when asked for
 
 A name is made for each load and never used again: vLLM's prefix cache knows an adapter by its name, and masked prompts of two
 tenants can be the same tokens.
@@ -11,7 +11,6 @@ tenants can be the same tokens.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import secrets
@@ -19,7 +18,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +26,23 @@ from typing import Any
 import torch
 
 from distilledprag.base.architecture import split_module_key
+from distilledprag.engine.vllm_plugin import MARK
+from distilledprag.errors import AdapterError, Rejection
 from distilledprag.lora.peft_format import CONFIG_FILE, WEIGHTS_FILE
+from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.validation import AdapterSpec
 from distilledprag.lora.weights import LoraPair, LoraWeights
 
-GROUP = "group"  # file that names vLLM's process group, for the guard
+# Files for the guard: vLLM's process group, and the shared memory that its processes have made, which nobody deletes when they are
+# killed.
+GROUP, SHARED = "group", "shared"
 _MEMORY = Path("/dev/shm")
 # Runs until this process is gone, however it ended: then vLLM ends, and the folder is deleted.
-_GUARD = 'cat >/dev/null; if [ -s "$1/group" ]; then kill -9 "-$(cat "$1/group")" 2>/dev/null; fi; rm -rf -- "$1"'
+_GUARD = """cat >/dev/null
+if [ -s "$1/group" ]; then kill -9 "-$(cat "$1/group")" 2>/dev/null; fi
+if [ -s "$1/shared" ]; then while read -r file; do rm -f -- "$file"; done <"$1/shared"; fi
+rm -rf -- "$1"
+"""
 
 
 class PrivateFolder:
@@ -90,6 +98,21 @@ def write_adapter(root: Path, weights: LoraWeights) -> Held:
     return Held(folder, len(data))
 
 
+def states_as_lora(states: StateAdapter, shapes: Mapping[str, tuple[int, int]]) -> LoraWeights:
+    """The LoRA as which our plugin for vLLM takes a state adapter (vllm_plugin.py). shapes: of the module that it changes, by
+    its key. Raises AdapterError for states of another layer."""
+    ((key, (width, _)),) = shapes.items()
+    layer = split_module_key(key)[0]
+    if states.layer != layer:
+        raise AdapterError(
+            Rejection.KEYS,
+            f"This engine writes states after layer {layer}, not {states.layer}. Make the adapter with the base's own layer.",
+        )
+    a = torch.zeros(states.count, width)
+    a[:, 0] = MARK
+    return LoraWeights({key: LoraPair(a, states.rows.float().T.contiguous())}, float(states.count), states.base, "states")
+
+
 def no_change(spec: AdapterSpec) -> LoraWeights:
     """An adapter that changes nothing, for requests without one: beside requests with adapters, vLLM answered those that named
     the base itself wrongly."""
@@ -130,22 +153,25 @@ class LoadedAdapters:
         """Whether a request may use it now: no more than `most` can be in use at one time."""
         return held in self._busy or len(self._busy) < self._most
 
-    @contextlib.asynccontextmanager
-    async def using(self, held: Held) -> AsyncIterator[str]:
-        """Its name at vLLM, for one request. Call it only where it `fits`. Raises what `load` does."""
+    def reserve(self, held: Held) -> None:
+        """A request uses it from now on, until `free`. Call it only where it `fits`."""
         held.running += 1
         self._busy.add(held)
-        try:
-            # A load that was begun is finished, also when the client leaves: else vLLM would hold what is not known here.
-            await asyncio.shield(self._begin(self._ensure(held)))
-            assert held.name is not None
-            yield held.name
-        finally:
-            held.running -= 1
-            if not held.running:
-                self._busy.discard(held)
-                if held.released:
-                    self._begin(self._retire(held))
+
+    def free(self, held: Held) -> None:
+        """That request has ended."""
+        held.running -= 1
+        if not held.running:
+            self._busy.discard(held)
+            if held.released:
+                self._begin(self._retire(held))
+
+    async def name_of(self, held: Held) -> str:
+        """Its name at vLLM, which loads it if it must. Only while it is reserved. Raises what `load` does."""
+        # A load that was begun is finished, also when the client leaves: else vLLM would hold what is not known here.
+        await asyncio.shield(self._begin(self._ensure(held)))
+        assert held.name is not None
+        return held.name
 
     def release(self, held: Held) -> None:
         """No further request will name it: it is unloaded and deleted once those that use it have ended."""

@@ -16,12 +16,12 @@ import logging
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from distilledprag.engine.jobs import FairQueue, Job
-from distilledprag.engine.vllm_adapters import Held, LoadedAdapters, no_change, write_adapter
+from distilledprag.engine.vllm_adapters import Held, LoadedAdapters, no_change, states_as_lora, write_adapter
 from distilledprag.engine.vllm_server import VllmClient, VllmError, VllmGoneError, VllmProcess
 from distilledprag.errors import ConfigError
 from distilledprag.http.errors import InternalError, RequestError, StoppingError
@@ -43,10 +43,11 @@ class VllmBackend:
 
     process: vLLM, which answers; None: somebody else has started it, and starts it again. folder: for adapters. spec: of the
     served base. stop_ids: tokens that end an answer. suppressed: tokens that are never written. most: requests at one time;
-    most_adapters: in use at one time, and held by vLLM.
+    most_adapters: in use at one time, and held by vLLM. states: the module (and its shape) on which our plugin takes state
+    adapters; None where vLLM does not have it.
     """
 
-    takes_states = False
+    numbers_masks = True
 
     def __init__(
         self,
@@ -59,8 +60,10 @@ class VllmBackend:
         *,
         most: int,
         most_adapters: int,
+        states: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
         self._client, self._process, self._folder, self._most = client, process, folder, most
+        self._states = states
         self._stop_ids = sorted(stop_ids)
         self._bias = {str(id): _NEVER for id in set(suppressed) - stop_ids}
         self._salt_key = secrets.token_bytes(32)
@@ -82,13 +85,19 @@ class VllmBackend:
             ) from error
 
     @property
+    def takes_states(self) -> bool:
+        return self._states is not None
+
+    @property
     def ready(self) -> bool:
         """Whether vLLM answers."""
         return self._up
 
     def prepare(self, weights: LoraWeights | StateAdapter) -> Held:
         """Written to memory as vLLM reads it, under a name that is made here; loaded when a job needs it."""
-        assert isinstance(weights, LoraWeights)
+        if isinstance(weights, StateAdapter):
+            assert self._states is not None
+            weights = states_as_lora(weights, self._states)
         return write_adapter(self._folder, weights)
 
     def release(self, adapter: Held) -> None:
@@ -131,6 +140,8 @@ class VllmBackend:
                 waiting.end(error=self._refusal())
         self._freed.clear()
         while (job := queue.take(self._fits)) is not None:
+            if job.adapter is not None:
+                self._adapters.reserve(job.adapter)
             task = asyncio.create_task(self._answer(job))
             self._tasks[task] = job
             task.add_done_callback(lambda task: self._ended(task, queue))
@@ -150,6 +161,8 @@ class VllmBackend:
 
     def _ended(self, task: asyncio.Task[None], queue: FairQueue) -> None:
         job = self._tasks.pop(task)
+        if job.adapter is not None:
+            self._adapters.free(job.adapter)
         if not task.cancelled() and (error := task.exception()) is not None:
             _logger.error("an answer failed", exc_info=error)
             job.end(error=InternalError("the engine failed while it wrote this answer; ask again"))
@@ -176,12 +189,9 @@ class VllmBackend:
 
     async def _answer(self, job: Job) -> None:
         try:
-            if job.adapter is None:
-                assert self._none.name is not None
-                await self._write(job, self._none.name)
-            else:
-                async with self._adapters.using(job.adapter) as name:
-                    await self._write(job, name)
+            name = self._none.name if job.adapter is None else await self._adapters.name_of(job.adapter)
+            assert name is not None
+            await self._write(job, name)
         except VllmGoneError:
             self._doubted = True
             job.end(error=self._refusal())

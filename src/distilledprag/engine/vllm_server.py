@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -25,7 +26,7 @@ import httpx2
 from distilledprag.base.architecture import BACKBONE_PATH
 from distilledprag.base.prepared import MASKS
 from distilledprag.device import chosen_device
-from distilledprag.engine.vllm_adapters import GROUP
+from distilledprag.engine.vllm_adapters import GROUP, SHARED
 from distilledprag.errors import ConfigError
 from distilledprag.http.listening import is_loopback
 
@@ -39,7 +40,8 @@ _KEPT_LINES = 40  # of what vLLM says before it is ready
 _OWN_OPTIONS = (
     "--model", "--served-model-name", "--host", "--port", "--uds", "--api-key", "--enable-lora", "--no-enable-lora",
     "--max-loras", "--max-cpu-loras", "--max-lora-rank", "--lora-modules", "--lora-target-modules", "--max-num-seqs",
-    "--generation-config", "--config", "--grpc", "--enable-log-requests", "--enable-log-outputs", "--allowed-origins",
+    "--generation-config", "--hf-overrides", "--config", "--grpc", "--enable-log-requests", "--enable-log-outputs",
+    "--allowed-origins", "--structured-outputs-config",
 )  # fmt: skip
 
 
@@ -58,16 +60,17 @@ class VllmGoneError(Exception):
 @dataclass(frozen=True)
 class VllmOptions:
     """How vLLM is started. python: of the environment that has it. model: the prepared base. max_loras: adapters in one batch;
-    max_cpu_loras: that it holds; both without the one that changes nothing. max_lora_rank: of an adapter. module: that adapters
-    change. dtype: "auto" or a name. arguments: further ones of vLLM's own."""
+    max_cpu_loras: that it holds; both without the one that changes nothing. max_lora_rank: of an adapter. modules: that adapters
+    change. architecture: of our plugin, None for vLLM's own. dtype: "auto" or a name. arguments: further ones of vLLM's own."""
 
     python: str
     model: Path
-    module: str
+    modules: tuple[str, ...]
     max_loras: int
     max_cpu_loras: int
     max_lora_rank: int
     max_num_seqs: int
+    architecture: str | None = None
     dtype: str = "auto"
     arguments: tuple[str, ...] = ()
 
@@ -82,12 +85,14 @@ class VllmOptions:
 
     def command(self, socket: Path, model: Path) -> list[str]:
         rank = next(rank for rank in RANKS if rank >= self.max_lora_rank)
+        modules = [f"{BACKBONE_PATH}.{module}" for module in self.modules]
+        ours = ["--hf-overrides", json.dumps({"architectures": [self.architecture]})] if self.architecture else []
         return [
             self.python, "-m", "vllm.entrypoints.openai.api_server", "--uds", str(socket),
             "--model", str(model), "--served-model-name", NAME, "--dtype", self.dtype, "--generation-config", "vllm",
             "--max-num-seqs", str(self.max_num_seqs), "--enable-lora", "--max-loras", str(self.max_loras + 1),
             "--max-cpu-loras", str(self.max_cpu_loras + 1), "--max-lora-rank", str(rank),
-            "--lora-target-modules", f"{BACKBONE_PATH}.{self.module}",
+            "--lora-target-modules", *modules, *ours,
             "--structured-outputs-config", '{"backend": "guidance"}',
             "--disable-uvicorn-access-log", "--disable-fastapi-docs", *self.arguments,
         ]  # fmt: skip
@@ -123,6 +128,7 @@ class VllmProcess:
         self._ready = threading.Event()
         own = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
         own |= {"VLLM_TARGET_DEVICE": "cpu"} if chosen_device() == "cpu" else {}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_LORA_RESOLVER")}
         try:
             self._process = subprocess.Popen(
                 self._options.command(self.socket, _served(self._options.model, self._folder)),
@@ -131,7 +137,7 @@ class VllmProcess:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
-                env={**os.environ, **own},
+                env=inherited | own,
                 cwd=self._folder,
                 start_new_session=True,
             )
@@ -158,6 +164,8 @@ class VllmProcess:
         """It answers requests now: what it says from here on is not kept."""
         self._ready.set()
         self._said.clear()
+        if self._process is not None:
+            (self._folder / SHARED).write_text("".join(f"{name}\n" for name in _shared_memory(self._process.pid)))
 
     def stop(self) -> None:
         """End it and all its processes."""
@@ -172,6 +180,9 @@ class VllmProcess:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         (self._folder / GROUP).write_text("")
+        shared = self._folder / SHARED
+        for name in shared.read_text().splitlines() if shared.exists() else ():
+            Path(name).unlink(missing_ok=True)
 
     def _listen(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
@@ -272,6 +283,26 @@ class VllmClient:
             raise VllmGoneError from error
         if response.status_code != 200:
             raise VllmError(response.status_code)
+
+
+def _shared_memory(group: int) -> set[str]:
+    """Files of shared memory that Python's processes of a process group have made."""
+    found: set[str] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if os.getpgid(int(maps.parent.name)) == group:
+                found |= set(re.findall(r"/dev/shm/psm_\w+$", maps.read_text(), re.MULTILINE))
+    return found
+
+
+def has_plugin(python: str) -> bool:
+    """Whether this package is installed beside vLLM, which then loads `vllm_plugin`."""
+    code = "import importlib.metadata as m; print(*(one.value for one in m.entry_points(group='vllm.general_plugins')))"
+    try:
+        told = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "distilledprag.engine.vllm_plugin:register" in told.split()
 
 
 def _served(model: Path, folder: Path) -> Path:
