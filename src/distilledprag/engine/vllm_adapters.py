@@ -33,8 +33,7 @@ from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.validation import AdapterSpec
 from distilledprag.lora.weights import LoraPair, LoraWeights
 
-# Files for the guard: vLLM's process group, and the shared memory that its processes have made, which nobody deletes when they are
-# killed.
+# Files for the guard: vLLM's process group, and the shared memory of its processes, which nobody deletes when they are killed.
 GROUP, SHARED = "group", "shared"
 _MEMORY = Path("/dev/shm")
 # Runs until this process is gone, however it ended: then vLLM ends, and the folder is deleted.
