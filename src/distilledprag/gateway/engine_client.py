@@ -142,10 +142,10 @@ class Bounds:
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Bounds:
         """From an entry of /v1/models."""
-        found = (entry.get(name) for name in ("max_model_len", "max_answer_tokens", "max_rows"))
+        found = [entry.get(name) for name in ("max_model_len", "max_answer_tokens", "max_rows")]
+        context, answer, rows = (value if type(value) is int and value > 0 else None for value in found)
         forms = entry.get("adapter_forms")
-        states = not isinstance(forms, list) or "state" in forms
-        return cls(*(value if type(value) is int and value > 0 else None for value in found), states)
+        return cls(context, answer, rows, not isinstance(forms, list) or "state" in forms)
 
 
 class EngineClient:
