@@ -309,6 +309,10 @@ def test_a_vllm_that_ended_means_503_until_it_answers_again(running, double, des
         until(lambda: http.get("/health").status_code == 200)
     assert running.complete(ids, model).json()["choices"] == expected
     assert len(double.names) == 4 and not set(double.names[2:]) & set(names)
+    double.loaded.clear()  # another one, started before anybody noticed
+    assert running.complete(ids, model).status_code == 503
+    until(lambda: running.engine.ready)
+    assert running.complete(ids, model).json()["choices"] == expected
 
 
 def test_more_adapters_than_vllm_holds_are_all_answered_at_once(running, double, described):

@@ -69,6 +69,7 @@ class PrivateFolder:
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
+        shutil.rmtree(self.path, ignore_errors=True)  # where the guard itself was killed
 
 
 @dataclass(eq=False)

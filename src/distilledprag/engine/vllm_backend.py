@@ -199,7 +199,8 @@ class VllmBackend:
             if error.status < 500 and error.status != 404:
                 job.end(error=RequestError("the model server cannot serve this request", code="model_refused", status=400))
                 return
-            # It has failed, or no longer has the adapter: it may have ended, or be another one.
+            if error.status == 404 and self._up:  # it is another one, which has not been told of our adapters
+                self._lost()
             self._doubted = True
             if error.status == 404 or not await self._client.answers():
                 job.end(error=self._refusal())
@@ -271,7 +272,7 @@ class VllmBackend:
             try:
                 if self._up:
                     ended = self._process is not None and not self._process.alive
-                    asked = self._doubted or naps * _NAP >= _HEALTH
+                    asked = self._doubted or (self._process is None and naps * _NAP >= _HEALTH)
                     if ended or (asked and not await self._client.answers()):
                         self._lost()
                     elif asked:
@@ -292,7 +293,8 @@ class VllmBackend:
 
     def _lost(self) -> None:
         self._up = False
-        self._stale = [*self._adapters.names, *([self._none.name] if self._none.name else [])]
+        if self._process is None:  # it may not have ended
+            self._stale = [*self._adapters.names, *([self._none.name] if self._none.name else [])]
         self._adapters.lost()
         _logger.error("vLLM has ended or does not answer; requests get 503 until it does")
 

@@ -209,9 +209,9 @@ class VllmClient:
         self._client: httpx2.AsyncClient | None = None
 
     def healthy(self) -> bool:
-        """Whether it answers, within two seconds."""
+        """Whether it answers, within ten seconds."""
         transport = httpx2.HTTPTransport(uds=self._socket, verify=False)
-        with httpx2.Client(**self._common, transport=transport, timeout=2) as client:
+        with httpx2.Client(**self._common, transport=transport, timeout=10) as client:
             try:
                 return client.get("/health").status_code == 200
             except httpx2.HTTPError:
