@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import sys
 import threading
 import time
 from pathlib import Path
@@ -176,6 +177,20 @@ def test_a_vllm_that_others_could_reach_and_options_that_cannot_be_are_refused(d
     assert command[command.index("--max-lora-rank") + 1] == "64" and "--host" not in command and "--port" not in command
     assert dprag("engine", "--backend", "other")[0] == 1
     assert EngineOptions.__dataclass_fields__.keys() >= engine_command.__annotations__.keys() - {"return"}
+
+
+def test_a_vllm_that_does_not_start_or_answer_is_one_message(dprag, tiny_prepared_folder, monkeypatch):
+    monkeypatch.delenv("DPRAG_VLLM_PYTHON", raising=False)
+    for more, said in (
+        ([], "name its Python with --vllm-python"),
+        (["--vllm-python", "no/such/python"], "cannot be started with no/such/python"),
+        (["--vllm-python", sys.executable], "No module named"),
+        (["--vllm-url", "http://192.0.2.7:8000"], "loopback"),
+        (["--vllm-url", "http://127.0.0.1:9"], "does not answer as vLLM does"),
+        (["--vllm-python", "python", "--vllm-args", "--host 0.0.0.0"], "may not have --host"),
+    ):
+        code, _, error = dprag("engine", "--backend", "vllm", "--port", 0, "--model", tiny_prepared_folder, *more)
+        assert code == 1 and said in error and "Traceback (most recent" not in error, error
 
 
 @pytest.fixture(scope="module")

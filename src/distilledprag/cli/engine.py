@@ -187,8 +187,10 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
     shapes = module_shapes(base.model.config, ("down_proj",))
     plain, exact = module_key(record.plain_layer, "down_proj"), module_key(record.layer, "down_proj")
     spec = AdapterSpec({plain: shapes[plain]}, identity=base.identity, maximum_rank=settings.max_lora_rank)
-    plugged = not options.vllm_url and base.model.config.model_type == "llama" and has_plugin(str(python))
-    usual = "float32" if chosen_device() == "cpu" else "auto"
+    usual = "float32" if chosen_device() == "cpu" else str(base.model.config.dtype).removeprefix("torch.")
+    dtype = usual if options.dtype == "auto" else options.dtype
+    # Half precision has no number as small as the plugin's mark.
+    plugged = not options.vllm_url and base.model.config.model_type == "llama" and dtype != "float16" and has_plugin(str(python))
     command = VllmOptions(
         python or "",
         folder.resolve(),
@@ -198,7 +200,7 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
         settings.max_lora_rank,
         options.max_num_seqs,
         ARCHITECTURE if plugged else None,
-        usual if options.dtype == "auto" else options.dtype,
+        dtype,
         tuple(split_arguments(options.vllm_args)),
     )
     with contextlib.ExitStack() as stack:

@@ -16,6 +16,10 @@ class StatesLlamaForCausalLM(LlamaForCausalLM):
     """vLLM's own model in all else."""
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "", **more: Any) -> None:
+        if vllm_config.parallel_config.world_size > 1:
+            raise ValueError(
+                "states are written on one device only; start vLLM without its parallel options, or without our plugin"
+            )
         super().__init__(vllm_config=vllm_config, prefix=prefix, **more)
         settings = vllm_config.model_config
         self._states = States(settings.model, settings.hf_config.distilledprag_mask["id"])

@@ -86,7 +86,9 @@ class VllmOptions:
     def command(self, socket: Path, model: Path) -> list[str]:
         rank = next(rank for rank in RANKS if rank >= self.max_lora_rank)
         modules = [f"{BACKBONE_PATH}.{module}" for module in self.modules]
-        ours = ["--hf-overrides", json.dumps({"architectures": [self.architecture]})] if self.architecture else []
+        ours: list[str] = []
+        if self.architecture:  # compiled, the model would not see what each step writes
+            ours = ["--hf-overrides", json.dumps({"architectures": [self.architecture]}), "--enforce-eager"]
         return [
             self.python, "-m", "vllm.entrypoints.openai.api_server", "--uds", str(socket),
             "--model", str(model), "--served-model-name", NAME, "--dtype", self.dtype, "--generation-config", "vllm",
