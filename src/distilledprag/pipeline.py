@@ -133,14 +133,15 @@ class DistilledPRAG:
         """What decides an adapter beside base and passages."""
         return f"state-{self.states.layer}" if self.generator is None else generator_identity(self.generator)
 
-    def encode(self, passages: Sequence[str]) -> LoraWeights:
-        """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s.
+    def encode(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> LoraWeights:
+        """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s. whole: the passages
+        that these hold chosen sentences of (None: they are whole); a trained generator reads the sentences alone.
 
         Raises InputError for anything but a list of strings, and for more tokens than the base has numbered masks.
         """
         texts = _checked(passages, "passage")
         if self.generator is None:
-            return self.states.plain_lora(texts)
+            return self.states.plain_lora(texts, whole)
         if not any(text.strip() for text in texts):
             raise InputError("there is no text to encode; give at least one passage that is not empty")
         with torch.no_grad():

@@ -50,10 +50,11 @@ def engine_base(tiny_base_folder):
 class Running:
     url: str
     engine: Engine
+    timeout: float = 60  # seconds
 
     def http(self, key=KEY):
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
+        return httpx2.Client(base_url=self.url, headers=headers, timeout=self.timeout, trust_env=False)
 
     def openai(self, key=KEY):
         return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)

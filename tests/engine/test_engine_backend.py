@@ -23,6 +23,8 @@ class Kept:
 class CountingBackend:
     """Answers with the prompt's tokens, as many as the adapter's rank (the bare base: one); holds back prompts of one token."""
 
+    takes_states, numbers_masks, ready = True, False, True
+
     def __init__(self):
         self.prepared, self.released, self._aborted = [], [], threading.Event()
 

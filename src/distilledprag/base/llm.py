@@ -14,13 +14,14 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from distilledprag.base.architecture import FAMILIES, decoder_layers, embedding_table, hidden_after
-from distilledprag.base.prepared import RECORD
+from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.base.sampled_mask import check_mask, mask_record
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.files import replace_folder
@@ -70,6 +71,24 @@ def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dty
     model.requires_grad_(False).eval().to(device)
     identity = _identity_of_encoder(path_or_id) or BaseIdentity.of(model, record.id, name)
     return BaseLLM(model, tokenizer, record.id, identity, name)
+
+
+def describe_base(folder: str | Path) -> BaseLLM:
+    """A prepared base without its weights (they are on torch's `meta` device): tokenizer, configuration, identity.
+
+    For an engine whose model runs elsewhere. Raises CheckpointError for what is no prepared base.
+    """
+    record = prepared_record(folder)
+    source = _source(folder)
+    config = _read(folder, "config.json", lambda: AutoConfig.from_pretrained(source))
+    tokenizer = _read(folder, "tokenizer", lambda: _tokenizer(source))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.generation_config = _read(folder, "generation settings", lambda: GenerationConfig.from_pretrained(source))
+    mask = mask_record(model)
+    if mask is None or tokenizer.get_vocab().get(mask.token) != mask.id:
+        raise CheckpointError(f"the base {str(folder)!r} does not have the mask token that it says; prepare it again")
+    return BaseLLM(model.eval(), tokenizer, mask.id, BaseIdentity.from_dict(record.identity), _name(folder))
 
 
 def _identity_of_encoder(path_or_id: str | Path) -> BaseIdentity | None:

@@ -85,7 +85,7 @@ def run(
     if sum(lengths) < total:
         notes.append(f"{total - sum(lengths)} of the documents' {total} tokens were left out; the answer may be among them")
     if target == "peft":
-        record = write_peft_folder(prag, prag.encode(passages), lengths, out)
+        record = write_peft_folder(prag, prag.encode(passages, whole), lengths, out)
         if prag.generator is None:
             record["compact_bytes"] = len(prag.encode_states(passages, whole).to_bytes())
     else:

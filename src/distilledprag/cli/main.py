@@ -387,9 +387,27 @@ def engine(
     adapters_per_key: Annotated[int, typer.Option(min=1, help="Adapters that one key may have.")] = 256,
     adapter_ttl: Annotated[float, typer.Option(min=1, help="Seconds after which an adapter is deleted.")] = 3600.0,
     request_timeout: Annotated[float, typer.Option(min=0.1, help="Most seconds for an answer, waiting included.")] = 120.0,
-    max_lora_rank: Annotated[int, typer.Option(min=1, help="Highest rank of a LoRA adapter.")] = 256,
+    max_lora_rank: Annotated[
+        int | None, typer.Option(min=1, help="Highest rank of a LoRA adapter. Default: 256, with vllm 512.")
+    ] = None,
     max_answer_tokens: Annotated[int, typer.Option(min=1, help="Longest answer; a request for a longer one gets 400.")] = 1024,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="embedded, or vllm: plain LoRA adapters on a vLLM that only this engine reaches.")
+    ] = "embedded",
+    vllm_python: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With vllm: the Python of an environment that has it. Default: the variable DPRAG_VLLM_PYTHON."),
+    ] = None,
+    vllm_url: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With vllm: use one that listens here on the loopback interface, instead of starting one."),
+    ] = None,
+    vllm_args: Annotated[str, typer.Option(help="With vllm: further arguments for it, in quotes.")] = "",
+    max_loras: Annotated[int, typer.Option(min=1, help="With vllm: different adapters in one batch.")] = 8,
+    max_cpu_loras: Annotated[
+        int, typer.Option(min=1, help="With vllm: adapters that it holds; others are loaded when asked for.")
+    ] = 64,
 ) -> None:
     """Serve the untrusted side to OpenAI clients: a base LLM, uploaded adapters and masked prompts; never a document."""
     from distilledprag.cli import engine as command
@@ -400,6 +418,8 @@ def engine(
         max_queue=max_queue, max_queue_per_key=max_queue_per_key, adapter_memory=adapter_memory,
         adapter_memory_per_key=adapter_memory_per_key, adapters_per_key=adapters_per_key, adapter_ttl=adapter_ttl,
         request_timeout=request_timeout, max_lora_rank=max_lora_rank, max_answer_tokens=max_answer_tokens, dtype=dtype,
+        backend=backend, vllm_python=vllm_python, vllm_url=vllm_url, vllm_args=vllm_args, max_loras=max_loras,
+        max_cpu_loras=max_cpu_loras,
     )  # fmt: skip
     command.run(options)
 

@@ -9,6 +9,9 @@ adapter_store.py  accepted adapters: in memory, bound to their key, with a lifet
 jobs.py           one answer to be written, and the queue, fair between keys
 backend.py        what serves jobs: the protocol, and transformers in this process
 batch.py          the rows that decode together: caches, an adapter per row, sampling
+vllm_backend.py   the other backend: jobs for a vLLM that only this engine can reach
+vllm_server.py    vLLM's process, and its routes as the engine uses them
+vllm_adapters.py  adapters as files in memory, and which of them vLLM holds
 metrics.py        Prometheus metrics and one log line a request
 
 It imports nothing of documents, passages, generators or the gateway; a test holds that.

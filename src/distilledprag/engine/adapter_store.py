@@ -31,7 +31,7 @@ class Quotas:
 @dataclass(frozen=True, eq=False)
 class StoredAdapter:
     """handle: what the backend's `prepare` made. expires: on the monotonic clock. rank, nbytes: for the tenant to see.
-    masks: that a prompt must have; None where it may have any number."""
+    masks: that a prompt must have; None where it may have any number. numbers: whether the prompt's masks are numbered for it."""
 
     id: str
     tenant: str
@@ -40,6 +40,7 @@ class StoredAdapter:
     nbytes: int
     expires: float
     masks: int | None = None
+    numbers: bool = False
 
 
 class AdapterStore:
@@ -56,13 +57,15 @@ class AdapterStore:
         with self._lock:
             self._require_room(tenant, nbytes)
 
-    def add(self, tenant: str, handle: Any, rank: int, nbytes: int, masks: int | None = None) -> StoredAdapter:
+    def add(
+        self, tenant: str, handle: Any, rank: int, nbytes: int, masks: int | None = None, numbers: bool = False
+    ) -> StoredAdapter:
         """Raises BusyError when a quota is full."""
         self.sweep()
         with self._lock:
             self._require_room(tenant, nbytes)
             id = "adapter-" + secrets.token_hex(16)
-            stored = StoredAdapter(id, tenant, handle, rank, nbytes, self._clock() + self._quotas.ttl, masks)
+            stored = StoredAdapter(id, tenant, handle, rank, nbytes, self._clock() + self._quotas.ttl, masks, numbers)
             self._adapters[id] = stored
             return stored
 

@@ -48,7 +48,8 @@ def build_application(
         """With what a client must know to ask for no more than it gets; the first is vLLM's name."""
         settings = engine.settings
         bounds = {"max_answer_tokens": settings.max_answer_tokens, "max_rows": engine.max_rows}
-        return model_record(name, started, max_model_len=engine.context_length, **bounds)
+        forms = ["state", "lora"] if engine.takes_states else ["lora"]
+        return model_record(name, started, max_model_len=engine.context_length, **bounds, adapter_forms=forms)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -78,7 +79,7 @@ def build_application(
 
     @app.get("/health")
     async def health() -> JSONResponse:
-        return JSONResponse({"status": "ok" if engine.ready else "stopping"}, 200 if engine.ready else 503)
+        return JSONResponse({"status": "ok" if engine.ready else "unavailable"}, 200 if engine.ready else 503)
 
     @app.get("/metrics")
     async def show_metrics(request: Request) -> Response:

@@ -1,8 +1,8 @@
 """What serves jobs: the protocol, and the backend in this process.
 
-The embedded backend runs a transformers model that decodes all its rows at once; rows join and leave between two steps. Another
-backend can hand jobs to a server that is reachable from here only (vLLM's own HTTP interface must never be exposed, see
-docs/engine.md). Nothing about a prompt or an answer is logged, also not when a step fails.
+The embedded backend runs a transformers model that decodes all its rows at once; rows join and leave between two steps. The other
+one, vllm_backend.py, hands jobs to a vLLM that is reachable from here only. Nothing about a prompt or an answer is logged, also
+not when a step fails.
 """
 
 from __future__ import annotations
@@ -35,7 +35,21 @@ class Prepared(Protocol):
 class Backend(Protocol):
     """All adapters it is given have passed the gate (`lora.validation.check_adapter`, `StateAdapter.from_bytes`) for its base
     model; a job with a state adapter has a prompt of as many masks as that has rows. `serve` runs in a thread of its own; the
-    other methods are called from other threads meanwhile."""
+    other methods are called from other threads meanwhile.
+
+    takes_states: whether it serves state adapters, or LoRA only. numbers_masks: whether these, too, need numbered masks.
+    """
+
+    @property
+    def takes_states(self) -> bool: ...
+
+    @property
+    def numbers_masks(self) -> bool: ...
+
+    @property
+    def ready(self) -> bool:
+        """Whether jobs are answered now."""
+        ...
 
     def prepare(self, weights: LoraWeights | StateAdapter) -> Prepared:
         """What a job carries as its `adapter`. Holds until `release`, and for jobs under way longer than that."""
@@ -79,8 +93,15 @@ class _Row:
     token: int = -1  # the last one chosen, to be read next
 
 
+def suppressed_tokens(base: BaseLLM) -> frozenset[int]:
+    """What no answer may hold: the mask, and what the base's generation settings name."""
+    return frozenset({base.mask_token_id, *(base.model.generation_config.suppress_tokens or [])})  # type: ignore[union-attr]
+
+
 class EmbeddedBackend:
-    """stop_ids: tokens that end an answer. suppressed: tokens that are never written (the mask)."""
+    """stop_ids: tokens that end an answer. What the base's generation settings suppress, and the mask, is never written."""
+
+    takes_states, numbers_masks, ready = True, False, True
 
     def __init__(
         self,
@@ -91,7 +112,7 @@ class EmbeddedBackend:
         on_step: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self._base, self._stop_ids, self._limits, self._on_step = base, stop_ids, limits or Limits(), on_step
-        self._suppressed = sorted({base.mask_token_id, *(base.model.generation_config.suppress_tokens or [])} - stop_ids)
+        self._suppressed = sorted(suppressed_tokens(base) - stop_ids)
         self._batch = DecodingBatch(base.model, base.mask_token_id)
         self._rows: list[_Row] = []
         self._aborted = False

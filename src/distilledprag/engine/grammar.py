@@ -35,7 +35,7 @@ class Grammars:
             raise _refused(str(error)) from None
         if reason := LLMatcher.validate_grammar(source, self._tokens):
             raise _refused(reason)
-        return Grammar(LLMatcher(self._tokens, source, log_level=0))
+        return Grammar(LLMatcher(self._tokens, source, log_level=0), schema)
 
     def bytes_of(self, id: int) -> bytes:
         """The bytes that a token writes; of a control token its name."""
@@ -43,14 +43,14 @@ class Grammars:
 
 
 class Grammar:
-    """Where one answer stands in its grammar."""
+    """Where one answer stands in its grammar. schema: that it was made of."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: LLMatcher, schema: dict[str, Any]) -> None:
+        self._matcher, self.schema = matcher, schema
 
     def fresh(self) -> Grammar:
         """The same grammar for another answer, from where this one stands."""
-        return Grammar(self._matcher.deep_copy())
+        return Grammar(self._matcher.deep_copy(), self.schema)
 
     def forbidden(self, vocabulary: int) -> Tensor:
         """(vocabulary,) whether a token may not come next. Raises RequestError when the grammar has become too complex."""

@@ -17,9 +17,10 @@ from distilledprag.engine.grammar import Grammar
 from distilledprag.engine.jobs import Event, FairQueue, Job, Sampling
 from distilledprag.engine.tokenization import Tokenization
 from distilledprag.errors import AdapterError, Rejection
-from distilledprag.http.errors import RequestError, StoppingError
+from distilledprag.http.errors import BusyError, RequestError, StoppingError
 from distilledprag.lora.states import StateAdapter, is_state_adapter
 from distilledprag.lora.validation import AdapterSpec, check_adapter
+from distilledprag.lora.weights import LoraWeights
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Engine:
     """Start with `start`; `stop` ends it.
 
     base: its tokenizer reads and writes text, its configuration says which adapters fit. backend: what serves the jobs; without
-    one, the base itself in this process, and `on_step` is told how many rows are decoded at every step.
+    one, the base itself in this process, and `on_step` is told how many rows are decoded at every step. context_length: tokens
+    that the backend reads, if fewer than the base. numbered: ids of the base's numbered masks; the masks of a prompt become these
+    where its adapter is a LoRA that writes states. spec: of the adapters that are accepted; None: they may change any of the
+    base's MLP projections.
     """
 
     def __init__(
@@ -54,26 +58,35 @@ class Engine:
         *,
         backend: Backend | None = None,
         on_step: Callable[[int], None] = lambda rows: None,
+        context_length: int | None = None,
+        numbered: range = range(0),
+        spec: AdapterSpec | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.tokenization = Tokenization(base)
         self.name = self.settings.served_model_name or base.id
-        self.context_length = base.context_length
-        self.spec = AdapterSpec.from_config(base.model.config, identity=base.identity, maximum_rank=self.settings.max_lora_rank)
+        self.context_length = min(base.context_length, context_length or base.context_length)
+        self.spec = spec or AdapterSpec.from_config(
+            base.model.config, identity=base.identity, maximum_rank=self.settings.max_lora_rank
+        )
         self._hidden, self._layers = int(base.model.config.hidden_size), int(base.model.config.num_hidden_layers)
-        self.max_rows = min(self.settings.max_rows, base.context_length)
+        self._numbered = numbered
+        self.max_rows = min(self.settings.max_rows, self.context_length)
         self.max_adapter_bytes = max(self.spec.byte_limit, self.max_rows * self._hidden * 2 + self.spec.header_limit)  # bytes
         self.queue = FairQueue(self.settings.max_queue, self.settings.max_queue_per_tenant)
         self._backend: Backend = backend or EmbeddedBackend(
             base, self.tokenization.stop_ids, self.settings.limits, on_step=on_step
         )
+        self.takes_states = self._backend.takes_states
+        if self._backend.numbers_masks:
+            self.max_rows = min(self.max_rows, self.spec.maximum_rank, len(numbered))
         self.adapters = AdapterStore(self.settings.quotas, self._backend.release)
         self._thread = threading.Thread(target=self._backend.serve, args=(self.queue,), name="decoding", daemon=True)
         self._stopping = False
 
     @property
     def ready(self) -> bool:
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive() and self._backend.ready and not self._stopping
 
     def start(self) -> None:
         self._thread.start()
@@ -92,9 +105,19 @@ class Engine:
         self.adapters.require_room(tenant, weights.nbytes)
         handle = self._backend.prepare(weights)
         masks = weights.count if isinstance(weights, StateAdapter) else None
-        return self.adapters.add(tenant, handle, weights.rank, handle.nbytes, masks)
+        numbers = weights.writes_states if isinstance(weights, LoraWeights) else self._backend.numbers_masks
+        try:
+            return self.adapters.add(tenant, handle, weights.rank, handle.nbytes, masks, numbers)
+        except BusyError:  # the last room went to another upload
+            self._backend.release(handle)
+            raise
 
     def _checked_states(self, data: bytes) -> StateAdapter:
+        if not self.takes_states:
+            raise AdapterError(
+                Rejection.FORM,
+                "This engine serves plain LoRA adapters only. Make one with `DistilledPRAG.encode` or `dprag encode`.",
+            )
         try:
             states = StateAdapter.from_bytes(data, hidden=self._hidden, layers=self._layers, most=self.max_rows)
         except RecursionError as error:
@@ -137,8 +160,23 @@ class Engine:
                 code="mask_count",
                 param="prompt",
             )
+        if adapter is not None and adapter.numbers:
+            prompt = self._with_numbered_masks(prompt)
         deadline = time.monotonic() + self.settings.request_timeout
         handle = None if adapter is None else adapter.handle
         job = Job(tenant, prompt, max_tokens, handle, sampling, deadline, listener, alternatives, grammar)
         self.queue.put(job)
         return job
+
+    def _with_numbered_masks(self, prompt: list[int]) -> list[int]:
+        """The prompt with numbered masks in place of the one."""
+        mask = self.tokenization.mask_id
+        count = prompt.count(mask)
+        if count > len(self._numbered):
+            raise RequestError(
+                f"the prompt has {count} masks, the base {len(self._numbered)} numbered ones for LoRA; use fewer passages",
+                code="mask_count",
+                param="prompt",
+            )
+        numbers = iter(self._numbered)
+        return [next(numbers) if id == mask else id for id in prompt]

@@ -1,5 +1,7 @@
 """Adapters by content: generated once for the same passages, uploaded once, uploaded again when the engine has lost them.
 
+State adapters, or plain LoRA adapters for an engine that takes only these.
+
     passages --hash--> Adapter in memory (bounded, least recently used goes first) --upload--> id at the engine
 
 Use within one event loop.
@@ -17,10 +19,12 @@ from typing import Any
 
 import torch
 
+from distilledprag.base.architecture import split_module_key
 from distilledprag.gateway.engine_client import AdapterQuotaError, EngineClient, SentRequest, UploadedAdapter
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.rules import AdapterRule
 from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraWeights
 from distilledprag.pipeline import DistilledPRAG
 
 CAPACITY = 256 * 2**20  # bytes of adapters kept in memory
@@ -31,15 +35,17 @@ _NO_DOCUMENT = "."
 
 @dataclass
 class Adapter:
-    """A state adapter and where it is. data: as it is sent; upload_id: at the engine, None when it is not there.
+    """An adapter and where it is. data: as it is sent; upload_id: at the engine, None when it is not there.
 
-    summary: its form, for people. The number of rows is no secret: the masked prompt has as many masks.
+    summary: its form, for people. The number of rows is no secret: the masked prompt has as many masks. states: whether it is a
+    state adapter, else a plain LoRA.
     """
 
     key: str
     data: bytes
     summary: dict[str, Any]
     documents: frozenset[str]
+    states: bool = True
     upload_id: str | None = None
     ends: float = float("inf")
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -62,7 +68,7 @@ class AdapterCache:
         self._removals: set[asyncio.Task[None]] = set()
         base = prag.base.identity
         self._generator_identity = f"{prag.generator_identity} {' '.join(base.hashes)}"
-        self._no_document: StateAdapter | None = None
+        self._no_document: dict[bool, StateAdapter | LoraWeights] = {}  # by whether they are state adapters
         self._gone: set[str] = set()  # ids of documents that were deleted
 
     @property
@@ -75,14 +81,15 @@ class AdapterCache:
 
         whole: the passages that these hold chosen sentences of, or the same. documents: the id of the document that each is from.
         """
-        parts = [self._generator_identity, *passages, *whole]
+        states = self._engine.bounds.states
+        parts = [self._generator_identity, states, *passages, *whole]
         key = hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key], False
         made = key not in self._making
         if made:
-            self._making[key] = asyncio.create_task(self._make(key, list(passages), list(whole), frozenset(documents)))
+            self._making[key] = asyncio.create_task(self._make(key, list(passages), list(whole), frozenset(documents), states))
         return await asyncio.shield(self._making[key]), made
 
     async def uploaded(self, adapter: Adapter, rows: int, protected: Protected, ledger: list[SentRequest]) -> str:
@@ -92,9 +99,10 @@ class AdapterCache:
         """
         async with adapter.lock:
             if not adapter.is_there():
-                if self._no_document is None:
-                    self._no_document = await self._encode([_NO_DOCUMENT], [_NO_DOCUMENT])
-                rule = AdapterRule(protected, _blank(self._no_document, rows))
+                states = adapter.states
+                if states not in self._no_document:
+                    self._no_document[states] = await self._encode([_NO_DOCUMENT], [_NO_DOCUMENT], states)
+                rule = AdapterRule(protected, _blank(self._no_document[states], rows))
                 result = await self._upload(adapter, rule, ledger)
                 adapter.upload_id = result.id
                 # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
@@ -138,23 +146,24 @@ class AdapterCache:
         if self._removals:
             await asyncio.wait(self._removals, timeout=5)
 
-    async def _make(self, key: str, passages: list[str], whole: list[str], documents: frozenset[str]) -> Adapter:
+    async def _make(self, key: str, passages: list[str], whole: list[str], documents: frozenset[str], states: bool) -> Adapter:
         try:
-            states = await self._encode(passages, whole)
+            made = await self._encode(passages, whole, states)
             if not self._gone.isdisjoint(documents):  # deleted after they were found: this answer is the last
                 await asyncio.to_thread(self._prag.states.forget, whole)
-            data = await asyncio.to_thread(states.to_bytes)
-            adapter = self._kept[key] = Adapter(key, data, summary_of(states, len(data)), documents)
+            data = await asyncio.to_thread(made.to_bytes)
+            adapter = self._kept[key] = Adapter(key, data, summary_of(made, len(data)), documents, states)
             while self.nbytes > self._capacity and len(self._kept) > 1:
                 self._drop(next(iter(self._kept.values())))
             return adapter
         finally:
             del self._making[key]
 
-    async def _encode(self, passages: list[str], whole: list[str]) -> StateAdapter:
+    async def _encode(self, passages: list[str], whole: list[str], states: bool) -> StateAdapter | LoraWeights:
         """One generator pass at a time: more would only share the same cores."""
+        encode = self._prag.encode_states if states else self._prag.encode
         async with self._generator:
-            return await asyncio.to_thread(self._prag.encode_states, passages, whole)
+            return await asyncio.to_thread(encode, passages, whole)
 
     def _drop(self, adapter: Adapter) -> None:
         self._kept.pop(adapter.key, None)
@@ -165,11 +174,18 @@ class AdapterCache:
             adapter.upload_id = None
 
 
-def summary_of(states: StateAdapter, size: int) -> dict[str, Any]:
+def summary_of(adapter: StateAdapter | LoraWeights, size: int) -> dict[str, Any]:
     """The adapter's form: `rows` states of `width` numbers each, written after `layer`, in `bytes` bytes."""
-    return {"rows": states.count, "width": states.rows.shape[1], "layer": states.layer, "bytes": size}
+    if isinstance(adapter, StateAdapter):
+        width, layer = adapter.rows.shape[1], adapter.layer
+    else:
+        ((key, pair),) = adapter.modules.items()
+        width, layer = pair.b.shape[0], split_module_key(key)[0]
+    return {"rows": adapter.rank, "width": width, "layer": layer, "bytes": size}
 
 
-def _blank(states: StateAdapter, rows: int) -> bytes:
+def _blank(adapter: StateAdapter | LoraWeights, rows: int) -> bytes:
     """A file of the same generator with zeros for numbers: all of it that may be said in the open."""
-    return StateAdapter(torch.zeros(rows, states.rows.shape[1]), states.layer, states.base).to_bytes()
+    if isinstance(adapter, StateAdapter):
+        return StateAdapter(torch.zeros(rows, adapter.rows.shape[1]), adapter.layer, adapter.base).to_bytes()
+    return adapter.blank(rows).to_bytes()

@@ -132,17 +132,20 @@ class UploadedAdapter:
 @dataclass(frozen=True)
 class Bounds:
     """What the engine says of itself; None where it says nothing. context: tokens that prompt and answer have together;
-    answer: of one answer; rows: of an adapter."""
+    answer: of one answer; rows: of an adapter. states: whether it takes state adapters; if not, plain LoRA adapters."""
 
     context: int | None = None
     answer: int | None = None
     rows: int | None = None
+    states: bool = True
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Bounds:
         """From an entry of /v1/models."""
-        found = (entry.get(name) for name in ("max_model_len", "max_answer_tokens", "max_rows"))
-        return cls(*(value if type(value) is int and value > 0 else None for value in found))
+        found = [entry.get(name) for name in ("max_model_len", "max_answer_tokens", "max_rows")]
+        context, answer, rows = (value if type(value) is int and value > 0 else None for value in found)
+        forms = entry.get("adapter_forms")
+        return cls(context, answer, rows, not isinstance(forms, list) or "state" in forms)
 
 
 class EngineClient:

@@ -56,7 +56,7 @@ def joined_lora(states: StateGenerator, parts: Sequence[Part]) -> LoraWeights:
     wanted = []
     for part in parts:
         adapter = part.adapter
-        if not isinstance(adapter, LoraWeights) or adapter.generator != "state":
+        if not isinstance(adapter, LoraWeights) or not adapter.writes_states:
             raise CheckpointError(
                 f"{part.name} is no state adapter, so it has no rows of its own; put its documents in one adapter"
             )

@@ -31,7 +31,7 @@ from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators.kept_states import KeptStates
 from distilledprag.lora.states import StateAdapter, from_int8, to_int8
-from distilledprag.lora.weights import LoraPair, LoraWeights
+from distilledprag.lora.weights import STATES, LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.text import sentences
 
@@ -158,13 +158,15 @@ class StateGenerator:
         layer: None takes the generator's.
         """
         layer = self.layer if layer is None else layer
-        if whole is None or list(whole) == list(passages):
-            rows = self.rows(passages, layer)
-        else:
-            rows = self._cut_rows(passages, whole, layer)
+        rows = self._rows_of(passages, whole, layer)
         if not sum(map(len, rows)):
             raise InputError(_NO_TEXT)
         return StateAdapter(torch.cat([each.float().cpu() for each in rows]), layer, self.base.identity)
+
+    def _rows_of(self, passages: Sequence[str], whole: Sequence[str] | None, layer: int) -> list[Tensor]:
+        if whole is None or list(whole) == list(passages):
+            return self.rows(passages, layer)
+        return self._cut_rows(passages, whole, layer)
 
     @torch.inference_mode()
     def _cut_rows(self, parts: Sequence[str], whole: Sequence[str], layer: int) -> list[Tensor]:
@@ -212,8 +214,8 @@ class StateGenerator:
         return ids
 
     @torch.inference_mode()
-    def plain_lora(self, passages: Sequence[str]) -> LoraWeights:
-        """A PEFT adapter for any LoRA server: rank = number of masks, one down projection, alpha = rank.
+    def plain_lora(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> LoraWeights:
+        """A PEFT adapter for any LoRA server: rank = number of masks, one down projection, alpha = rank. whole: as for `states`.
 
         Raises InputError for more tokens than numbered masks, ConfigError for a base whose layers norm the MLP's output.
         """
@@ -225,7 +227,7 @@ class StateGenerator:
         self.numbered(self.prompts.masked_context(lengths))  # refuses too many before they are encoded
         assert self.plain is not None
         return self.lora_of(
-            torch.cat([each.float().to(self.base.device) for each in self.rows(passages, self.plain.layer)]), lengths
+            torch.cat([each.float().to(self.base.device) for each in self._rows_of(passages, whole, self.plain.layer)]), lengths
         )
 
     @torch.inference_mode()
@@ -244,4 +246,4 @@ class StateGenerator:
         count, plain = b.shape[1], self.plain
         assert plain is not None
         pair = LoraPair(plain.a[:count].contiguous(), b)
-        return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, "state")
+        return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, STATES)

@@ -27,6 +27,7 @@ from distilledprag.lora.peft_format import (
     write_folder,
 )
 
+STATES = "state"  # the generator of adapters that write a state at each numbered mask (docs/method.md)
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -103,6 +104,11 @@ class LoraWeights:
     def scaling(self) -> float:
         """alpha / rank, the factor on B A."""
         return self.alpha / self.rank
+
+    @property
+    def writes_states(self) -> bool:
+        """Whether it says that it writes one state at each numbered mask."""
+        return self.generator == STATES
 
     @property
     def nbytes(self) -> int:
