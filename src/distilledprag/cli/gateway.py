@@ -19,7 +19,7 @@ class GatewayOptions:
     host: str
     port: int
     engine: str
-    store: Path
+    store: str
     api_key_file: Path | None
     allowed_hosts: list[str]
     allow_plaintext: bool

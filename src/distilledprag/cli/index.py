@@ -15,15 +15,13 @@ from distilledprag.documents.reading import ReadingPool
 from distilledprag.errors import InputError
 
 
-def run(
-    path: Path, store_folder: Path, collection: str, allow_empty: bool, limits: str | None = None, search: Search = BY_WORDS
-) -> None:
+def run(path: Path, place: str, collection: str, allow_empty: bool, limits: str | None = None, search: Search = BY_WORDS) -> None:
     """Raises InputError at the end when files could not be read; all others are in the store then."""
     bounds = Limits.parse(limits)
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
-    store = search.store(store_folder)
+    store = search.store(place)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console, transient=True) as progress, ReadingPool(bounds) as reading:

@@ -32,7 +32,7 @@ from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval.selection import best_of, repeat_notes
-from distilledprag.retrieval.sqlite import Finder, StoreRetriever
+from distilledprag.retrieval.stored import Finder, StoreRetriever
 
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
