@@ -27,6 +27,7 @@ from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks,
 from distilledprag.gateway.quotes import QuotePolicy
 from distilledprag.gateway.search import passage_record
 from distilledprag.generators.sentence_choice import chosen_sentences, fitting_sentences
+from distilledprag.http import telemetry
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
@@ -321,8 +322,9 @@ class _Clock:
         self.seconds: dict[str, float] = {}
         self._begin = self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: telemetry.Step) -> None:
         now = time.perf_counter()
+        telemetry.step(name, now - self._last)
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 
