@@ -37,7 +37,7 @@ coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 %
 test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 	$(BIN)/python -m pytest -m slow
 
-test-scale: $(STAMP)  ## stores in a PostgreSQL server that is started for it (apt install postgresql)
+test-scale: $(STAMP)  ## a PostgreSQL store (apt install postgresql), training in two processes, bulk encoding by Ray
 	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || { echo 'no PostgreSQL server here: apt install postgresql'; exit 1; }
 	$(PIP) -e '.[postgres]'
 	$(BIN)/python -m pytest -m scale
