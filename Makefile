@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-browser test-clients test-vllm test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-retrieval hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-scale test-browser test-clients test-vllm test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -37,6 +37,11 @@ coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 %
 
 test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 	$(BIN)/python -m pytest -m slow
+
+test-scale: $(STAMP)  ## a PostgreSQL store (apt install postgresql), training in two processes, bulk encoding by Ray
+	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || { echo 'no PostgreSQL server here: apt install postgresql'; exit 1; }
+	$(PIP) -e '.[postgres]'
+	$(BIN)/python -m pytest -m scale
 
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots
 	$(PIP) -e '.[browser]'

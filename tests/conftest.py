@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
+import postgres_server
 import pytest
 import torch
 from fpdf import FPDF
@@ -63,6 +65,27 @@ def half_scanned(tmp_path_factory):
             pdf.cell(text=f"Anna Tovberg lives in house number {page} of Oakport.")
     pdf.output(str(file))
     return file
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Makes an empty database, and returns its address."""
+    if postgres_server.program("initdb") is None:
+        pytest.skip("there is no PostgreSQL server here (Debian: apt install postgresql)")
+    with postgres_server.serving() as make:
+        yield make
+
+
+ON_POSTGRES = (pytest.mark.slow, pytest.mark.scale)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=ON_POSTGRES)])
+def new_place(request, tmp_path):
+    """Makes a place for an empty store, one after the other, in each kind of database."""
+    if request.param == "postgresql":
+        return request.getfixturevalue("postgres")
+    numbers = itertools.count()
+    return lambda: tmp_path / f"store-{next(numbers)}"
 
 
 @pytest.fixture

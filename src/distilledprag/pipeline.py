@@ -134,8 +134,10 @@ class DistilledPRAG:
         return f"state-{self.states.layer}" if self.generator is None else generator_identity(self.generator)
 
     def encode(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> LoraWeights:
-        """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s. whole: the passages
-        that these hold chosen sentences of (None: they are whole); a trained generator reads the sentences alone.
+        """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s.
+
+        whole: the passages that these hold chosen sentences of (None: they are whole); a trained generator reads the sentences
+        alone.
 
         Raises InputError for anything but a list of strings, and for more tokens than the base has numbered masks.
         """

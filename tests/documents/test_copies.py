@@ -8,7 +8,7 @@ import pytest
 
 from distilledprag.documents.indexing import index_path, prepare_text
 from distilledprag.documents.store import DocumentStore
-from distilledprag.retrieval.sqlite import StoreRetriever
+from distilledprag.retrieval.stored import StoreRetriever
 
 TEXT = "Anna lives in Oakport near the old harbour.\n\n" + "\n\n".join(
     f"Rule {n}: the tenant keeps room {n} clean." for n in range(30)
@@ -93,17 +93,17 @@ def test_a_document_that_nearly_repeats_an_earlier_one_is_told(store):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_store_of_an_earlier_version_is_taken_over_with_new_words(store, tmp_path, version):
-    id = add(store, "a.txt", "नमस्ते दुनिया, INV_2023_0042")
+def test_a_store_of_an_earlier_version_is_taken_over_with_new_words(file_store, tmp_path, version):
+    id = add(file_store, "a.txt", "नमस्ते दुनिया, INV_2023_0042")
     old = "".join(f"DROP TABLE {name};" for name in "vocabulary passage_words word_rule vectors copies signatures".split())
     if version == 1:
         old = "ALTER TABLE documents DROP COLUMN notes;" + old
-    with sqlite3.connect(store.database.file) as connection:  # what these versions had
+    with sqlite3.connect(file_store.database.file) as connection:  # what these versions had
         connection.executescript(
             f"{old} CREATE VIRTUAL TABLE passage_words USING fts5 (words); CREATE VIRTUAL TABLE vocabulary USING fts5vocab "
             f"(passage_words, row); INSERT INTO passage_words VALUES ('नमस्ते'); PRAGMA user_version = {version}"
         )
-    store.close()
+    file_store.close()
     again = DocumentStore(tmp_path / "store")
     for question in ("नमस्ते", "0042"):
         assert [one[2] for one in StoreRetriever(again.database).find(question, 1)] == [id]

@@ -10,7 +10,7 @@ from distilledprag.documents import indexing
 from distilledprag.documents.indexing import index_path
 from distilledprag.documents.loading import LoadedDocument, load_document
 from distilledprag.errors import InputError
-from distilledprag.retrieval.sqlite import StoreRetriever
+from distilledprag.retrieval.stored import StoreRetriever
 
 
 @pytest.fixture
@@ -163,10 +163,10 @@ def test_ten_thousand_documents_are_indexed_searched_and_found_unchanged(store, 
     assert index_path(store, many).unchanged == 10_000
 
 
-def test_the_command_says_what_it_did(dprag, folder, tmp_path):
-    code, out, err = dprag("index", folder, "--store", tmp_path / "v", "--collection", "papers")
+def test_the_command_says_what_it_did(dprag, folder, tmp_path, place):
+    code, out, err = dprag("index", folder, "--store", place, "--collection", "papers")
     assert code == 0 and out == "3 documents in collection papers\n" and "3 added" in err
     (folder / "bad.txt").write_bytes(b"\0\0\0")
-    code, _, err = dprag("index", folder, "--store", tmp_path / "v", "--collection", "papers")
+    code, _, err = dprag("index", folder, "--store", place, "--collection", "papers")
     assert code == 1 and "bad.txt" in err and "3 unchanged" in err and "Traceback" not in err
     assert dprag("index", tmp_path / "none", "--store", tmp_path / "w")[0] == 1 and not (tmp_path / "w").exists()

@@ -108,8 +108,8 @@ def test_a_hybrid_retriever_fuses_bm25_and_the_dense_ranking(encoder):
 
 
 @pytest.mark.parametrize("kind", ["bm25", "dense", "hybrid"])
-def test_a_store_ranks_as_the_passages_in_memory_do_and_follows_its_changes(encoder, tmp_path, kind):
-    store = DocumentStore(tmp_path)
+def test_a_store_ranks_as_the_passages_in_memory_do_and_follows_its_changes(encoder, new_place, kind):
+    store = DocumentStore(new_place())
     for place, text in enumerate(TEXTS):
         store.add([prepare_text(f"{place}.txt", text, store.reading_folder)], "papers" if place else "other")
     finder = store_finder(kind, store.database, encoder)("papers")
@@ -128,8 +128,8 @@ def test_a_store_ranks_as_the_passages_in_memory_do_and_follows_its_changes(enco
     store.close()
 
 
-def test_vectors_are_computed_once_and_again_for_another_encoder(encoder, tmp_path, monkeypatch):
-    store = DocumentStore(tmp_path)
+def test_vectors_are_computed_once_and_again_for_another_encoder(encoder, new_place, monkeypatch):
+    store = DocumentStore(new_place())
     store.add([prepare_text("a.txt", "\n\n".join(TEXTS), store.reading_folder)])
     counted = []
     vectors = StoreDenseRetriever(store.database, encoder)

@@ -95,6 +95,7 @@ def _share(name: str, asked: int | None, whole: int) -> int:
 def run(options: EngineOptions) -> None:
     """Serve until stopped. Raises ConfigError for options that cannot be; most are checked before torch is imported."""
     require_packages(options.backend)
+    from distilledprag.http import telemetry
     from distilledprag.http.listening import Tls, address_of, bind, check_exposure, serve
     from distilledprag.http.middleware import ApiKeys
 
@@ -120,10 +121,12 @@ def run(options: EngineOptions) -> None:
             if not keys.required:
                 console.print("no --api-key-file: every program of this machine may use the engine, and all share their adapters")
             _log_as_json()
+            telemetry.start("dprag-engine", console.print)
             scheme = "https" if tls else "http"
             application = build_application(engine, keys, metrics, metrics_keys)
             serve(application, listener, lambda: print(f"engine on {address_of(listener, scheme)}", flush=True), tls)
     finally:
+        telemetry.stop()
         listener.close()
 
 

@@ -21,7 +21,7 @@ class GatewayOptions:
     host: str
     port: int
     engine: str
-    store: Path
+    store: str
     api_key_file: Path | None
     allowed_hosts: list[str]
     allow_plaintext: bool
@@ -44,6 +44,7 @@ def run(options: GatewayOptions) -> None:
     from distilledprag.gateway.application import Options, build_application
     from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
     from distilledprag.gateway.quotes import POLICIES
+    from distilledprag.http import telemetry
     from distilledprag.http.listening import address_of, bind, check_exposure, serve
     from distilledprag.http.middleware import AllowedHosts, ApiKeys
 
@@ -77,6 +78,7 @@ def run(options: GatewayOptions) -> None:
         )
         hosts = AllowedHosts(options.host, options.allowed_hosts)
         app = build_application(prag, store, reading, engine, keys, hosts, settings)
+        telemetry.start("dprag-gateway", console.print)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the gateway")
         if engine.is_readable_on_the_way:
@@ -89,6 +91,7 @@ def run(options: GatewayOptions) -> None:
             )
         serve(app, listener, lambda: print(f"gateway on {address_of(listener)}", flush=True), on_stop=reading.close)
     finally:
+        telemetry.stop()
         listener.close()
         reading.close()
         store.close()

@@ -18,7 +18,7 @@ from distilledprag.errors import InputError
 
 def run(
     path: Path,
-    store_folder: Path,
+    place: str,
     collection: str,
     allow_empty: bool,
     limits: str | None = None,
@@ -31,7 +31,7 @@ def run(
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
-    store = search.store(store_folder)
+    store = search.store(place)
     try:
         with Progress(*COLUMNS, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
             task = progress.add_task("indexing", total=None)

@@ -33,6 +33,9 @@ Rows = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
 ]
+Store = Annotated[
+    str, typer.Option(help="Where documents are kept: a folder, made if it is missing, or postgresql://user@host/database.")
+]
 Retriever = Annotated[str, typer.Option(help="How passages are found: bm25 (by words), dense (by meaning) or hybrid (by both).")]
 Encoder = Annotated[
     Optional[str],  # noqa: UP045
@@ -338,7 +341,7 @@ def report(
 @app.command()
 def index(
     path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
-    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
+    store: Store,
     collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
@@ -426,7 +429,7 @@ def engine(
 
 @app.command()
 def serve(
-    store: Annotated[Path, typer.Option(help="Where documents are kept.")] = Path("dprag-store"),
+    store: Store = "dprag-store",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the gateway; 0: any free one.")] = 8080,
     engine_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the engine; 0: any free one.")] = 8000,
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
@@ -449,7 +452,7 @@ def serve(
 @app.command()
 def gateway(
     engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
-    store: Annotated[Path, typer.Option(help="Folder of the document store; made if it is missing.")],
+    store: Store,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
     api_key_file: Annotated[Optional[Path], typer.Option(help="Keys of clients, one a line. Needed off loopback.")] = None,  # noqa: UP045

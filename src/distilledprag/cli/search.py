@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.store import DocumentStore
@@ -18,7 +17,7 @@ from distilledprag.retrieval.dense import (
     store_finder,
 )
 from distilledprag.retrieval.encoder import SentenceEncoder
-from distilledprag.retrieval.sqlite import Finder
+from distilledprag.retrieval.stored import Finder
 from distilledprag.words import PLAIN, WordRule
 
 
@@ -44,9 +43,9 @@ class Search:
         """A retriever over passages in memory."""
         return memory_retriever(checked_kind(self.retriever), passages, self._encoder(say), self.rule() or PLAIN)
 
-    def store(self, folder: Path) -> DocumentStore:
+    def store(self, place: str) -> DocumentStore:
         """The store, searched by the language's words from now on if one was named."""
-        return DocumentStore(folder, self.rule())
+        return DocumentStore(place, self.rule())
 
     def finder(self, store: DocumentStore, say: Callable[[str], None]) -> Callable[[str], Finder]:
         """What finds the passages of a store's collection, by its name."""

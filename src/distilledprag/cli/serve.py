@@ -31,7 +31,7 @@ class StoppedError(Exception):
 
 
 def run(
-    store: Path,
+    store: str,
     port: int,
     engine_port: int,
     base: str | None,
@@ -46,6 +46,7 @@ def run(
     from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
     from distilledprag.documents.limits import Limits
+    from distilledprag.documents.store import without_password
 
     Limits.parse(limits)  # a mistake is told before anything starts
     engine.require_packages()
@@ -70,7 +71,7 @@ def run(
                 command = ["engine", "--port", str(engine_port), "--api-key-file", str(key_file), *model_options]
                 engine_process, engine_url = stack.enter_context(_server(command))  # which has read the key then
             with console.status("starting the gateway"):
-                command = ["gateway", "--engine", engine_url, "--store", str(store), "--port", str(port)]
+                command = ["gateway", "--engine", engine_url, "--store", store, "--port", str(port)]
                 command += ["--base", str(encoder)]
                 command += ["--allow-plaintext"] if allow_plaintext else []
                 command += [] if rows is None else ["--rows", str(rows)]
@@ -78,8 +79,9 @@ def run(
                 command += search.arguments()
                 gateway_process, url = stack.enter_context(_server(command, DPRAG_ENGINE_API_KEY=key))
             print(f"gateway on {url}", flush=True)
+            kept = without_password(store)
             console.print(
-                f"Open [bold]{url}[/bold], drop documents and ask. They are kept in {store}; the engine never sees them."
+                f"Open [bold]{url}[/bold], drop documents and ask. They are kept in {kept}; the engine never sees them."
             )
             console.print(f"From an OpenAI client: base_url={url}/v1, model=distilledprag. Ctrl-C stops both.")
             if browser:

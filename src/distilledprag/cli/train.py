@@ -11,15 +11,28 @@ from distilledprag.base.prepared import SCORER_FILE
 from distilledprag.errors import ConfigError
 from distilledprag.recipes import checked_recipe, recipe_values
 
+_IN_MANY = ("reader", "distill", "compress")  # what several processes can train together
+
 
 def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
     """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), a sentence
     scorer (`scorer`), or a baseline (`prag`, `dyprag`).
 
-    Raises ConfigError for an unknown task and for wrong keys.
+    Started by torchrun, it trains in several processes; the baselines train in one. Raises ConfigError for an unknown task and
+    for wrong keys.
     """
+    from distilledprag.distillation.processes import joined
+
     values = recipe_values(file)
-    task = values.get("task", "distill")
+    with joined() as everyone:
+        task = values.get("task", "distill")
+        if everyone.count > 1 and task not in _IN_MANY:
+            raise ConfigError(f"{file}: {task} trains in one process; start it without torchrun")
+        _train(task, values, file, resume, overrides, everyone.is_first)
+
+
+def _train(task: str, values: dict[str, Any], file: Path, resume: bool, overrides: list[str] | None, tell: bool) -> None:
+    """tell: say at the end where the result is."""
     if task == "reader":
         from distilledprag.base.default import original_base
         from distilledprag.device import chosen_device
@@ -35,26 +48,29 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
             device=chosen_device(reader.device),
             start_from=reader.start_from,
             resume=resume,
+            say=print if tell else lambda text: None,
         )
-        Console().print(
-            f"reader and masks are in {reader.output}; merge them: `dprag prepare-base BASE --reader {reader.output} --out DIR`"
-        )
+        if tell:
+            merge = f"dprag prepare-base BASE --reader {reader.output} --out DIR"
+            Console().print(f"reader and masks are in {reader.output}; merge them: `{merge}`")
     elif task == "distill":
         from distilledprag.distillation.generator_training import train_generator
         from distilledprag.distillation.recipes import DistillRecipe
 
         distill = checked_recipe(values, DistillRecipe, str(file), overrides)
-        _report("generator", distill.output, train_generator(distill, resume=resume))
+        scores = train_generator(distill, resume=resume)
+        _report("generator", distill.output, scores, tell)
     elif task == "compress":
         from distilledprag.distillation.compressor_training import CompressRecipe, train_compressor
 
         compress = checked_recipe(values, CompressRecipe, str(file), overrides)
-        _report("compressor", compress.output, train_compressor(compress, resume=resume))
+        scores = train_compressor(compress, resume=resume)
+        _report("compressor", compress.output, scores, tell)
     elif task == "scorer":
         from distilledprag.distillation.scorer_training import ScorerRecipe, train_scorer
 
         scorer = checked_recipe(values, ScorerRecipe, str(file), overrides)
-        _report("sentence scorer", scorer.output, train_scorer(scorer, resume=resume))
+        _report("sentence scorer", scorer.output, train_scorer(scorer, resume=resume), tell)
         Console().print(f"copy {SCORER_FILE} from there into the folders of the base and of its encoder")
     elif task == "prag":
         from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
@@ -66,12 +82,15 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
         from distilledprag.baselines.dyprag import DypragRecipe, train_dyprag
 
         dyprag = checked_recipe(values, DypragRecipe, str(file), overrides)
-        _report("translator", dyprag.output, train_dyprag(dyprag, resume=resume))
+        scores = train_dyprag(dyprag, resume=resume)
+        _report("translator", dyprag.output, scores, tell)
     else:
         raise ConfigError(f"{file}: unknown task {task!r}; choose from reader, distill, compress, scorer, prag, dyprag")
 
 
-def _report(what: str, output: Path, scores: dict[str, Any]) -> None:
+def _report(what: str, output: Path, scores: dict[str, Any], tell: bool) -> None:
+    if not tell:
+        return
     console = Console()
     console.print(f"{what} written to {output / 'model'}")
     for name, value in scores.items():

@@ -1,12 +1,13 @@
 """The training loop of generators and of DyPRAG's translator.
 
 A `Task` says what is trained and on what; the loop does gradient accumulation, clipping, the schedule, checkpoints, resume, logs.
-A batch is a pure function of its number and every random state is in the checkpoint, so a run that was killed and resumed writes
-the same losses as one that was not.
+A batch is a pure function of its number, and so is what is drawn while it is learned, so a run that was killed and resumed writes
+the same losses as one that was not, and a run in several processes (`processes.py`) those of one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from distilledprag.device import chosen_device
 from distilledprag.distillation.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
+from distilledprag.distillation.processes import Processes, training_processes
 from distilledprag.distillation.run_folder import RunFolder
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
@@ -32,8 +34,9 @@ Precision = Annotated[Literal["no", "bf16", "fp16"], BeforeValidator(lambda valu
 
 
 class LoopSettings(BaseModel):
-    """How to train. Learning rates are peaks; `warmup_ratio` and `decay_ratio` are shares of `steps`; `matrix_learning_rate` is
-    Muon's; `betas` AdamW's; `max_grad_norm` None: gradients are not clipped."""
+    """How to train. A step learns `gradient_accumulation_steps` batches, shared out among the processes. Learning rates are
+    peaks; `warmup_ratio` and `decay_ratio` are shares of `steps`; `matrix_learning_rate` is Muon's; `betas` AdamW's;
+    `max_grad_norm` None: gradients are not clipped."""
 
     model_config = ConfigDict(extra="forbid")
     steps: int = Field(gt=0)
@@ -99,18 +102,23 @@ def fit(
 
     output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
     what it writes becomes `output/model`. initialise: called before the first step of a run that begins.
-    Raises ConfigError if the folder holds another run (one of another recipe, if `resume` is true) and for a precision that the
-    device lacks, CheckpointError if the loss stops being finite or the checkpoint to go on from is damaged.
+    Raises ConfigError if the folder holds another run (one of another recipe, if `resume` is true), for a precision that the
+    device lacks and for batches that the processes cannot share out, CheckpointError if the loss stops being finite or the
+    checkpoint to go on from is damaged.
     """
     on_gpu = chosen_device("cpu" if cpu else "auto") == "cuda"
     _check_precision(settings.precision, on_gpu)
     AcceleratorState._reset_state()  # else a second run in one process could have no other precision than the first
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not on_gpu)
     set_seed(settings.seed)
-    with RunFolder(output, recipe or {}, resume) as folder:
+    everyone = training_processes()
+    own = everyone.own(settings.gradient_accumulation_steps, "training.gradient_accumulation_steps")
+    folder = RunFolder(output, recipe or {}, resume)
+    with folder if everyone.is_first else contextlib.nullcontext():
+        folder.step = everyone.told(folder.step)
         if not folder.step and initialise:
             initialise()
-        return _train(task, settings, folder, accelerator, export, quiet)
+        return _train(task, settings, folder, accelerator, export, quiet or not everyone.is_first, everyone, own)
 
 
 def _train(
@@ -120,7 +128,10 @@ def _train(
     accelerator: Accelerator,
     export: Callable[[Path], object] | None,
     quiet: bool,
+    everyone: Processes,
+    own: range,
 ) -> dict[str, float]:
+    """own: which of a step's batches this process learns."""
     start = folder.step
     optimizer = build_optimizer(
         task.module,
@@ -137,11 +148,13 @@ def _train(
         warmup_ratio=settings.warmup_ratio,
         decay_ratio=settings.decay_ratio,
     )
-    module, optimizer = accelerator.prepare(task.module, optimizer)
+    module = accelerator.prepare_model(task.module, evaluation_mode=True)  # not wrapped: gradients are added up below
+    optimizer = accelerator.prepare_optimizer(optimizer)
     accelerator.register_for_checkpointing(schedule)
     if start:
         _load(accelerator, folder.state)
-    writer = _tensorboard(folder.path) if settings.tensorboard else None
+    everyone.copy_from_first([*module.parameters(), *module.buffers()])
+    writer = _tensorboard(folder.path) if settings.tensorboard and everyone.is_first else None
 
     def export_model() -> None:
         if export:
@@ -150,11 +163,13 @@ def _train(
 
     def checkpoint(step: int) -> None:
         """The model first: a run killed in between does the steps again, and never ends with the model of older ones."""
+        if not everyone.is_first:
+            return
         export_model()
         with folder.checkpoint(step) as temporary:
             accelerator.save_state(str(temporary))
 
-    if start >= settings.steps:
+    if start >= settings.steps and everyone.is_first:
         export_model()
 
     evaluation: dict[str, float] = {}
@@ -170,18 +185,23 @@ def _train(
         for step in range(start + 1, settings.steps + 1):
             began, examples = time.perf_counter(), 0
             sums: dict[str, float] = {}
-            for part in range(settings.gradient_accumulation_steps):
-                batch = task.batch((step - 1) * settings.gradient_accumulation_steps + part)
+            for part in own:
+                number = (step - 1) * settings.gradient_accumulation_steps + part
+                batch = task.batch(number)
+                torch.manual_seed((settings.seed * 2**32 + number) % 2**63)  # what dropout leaves out is the same in any process
                 with accelerator.autocast():
                     losses = task.losses(batch, module, step)
                 accelerator.backward(losses["loss"] / settings.gradient_accumulation_steps)
                 examples += task.size(batch)
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / settings.gradient_accumulation_steps
+            totals = everyone.added({**sums, "examples": examples})
+            examples, sums = int(totals.pop("examples")), totals
             if not math.isfinite(sums["loss"]):
                 raise CheckpointError(
                     f"the loss became {sums['loss']} at step {step}; resume from the last checkpoint with a lower learning rate"
                 )
+            everyone.add_gradients(module.parameters())
             norm = accelerator.clip_grad_norm_(module.parameters(), settings.max_grad_norm or math.inf)
             optimizer.step()
             schedule.step()
@@ -190,9 +210,9 @@ def _train(
             record: dict[str, Any] = {"step": step, **sums, "gradient_norm": float(norm or 0.0)}
             record |= {"learning_rate": schedule.get_last_lr()[0], "examples_per_second": rate}
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                evaluation = task.evaluate(step)
+                evaluation = everyone.told(task.evaluate(step) if everyone.is_first else {})
                 record |= evaluation
-            if step % settings.log_every == 0 or evaluation.keys() & record.keys():
+            if everyone.is_first and (step % settings.log_every == 0 or evaluation.keys() & record.keys()):
                 folder.append(record)
                 if writer:
                     for name, value in record.items():

@@ -17,6 +17,7 @@ Needs torch, transformers, safetensors and jinja2 only (see scripts/train_reader
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -45,6 +46,7 @@ from distilledprag.base.reader import CARD, READER, attach, factors, load_factor
 from distilledprag.distillation.contexts import ContextMixer, data_hash, load_contexts
 from distilledprag.distillation.losses import generation_loss, kl_loss
 from distilledprag.distillation.packing import PackedRows
+from distilledprag.distillation.processes import training_processes
 from distilledprag.distillation.reader_batches import ContextBatch, ContextBatches, ContextTokenizer
 from distilledprag.distillation.run_folder import RunFolder
 from distilledprag.errors import CheckpointError, ConfigError, InputError
@@ -59,10 +61,11 @@ STATE = "state.pt"
 class ReaderSettings:
     """minutes: of training, all sittings together; steps: a number of steps in their place.
 
-    batch_size x sequence_length: packed rows of a batch and their tokens. layer, plain_layer: after which states are written, on
-    the exact and on the plain PEFT path. masks: how many numbered masks the base gets. final_learning_rate: the rate at the end,
-    as a share of the peak. states_from, plain_from: shares of the run (see above). moment_batches: batches that A is computed
-    from. weights: how often contexts of a source are seen a pass (1 for sources not named).
+    batch_size x sequence_length: packed rows of a batch and their tokens. batches_per_step: learned together, and shared out
+    among the processes. layer, plain_layer: after which states are written, on the exact and on the plain PEFT path. masks: how
+    many numbered masks the base gets. final_learning_rate: the rate at the end, as a share of the peak. states_from, plain_from:
+    shares of the run (see above). moment_batches: batches that A is computed from. weights: how often contexts of a source are
+    seen a pass (1 for sources not named).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -74,6 +77,7 @@ class ReaderSettings:
     plain_layer: int = 8
     masks: int = 512
     batch_size: int = 24
+    batches_per_step: int = 1
     sequence_length: int = 1024
     questions_per_context: int = 6
     learning_rate: float = 1e-3
@@ -132,6 +136,8 @@ class ReaderTraining:
             padding=self.prompts.end_of_turn_id,
             streams=workers,
         )
+        self._everyone = training_processes()
+        self._own = self._everyone.own(settings.batches_per_step, "training.batches_per_step")
         self.a: nn.Parameter | None = None
         self.step = self.contexts_seen = 0
         self.elapsed = 0.0
@@ -149,9 +155,12 @@ class ReaderTraining:
 
         Raises ConfigError when the folder holds a run and `resume` is false, or one with other settings or data.
         """
-        with RunFolder(self.folder, self._identity(), resume) as folder:
+        folder = RunFolder(self.folder, self._identity(), resume)
+        with folder if self._everyone.is_first else contextlib.nullcontext():
+            folder.step = self._everyone.told(folder.step)
             if folder.step:
                 self._resume(folder)
+            self._everyone.copy_from_first(parameter for module in self.lora.values() for parameter in (module.a, module.b))
             self._train(folder)
 
     def _train(self, folder: RunFolder) -> None:
@@ -161,12 +170,13 @@ class ReaderTraining:
             share = self.share
             if share >= self.settings.plain_from and self.a is None:
                 self._add_plain(batches)
-            batch = next(batches).to(self.device)
-            losses = self._train_step(batch, share)
+            drawn = [next(batches) for _ in range(self.settings.batches_per_step)]  # all, so that every process counts alike
+            losses = self._train_step(drawn, share)
             now = time.perf_counter()
-            self.elapsed, seconds, last = self.elapsed + now - last, now - last, now
-            if self.step % 10 == 0 or self.step == 1:
-                record = self._record(losses, seconds, batch.contexts)
+            seconds, last = now - last, now
+            self.elapsed = self._everyone.told(self.elapsed + seconds)
+            if self._everyone.is_first and (self.step % 10 == 0 or self.step == 1):
+                record = self._record(losses, seconds, sum(batch.contexts for batch in drawn))
                 folder.append(record)
                 print(json.dumps(record), flush=True)
             if self.elapsed - saved > self.settings.checkpoint_minutes * 60:
@@ -177,26 +187,48 @@ class ReaderTraining:
     def _identity(self) -> dict[str, Any]:
         """What a resumed run must share with the run that began."""
         mask_row = mask_row_hash(embedding_table(self.model)[self.tokens.mask_id])
-        return {"base": mask_row, "data": data_hash(self.data), "training": asdict(self.settings)}
+        settings = asdict(self.settings)
+        if self.settings.batches_per_step == 1:  # runs that were begun before there was such a setting go on
+            del settings["batches_per_step"]
+        return {"base": mask_row, "data": data_hash(self.data), "training": settings}
 
-    def _record(self, losses: dict[str, Tensor], seconds: float, contexts: int) -> dict[str, float]:
+    def _record(self, losses: dict[str, float], seconds: float, contexts: int) -> dict[str, float]:
         """Each path's terms, and their sums over the paths. (This stage has no cosine term.)"""
-        parts = {name: float(value) for name, value in losses.items()}
-        generation = sum(value for name, value in parts.items() if name.startswith("loss_"))
-        kl = sum(value for name, value in parts.items() if name.startswith("kl_"))
+        generation = sum(value for name, value in losses.items() if name.startswith("loss_"))
+        kl = sum(value for name, value in losses.items() if name.startswith("kl_"))
         total = generation + self.settings.kl_weight * kl
         sums = {"loss": total, "loss_generation": generation, "loss_cosine": 0.0, "loss_kl": kl}
         record: dict[str, float] = {"step": self.step, "minutes": round(self.elapsed / 60, 3), "contexts": self.contexts_seen}
-        record |= {name: round(value, 4) for name, value in (sums | parts).items()}
+        record |= {name: round(value, 4) for name, value in (sums | losses).items()}
         record |= {"step_seconds": round(seconds, 3), "examples_per_second": round(contexts / seconds, 2)}
         return record
 
-    def _train_step(self, batch: ContextBatch, share: float) -> dict[str, Tensor]:
+    def _train_step(self, batches: Sequence[ContextBatch], share: float) -> dict[str, float]:
+        """One optimizer step on the mean loss of `batches`, of which this process learns its own. Returns the mean losses."""
         settings = self.settings
         rate = min(1.0, (self.step + 1) / settings.warmup_steps) * (1 - (1 - settings.final_learning_rate) * share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("peak_lr", settings.learning_rate)
         self.optimizer.zero_grad()
+        sums: dict[str, float] = {}
+        for number in self._own:
+            for name, value in self._learn(batches[number].to(self.device), share).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / len(batches)
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self._everyone.add_gradients(parameters)
+        trained = [parameter for parameter in parameters if parameter.grad is not None]
+        if len(batches) > 1:
+            for parameter in trained:
+                parameter.grad /= len(batches)
+        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
+        self.optimizer.step()
+        self.step += 1
+        self.contexts_seen += sum(batch.contexts for batch in batches)
+        return self._everyone.added(sums)
+
+    def _learn(self, batch: ContextBatch, share: float) -> dict[str, Tensor]:
+        """Forward and backward of a batch on every path that there is at this share of the run."""
+        settings = self.settings
         hidden = hidden_states(self.model, **batch.teacher.inputs(self.model.dtype))
         teacher, labels = self._answers(hidden, batch.teacher)
         loss = generation_loss(teacher, labels)
@@ -213,11 +245,6 @@ class ReaderTraining:
             losses |= self._exact_student(batch, target, flat[settings.layer])
             if self.a is not None:
                 losses |= self._plain_student(batch, target, flat[settings.plain_layer].detach())
-        trained = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)
-        self.optimizer.step()
-        self.step += 1
-        self.contexts_seen += batch.contexts
         return losses
 
     def _exact_student(self, batch: ContextBatch, target: Tensor, states: Tensor) -> dict[str, Tensor]:
@@ -276,6 +303,7 @@ class ReaderTraining:
         moment = torch.stack([self._ordinary(next(batches)) for _ in range(settings.moment_batches)]).mean(0)
         opening = self.prompts.context(["."]).masked_ids[:-1]
         embeddings, a = self.tokens.optimise(self.model, settings.plain_layer, opening, moment)
+        self._everyone.copy_from_first([embeddings, a])
         self._set_plain(embeddings, a)
 
     def _freeze_lower_layers(self) -> None:
@@ -304,6 +332,8 @@ class ReaderTraining:
 
     def save(self, run: RunFolder) -> None:
         """What `prepare-base` merges, each file whole or not at all, and then the checkpoint."""
+        if not self._everyone.is_first:
+            return
         save_tensors(self.folder / READER, factors(self.lora))
         if self.a is not None:
             save_tensors(self.folder / MASKS, {"embeddings": self._numbered_embeddings(), "a": self.a})

@@ -6,7 +6,6 @@ How much two documents repeat each other is estimated by MinHash over runs of th
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distilledprag.documents.database import Connection
 from distilledprag.errors import ConfigError
 
 PERMUTATIONS = 128  # an estimate of 0.9 has a standard error of 0.03
@@ -41,16 +41,17 @@ class Likeness:
     similarity: float
 
 
-def held_at(connection: sqlite3.Connection, collection: str, source: str) -> tuple[str, str] | None:
+def held_at(connection: Connection, collection: str, source: str) -> tuple[str, str] | None:
     """(id, hash) of the document that is at this path, as itself or as a copy."""
-    return connection.execute(
-        "SELECT id, hash FROM documents WHERE collection = ?1 AND source = ?2 UNION ALL SELECT id, hash FROM copies "
-        "JOIN documents ON documents.id = document WHERE copies.collection = ?1 AND copies.source = ?2",
-        (collection, source),
+    found: tuple[str, str] | None = connection.execute(
+        "SELECT id, hash FROM documents WHERE collection = ? AND source = ? UNION ALL SELECT id, hash FROM copies "
+        "JOIN documents ON documents.id = document WHERE copies.collection = ? AND copies.source = ?",
+        (collection, source) * 2,
     ).fetchone()
+    return found
 
 
-def same_bytes(connection: sqlite3.Connection, collection: str, hash: str, name: str) -> str | None:
+def same_bytes(connection: Connection, collection: str, hash: str, name: str) -> str | None:
     """The id of a document with the same bytes, of the same type: a .md is read in another way than a .txt."""
     rows = connection.execute("SELECT id, name FROM documents WHERE collection = ? AND hash = ?", (collection, hash))
     return next((id for id, other in rows if _type(other) == _type(name)), None)
@@ -60,15 +61,17 @@ def _type(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def note_copy(connection: sqlite3.Connection, id: str, collection: str, name: str, source: str | None) -> None:
+def note_copy(connection: Connection, id: str, collection: str, name: str, source: str | None) -> None:
     """The document came again, by this name or path."""
-    known = "SELECT name FROM documents WHERE id = ?1 UNION ALL SELECT name FROM copies WHERE document = ?1"
-    if source is None and (name,) in connection.execute(known, (id,)).fetchall():
+    known = "SELECT name FROM documents WHERE id = ? UNION ALL SELECT name FROM copies WHERE document = ?"
+    if source is None and (name,) in connection.execute(known, (id, id)).fetchall():
         return
-    connection.execute("INSERT INTO copies VALUES (?, ?, ?, ?)", (id, collection, name, source))
+    connection.execute(
+        "INSERT INTO copies (document, collection, name, source) VALUES (?, ?, ?, ?)", (id, collection, name, source)
+    )
 
 
-def release(connection: sqlite3.Connection, collection: str, source: str) -> str | None:
+def release(connection: Connection, collection: str, source: str) -> str | None:
     """The document is no longer at this path. Returns its id when it was nowhere else, and is deleted now."""
     if connection.execute("DELETE FROM copies WHERE collection = ? AND source = ?", (collection, source)).rowcount:
         return None
@@ -99,9 +102,11 @@ def signature(passages: Iterable[Sequence[str]]) -> bytes:
     return np.asarray(made.hashvalues, dtype="<u4").tobytes()
 
 
-def likenesses(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Likeness]:
+def likenesses(connection: Connection, ids: Sequence[str]) -> dict[str, Likeness]:
     """Of the documents `ids` those that nearly repeat one that was stored before them in the same collection, with the most
     similar one."""
+    if not ids:
+        return {}
     wanted = set(ids)
     groups: dict[str, list[tuple[str, str, bytes]]] = {}
     rows = connection.execute(

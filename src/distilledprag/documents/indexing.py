@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
+from distilledprag.documents.database import READING
 from distilledprag.documents.loading import LONGEST, LoadFile, documents_of, load_document, named_notes, printable
 from distilledprag.documents.readers import VERSION
 from distilledprag.documents.reading import ReadingPool
-from distilledprag.documents.store import DEFAULT_COLLECTION, READING, DocumentStore, PreparedDocument, checked_collection
+from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, checked_collection
 from distilledprag.errors import DocumentError, InputError, storage_error
 
 LONGEST_NAME = 255  # characters

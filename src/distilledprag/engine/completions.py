@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -19,7 +20,7 @@ from distilledprag.engine.adapter_store import StoredAdapter
 from distilledprag.engine.jobs import End, Event, Job, Sampling, Token
 from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
-from distilledprag.http import openai
+from distilledprag.http import openai, telemetry
 from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, whole_record
 from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor, json_body, while_there
 from distilledprag.http.errors import Explain, NotFoundError, RequestError
@@ -130,6 +131,7 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, expl
             sampling = Sampling(temperature, top_p, seed)
             return engine.submit(tenant, prompt, max_tokens, adapter, sampling, listener, asked.alternatives, own)
 
+        began = time.perf_counter()
         answer.start(submit)
 
         async def pieces() -> AsyncGenerator[Piece, None]:
@@ -139,6 +141,11 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, expl
                         yield piece
             finally:
                 metrics.count(answer.prompt_tokens, answer.tokens)
+                telemetry.count_tokens(answer.prompt_tokens, answer.tokens)
+                if (taken := answer.taken) is not None:
+                    telemetry.step("wait", taken - began)
+                    seconds = time.perf_counter() - taken
+                    telemetry.step("decode", seconds, prompt_tokens=answer.prompt_tokens, answer_tokens=answer.tokens)
 
         usage = lambda: (answer.prompt_tokens, answer.tokens)  # noqa: E731
         return Generation(asked.model, pieces(), usage, asked.choices, asked.alternatives is not None)
@@ -161,6 +168,11 @@ class Answer:
         self._writers = [engine.tokenization.writer(stops) for _ in range(choices)]
         self._jobs: list[Job] = []
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
+
+    @property
+    def taken(self) -> float | None:
+        """When the first of its jobs left the queue (`time.perf_counter`); None: none did."""
+        return min((job.taken for job in self._jobs if job.taken is not None), default=None)
 
     def start(self, submit: Submit) -> None:
         """Put its choices into the queue: all or none. Raises what `submit` does."""

@@ -54,7 +54,8 @@ Event = Token | End
 class Job:
     """adapter: what the backend's `prepare` made of an accepted adapter, or None for the bare base model.
     deadline: on the clock of `time.monotonic`. listener: is given every event; must not block. alternatives: how many likely
-    tokens to tell beside each written one (None: no probabilities). grammar: what the answer must be, or None for any text."""
+    tokens to tell beside each written one (None: no probabilities). grammar: what the answer must be, or None for any text.
+    taken: when it left the queue (`time.perf_counter`)."""
 
     tenant: str
     prompt: list[int]
@@ -66,6 +67,7 @@ class Job:
     alternatives: int | None = None
     grammar: Grammar | None = None
     produced: int = 0
+    taken: float | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
     _ended: bool = False
 
@@ -143,6 +145,7 @@ class FairQueue:
             if not fits(self._waiting[tenant][0]):
                 return None
             job = self._waiting[tenant].popleft()
+            job.taken = time.perf_counter()
             self._running[tenant] += 1
             self._waiting.move_to_end(tenant)
             return job

@@ -1,6 +1,6 @@
 """The trusted side as a server: keeps the documents, sends the untrusted engine masks and adapters, answers clients.
 
-    client --HTTP--> application --> chat --> answering --+--> documents.store   passages for the question (SQLite)
+    client --HTTP--> application --> chat --> answering --+--> documents.store   passages for the question
                                                           +--> adapter_cache     passages -> state adapter, once
                                                           +--> engine_client     the only door to the engine, behind the guard
 

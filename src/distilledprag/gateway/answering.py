@@ -26,12 +26,13 @@ from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
 from distilledprag.gateway.search import passage_record
+from distilledprag.http import telemetry
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval.selection import best_of, repeat_notes
-from distilledprag.retrieval.sqlite import Finder, StoreRetriever
+from distilledprag.retrieval.stored import Finder, StoreRetriever
 
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
@@ -320,8 +321,9 @@ class _Clock:
         self.seconds: dict[str, float] = {}
         self._begin = self._last = time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: telemetry.Step) -> None:
         now = time.perf_counter()
+        telemetry.step(name, now - self._last)
         self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
         self._last = now
 

@@ -29,7 +29,7 @@ from distilledprag.http.bodies import BodyReader, describe_bodies
 from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
 from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
 from distilledprag.pipeline import DistilledPRAG
-from distilledprag.retrieval.sqlite import Finder
+from distilledprag.retrieval.stored import Finder
 
 CHAT_MEMORY = 64 * 2**20  # bytes of all conversations that are being read or used
 UPLOAD_MEMORY = 256 * 2**20  # bytes of all uploads; of their own, so that documents in their queue keep nobody from asking

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 
 from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore, checked_collection
-from distilledprag.retrieval.sqlite import StoreRetriever
+from distilledprag.retrieval.stored import StoreRetriever
 
 
 def passage_record(passage: Passage, score: float, document: str) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from distilledprag import __version__
 from distilledprag.errors import ConfigError
+from distilledprag.http import telemetry
 from distilledprag.http.errors import Explain, ForbiddenError, KeyRefusedError, RequestError, error_record
 
 PROTECTED = "/v1/"  # paths below it need a key
@@ -158,19 +159,21 @@ class Middleware:
                     headers[name] = value
             await send(message)
 
-        try:
-            self._admit(scope, state)
-            await self._inner(scope, receive, send_secured)
-        except Exception as error:
-            if not isinstance(error, RequestError) and self._explain(error) is None:
-                self._log_fault(error, request_id)
-            if not status:
-                await error_response(error, self._explain)(scope, receive, send_secured)
-        finally:
-            if self._observe is not None:
+        with telemetry.request(scope["method"]) as tell:
+            try:
+                self._admit(scope, state)
+                await self._inner(scope, receive, send_secured)
+            except Exception as error:
+                if not isinstance(error, RequestError) and self._explain(error) is None:
+                    self._log_fault(error, request_id)
+                if not status:
+                    await error_response(error, self._explain)(scope, receive, send_secured)
+            finally:
                 route = getattr(scope.get("route"), "path", UNKNOWN)
-                seconds = time.perf_counter() - began
-                self._observe(request_id, scope["method"], route, status or 499, seconds, state["tenant"])
+                tell(route, status or 499)
+                if self._observe is not None:
+                    seconds = time.perf_counter() - began
+                    self._observe(request_id, scope["method"], route, status or 499, seconds, state["tenant"])
 
     def _admit(self, scope: Scope, state: dict[str, Any]) -> None:
         headers = Headers(scope=scope)

@@ -12,13 +12,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from distilledprag.documents.database import Connection, Database
 from distilledprag.documents.passages import Passage
-from distilledprag.documents.store import Database
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.retrieval.bm25 import BM25Retriever, Retriever, best_places, check_request
 from distilledprag.retrieval.encoder import SentenceEncoder
-from distilledprag.retrieval.sqlite import Finder, StoreRetriever
+from distilledprag.retrieval.stored import Finder, StoreRetriever
 from distilledprag.words import PLAIN, WordRule
 
 Kind = Literal["bm25", "dense", "hybrid"]
@@ -87,10 +88,8 @@ class StoreDenseRetriever:
             vectors = self._encoder.passages([_text(title, text) for _, title, text in rows])
             with self._database.writing() as connection:
                 # A passage may have been deleted meanwhile, and its number given to another one.
-                connection.executemany(
-                    "INSERT OR REPLACE INTO vectors SELECT id, ?, ? FROM passages WHERE id = ? AND title = ? AND text = ?",
-                    [(self._encoder.identity, vector.tobytes(), *row) for vector, row in zip(vectors, rows, strict=True)],
-                )
+                given = [(vector, *row) for vector, row in zip(vectors, rows, strict=True)]
+                self._database.add_vectors(connection, self._encoder.identity, given)
             on_passages(len(rows))
 
     def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
@@ -103,25 +102,30 @@ class StoreDenseRetriever:
         self.update()
         asked = self._encoder.question(question)
         with self._database.reading() as connection:
-            ids, vectors = _columns(
-                connection.execute(
-                    "SELECT passage, vector FROM vectors JOIN passages ON passages.id = passage JOIN documents ON documents.id = "
-                    "document WHERE encoder = ?1 AND (?2 IS NULL OR collection = ?2) ORDER BY passage",
-                    (self._encoder.identity, self._collection),
-                )
-            )
-            if not ids:
-                return []
-            scores = np.frombuffer(vectors, dtype=np.float32).reshape(len(ids), -1) @ asked
+            best = self._database.nearest(connection, self._encoder.identity, asked, self._collection, k)
             found = []
-            for place in best_places(scores, min(k, len(ids))):
+            for id, score in self._compared(connection, asked, k) if best is None else best:
                 document, name, number, title, text = connection.execute(
                     "SELECT document, name, place, title, text FROM passages JOIN documents ON documents.id = document "
                     "WHERE passages.id = ?",
-                    (ids[int(place)],),
+                    (id,),
                 ).fetchone()
-                found.append((Passage(text, name, title, number), float(scores[place]), document))
+                found.append((Passage(text, name, title, number), score, document))
         return found
+
+    def _compared(self, connection: Connection, asked: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
+        """The `k` nearest passages, best first, all vectors being read."""
+        ids, vectors = _columns(
+            connection.execute(
+                "SELECT passage, vector FROM vectors JOIN passages ON passages.id = passage JOIN documents ON documents.id = "
+                "document WHERE encoder = ? AND (CAST(? AS TEXT) IS NULL OR collection = ?) ORDER BY passage",
+                (self._encoder.identity, self._collection, self._collection),
+            )
+        )
+        if not ids:
+            return []
+        scores = np.frombuffer(vectors, dtype=np.float32).reshape(len(ids), -1) @ asked
+        return [(ids[int(place)], float(scores[place])) for place in best_places(scores, min(k, len(ids)))]
 
 
 class HybridFinder:
