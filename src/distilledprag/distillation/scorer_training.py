@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, load_base, passage_states
+from distilledprag.base.llm import BaseLLM, load_base
 from distilledprag.base.prepared import SCORER_FILE
 from distilledprag.device import chosen_device
 from distilledprag.distillation.contexts import Context, data_hash, load_contexts
@@ -35,13 +34,15 @@ from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
+from distilledprag.generators.kept_states import KeptStates
 from distilledprag.generators.sentence_choice import Sentence, choose, cut, features
+from distilledprag.generators.state import StateGenerator
 from distilledprag.generators.state_scorer import Scored, ScorerSettings, StateScorer, scored_question
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import Dtype
 
 SHARES = (0.25, 0.35, 0.5)  # of rows kept, in evaluation
-_ENCODED, _WRITTEN = 8, 500  # passages at once, and passages in a file
+_NO_LIMIT = 2**50  # bytes
 _TITLE_NOTE = re.compile(r"\s*\(.*?\)\s*$")
 
 
@@ -75,44 +76,19 @@ class ScorerRecipe(Settings):
     training: LoopSettings
 
 
-class EncodedPassages:
-    """States (n, D) of passages after a layer: int8 with a scale for each row, in memory and in files of `folder`, so that a run
-    that was stopped encodes nothing again."""
+class EncodedOnce:
+    """States of passages and of questions, each made once and kept in `folder`, so that a run that was stopped encodes nothing
+    again."""
 
-    def __init__(self, base: BaseLLM, prompts: PromptBuilder, folder: Path) -> None:
-        self._base, self._prompts, self._folder = base, prompts, folder
-        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
-        self._unwritten: dict[str, Tensor] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in sorted(folder.glob("*.safetensors")):
-            found = load_file(file)
-            self._kept |= {key: (rows, found[f"{key}/scale"]) for key, rows in found.items() if "/" not in key}
+    def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, folder: Path) -> None:
+        self._states = StateGenerator(base, prompts, layer)
+        self._states.kept = KeptStates(folder, limit=_NO_LIMIT)
 
     def rows(self, passages: Sequence[str], layer: int) -> list[Tensor]:
-        keys = [hashlib.sha256(f"{layer}/{text}".encode()).hexdigest()[:24] for text in passages]
-        texts = {key: text for key, text in zip(keys, passages, strict=True) if key not in self._kept}
-        missing = sorted(texts, key=lambda key: len(texts[key]))
-        for begin in range(0, len(missing), _ENCODED):
-            part = missing[begin : begin + _ENCODED]
-            made = passage_states(self._base, self._prompts, [texts[key] for key in part], [layer])[layer]
-            for key in part:
-                states = made[texts[key]].float().cpu()
-                scale = (states.abs().amax(1, keepdim=True) / 127).clamp_min(1e-6).half()
-                self._kept[key] = (states / scale).round().clamp(-127, 127).to(torch.int8), scale
-                self._unwritten |= {key: self._kept[key][0], f"{key}/scale": scale}
-        if len(self._unwritten) >= 2 * _WRITTEN:
-            self.write()
-        return [states.float() * scale.float() for states, scale in map(self._kept.__getitem__, keys)]
+        return self._states.rows(passages, layer)
 
     def question_rows(self, question: str, layer: int) -> Tensor:
-        return self.rows([question], layer)[0]
-
-    def write(self) -> None:
-        """Put what is not in a file yet into one."""
-        if self._unwritten:
-            number = len(list(self._folder.glob("*.safetensors")))
-            write_atomically(self._folder / f"{number:05}.safetensors", save(self._unwritten))
-            self._unwritten = {}
+        return self._states.rows([question], layer)[0]
 
 
 @dataclass(frozen=True)
@@ -131,7 +107,7 @@ class ScorerTask:
     def __init__(self, base: BaseLLM, net: StateScorer, recipe: ScorerRecipe) -> None:
         self.module, self.recipe = net, recipe
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
-        self.encoded = EncodedPassages(base, self.prompts, recipe.output / f"states-{base.identity.prepared_hash[:12]}")
+        self.encoded = EncodedOnce(base, self.prompts, net.settings.layer, recipe.output)
         self.count: Callable[[str], int] = self.prompts.document_length
         self.training, self.held_back = self._split()
         if not self.training:
@@ -244,7 +220,6 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
     task = ScorerTask(base, net, recipe)
 
     def export(target: Path) -> None:
-        task.encoded.write()
         net.save(target)
         record = {
             "data": [file.name for file in recipe.data.files],
