@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Running
-from engine_cases import KEY, OTHER_KEY
+from engine_cases import KEY, OTHER_KEY, Running
 from hostile import damage, damaged, hostile_files, small_adapter, victim
 from hypothesis import HealthCheck, Phase, given, settings
 from processes import Forked, server
