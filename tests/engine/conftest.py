@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import httpx2
 import pytest
 import torch
-from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
-from openai import OpenAI
+from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS, Running
 from served import served
 from starlette.types import ASGIApp
 
@@ -44,31 +41,6 @@ def masked_prompts(prag):
 def engine_base(tiny_base_folder):
     """A base of its own: the engine's thread is the only one that may run it."""
     return load_base(tiny_base_folder, dtype=torch.float32)
-
-
-@dataclass
-class Running:
-    url: str
-    engine: Engine
-    timeout: float = 60  # seconds
-
-    def http(self, key=KEY):
-        headers = {"authorization": f"Bearer {key}"} if key else {}
-        return httpx2.Client(base_url=self.url, headers=headers, timeout=self.timeout, trust_env=False)
-
-    def openai(self, key=KEY):
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
-
-    def upload(self, data, key=KEY):
-        with self.http(key) as http:
-            response = http.post("/v1/adapters", content=data)
-            assert response.status_code == 201, response.text
-            return response.json()
-
-    def complete(self, prompt, model="base", key=KEY, **fields):
-        with self.http(key) as http:
-            body = {"model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0, **fields}
-            return http.post("/v1/completions", json=body)
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Running
-from engine_cases import KEY, OTHER_KEY
+from engine_cases import KEY, OTHER_KEY, Running
 from hostile import small_adapter
 from served import served
 from vllm_double import VllmDouble

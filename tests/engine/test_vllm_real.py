@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Running
-from engine_cases import KEY, OTHER_KEY
+from engine_cases import KEY, OTHER_KEY, Running
 from hostile import damage, damaged, hostile_files, small_adapter, victim
 from hypothesis import HealthCheck, Phase, given, settings
 from processes import Forked, server
@@ -154,6 +153,23 @@ def test_exact_states_give_the_embedded_backends_answers(stage):
     assert [pair for pair in found if pair[0] != pair[1]] == []
     wrong = stage.vllm.complete(stage.prompt("Who?", "Anna."), both[0][1][tuple(cases[0][1])])
     assert wrong.status_code == 400 and wrong.json()["error"]["code"] == "mask_count"
+
+
+def test_a_gateway_asks_it_as_it_asks_the_embedded_backend(stage, tmp_path):
+    question, documents = everyday(1)[0]
+    told = []
+    for number, where in enumerate(stage.engines):
+        arguments = ["--port", 0, "--engine", where.url, "--store", tmp_path / f"store-{number}"]
+        with server("gateway", *arguments, DPRAG_ENGINE_API_KEY=KEY) as (_, url), Running(url, None, 600).http() as http:
+            for place, text in enumerate(documents):
+                assert http.post("/v1/documents", json={"name": f"{place}.txt", "text": text}).status_code == 200
+            body = {"model": "distilledprag", "messages": [{"role": "user", "content": question}], "temperature": 0}
+            answer = http.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 200, answer.text
+            told.append(answer.json())
+    ours, theirs = told
+    assert ours["choices"][0]["message"]["content"] == theirs["choices"][0]["message"]["content"] != ""
+    assert ours["distilledprag"]["sent"]["adapter"] == theirs["distilledprag"]["sent"]["adapter"]
 
 
 def test_two_tenants_whose_prompts_are_the_same_tokens_get_their_own_answers(stage):

@@ -288,12 +288,12 @@ class VllmClient:
 
 
 def _shared_memory(group: int) -> set[str]:
-    """Files of shared memory that Python's processes of a process group have made."""
+    """Shared memory and semaphores that Python's processes of a process group have made, as files."""
     found: set[str] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
             if os.getpgid(int(maps.parent.name)) == group:
-                found |= set(re.findall(r"/dev/shm/psm_\w+$", maps.read_text(), re.MULTILINE))
+                found |= set(re.findall(r"/dev/shm/(?:psm_|sem\.mp-)\w+$", maps.read_text(), re.MULTILINE))
     return found
 
 
