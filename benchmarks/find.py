@@ -25,7 +25,7 @@ LARGEST = 100_000  # passages; a million take some ten minutes more
 def measure(_: DistilledPRAG, quick: bool) -> dict[str, Any]:
     """Seconds to index and to find, by number of passages."""
     growth = []
-    for passages in (1000, 4000) if quick else (1000, 10_000, LARGEST):
+    for passages in (250, 1000) if quick else (1000, 10_000, LARGEST):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_corpus(folder / "psgs.tsv", passages)
