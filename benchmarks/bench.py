@@ -42,7 +42,6 @@ def main() -> None:
     parser.add_argument("--base", help="a prepared base's folder; default: SmolLM2")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
-    known = json.loads(options.result.read_text()) if options.result.exists() else {"parts": {}}
     made: dict[str, Any] = {}
     for name in options.parts or PARTS:
         prag = DistilledPRAG.from_pretrained(options.base)
@@ -51,6 +50,7 @@ def main() -> None:
         seconds = round(watch.spent().seconds)
         made[name] = {**part, "quick": options.quick, "load_before": round(load_before, 1), "took_seconds": seconds, **machine()}
         print(json.dumps({name: made[name]["ratios"]}), file=sys.stderr, flush=True)
+    known = json.loads(options.result.read_text()) if options.result.exists() else {"parts": {}}
     if options.check:
         worse = compared(made, known["parts"])
         print("\n".join(worse) or "no ratio is worse than the committed one")

@@ -47,7 +47,7 @@ QUESTIONS = 4  # behind a context
 
 def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
     """Examples a second and adapter memory of both."""
-    base, contexts = prag.base, 2
+    base, contexts = prag.base, 1 if quick else 2
     generator = build_generator(SETTINGS, base)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-5)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
             sizes["straight"] = _straight_step(task, generator, batch)
             optimizer.step()
 
-    spent = side_by_side({"ours": ours, "straight": straight}, 2 if quick else 5)
+    spent = side_by_side({"ours": ours, "straight": straight}, 1 if quick else 5)
     adapters = generator(task.read(packed)[1])
     sizes["ours"] = sum(a.nbytes + b.nbytes for a, b in adapters.modules.values())
     found = []

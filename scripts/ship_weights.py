@@ -22,7 +22,7 @@ READER = ("reader.safetensors", "masks.safetensors", "training.json", "log.jsonl
 
 def main(folder: Path) -> None:
     WEIGHTS.mkdir(parents=True, exist_ok=True)
-    if load_scorer(folder):
+    if load_scorer(folder / SCORER_FILE):
         names, what = SCORER, "sentence scorer"
     else:
         for name in READER[:2]:

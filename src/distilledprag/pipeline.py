@@ -25,7 +25,7 @@ from distilledprag.generators import ParameterGenerator, generator_identity, loa
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
 from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.state_scorer import load_scorer, sentence_choice
+from distilledprag.generators.state_scorer import base_scorer, sentence_choice
 from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
@@ -126,7 +126,7 @@ class DistilledPRAG:
     @cached_property
     def choice(self) -> SentenceChoice:
         """Chooses the sentences that a question seems to need. Raises CheckpointError for a damaged scorer."""
-        return sentence_choice(self.prompts, self.states, load_scorer(self._scorer) if self._scorer else None)
+        return sentence_choice(self.prompts, self.states, base_scorer(self._scorer) if self._scorer else None)
 
     @property
     def generator_identity(self) -> str:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny import save_tiny_prepared
 
-from distilledprag.base.prepared import SCORER_FILE
+from distilledprag.base.prepared import SCORER_FILE, part_of
 from distilledprag.cli.train import run as train
 from distilledprag.errors import CheckpointError
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation
 from distilledprag.generators.sentence_choice import cut
-from distilledprag.generators.state_scorer import SentenceScorer, load_scorer
+from distilledprag.generators.state_scorer import SentenceScorer, base_scorer
 from distilledprag.pipeline import DistilledPRAG
 
 NAMES = "Bram Clara Velkor Marsen Tovberg Keller Ashford Dunburg Millport Oakport".split()
@@ -82,7 +82,7 @@ def base(trained, tmp_path):
     """The prepared base with the trained scorer in its folder and in its encoder's."""
     for name in ("base", "base-encoder"):
         shutil.copytree(trained / name, tmp_path / name)
-        shutil.copyfile(trained / "run" / "model" / SCORER_FILE, tmp_path / name / SCORER_FILE)
+        shutil.copyfile(trained / "run" / "model" / SCORER_FILE, part_of(tmp_path / name, SCORER_FILE))
     return tmp_path / "base"
 
 
@@ -99,7 +99,7 @@ def test_empty_passages_keep_their_numbers_and_every_sentence_has_a_score(base):
     prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
     passages = ["", context(1)["documents"][0]["text"], " ", context(2)["documents"][0]["text"]]
     sentences = cut(passages, prag.prompts.document_length)
-    scores = SentenceScorer(prag.states, load_scorer(base)).scores(QUESTION, passages, sentences)
+    scores = SentenceScorer(prag.states, base_scorer(base)).scores(QUESTION, passages, sentences)
     assert scores.shape == (len(sentences),) and all(abs(scores) < 100)
     kept = prag.choice.chosen(QUESTION, passages, 70)
     assert len(kept) == 4 and kept[0] == kept[2] == "" and "rent" in kept[1] + kept[3]
@@ -108,14 +108,14 @@ def test_empty_passages_keep_their_numbers_and_every_sentence_has_a_score(base):
 def test_evaluation_knows_answers_of_another_scorer(base):
     settings = {"data": {"name": "rows", "file": "x.jsonl"}, "output": "x", "base": str(base), "dtype": "float32"}
     chosen = Evaluation(EvaluationRecipe(**settings, methods=["state_chosen"]))
-    assert chosen.checkpoints["sentence_scorer"] == load_scorer(base).identity
+    assert chosen.checkpoints["sentence_scorer"] == base_scorer(base).identity
     assert "sentence_scorer" not in Evaluation(EvaluationRecipe(**settings, methods=["state"])).checkpoints
 
 
 def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):
-    assert load_scorer(trained / "base") is None
-    data = (base / SCORER_FILE).read_bytes()
+    assert base_scorer(trained / "base") is None
+    data = part_of(base, SCORER_FILE).read_bytes()
     for damaged in (data[:100], data[:-10], b"", data.replace(b"heads", b"heats")):
-        (base / SCORER_FILE).write_bytes(damaged)
+        part_of(base, SCORER_FILE).write_bytes(damaged)
         with pytest.raises(CheckpointError, match="prepare the base again"):
             DistilledPRAG.from_pretrained(base).choice.chosen(QUESTION, [context(0)["documents"][0]["text"]], 0.1)

@@ -26,7 +26,7 @@ WEIGHTS = Path(__file__).resolve().parent.parent / "weights" / "smollm2-135m"
 # of plain RAG's F1 on SQuAD (docs/results/layers.md).
 LAYER = 8
 _REMEDY = "Connect to a package index, or name a base of your own with --base (`dprag prepare-base FOLDER --out DIR` makes one)"
-_FORMAT = b"4"  # of prepared bases; another one makes cached ones again
+_FORMAT = b"5"  # of prepared bases; another one makes cached ones again
 _CONFIG = (
     "hidden_size",
     "intermediate_size",

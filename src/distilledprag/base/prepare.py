@@ -5,7 +5,7 @@
 
 The result is two ordinary HF folders: the served base, and beside it `<name>-encoder`, the trusted side's part (embeddings and
 the layers that encode, nothing above). Beside their weights lie `distilledprag.json` (layers, how they were measured, ids of the
-numbered masks, the served base's identity) and `masks.safetensors` (A).
+numbered masks, the served base's identity) and, in the folder `distilledprag`, A and a sentence scorer if there is one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distilledprag.base.architecture import adds_mlp_output, decoder_layers, kee
 from distilledprag.base.layer_choice import built_in_questions, choose_layer
 from distilledprag.base.llm import BaseLLM, load_unmasked_base
 from distilledprag.base.numbered_masks import MaskTokens, add_mask_tokens
-from distilledprag.base.prepared import MASKS, RECORD, SCORER_FILE, PreparedRecord, encoder_folder
+from distilledprag.base.prepared import MASKS, RECORD, SCORER_FILE, PreparedRecord, encoder_folder, part_of
 from distilledprag.base.reader import CARD, READER, load_tensors, merge_factors
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import replace_folder
@@ -133,6 +133,7 @@ def _write(model: PreTrainedModel, tokenizer: Any, record: PreparedRecord, a: Te
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n")
-        save_file({"a": a.half().contiguous().cpu()}, folder / MASKS)
+        part_of(folder, MASKS).parent.mkdir()
+        save_file({"a": a.half().contiguous().cpu()}, part_of(folder, MASKS))
         if scorer and scorer.is_file():
-            shutil.copyfile(scorer, folder / SCORER_FILE)
+            shutil.copyfile(scorer, part_of(folder, SCORER_FILE))

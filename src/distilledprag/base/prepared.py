@@ -1,8 +1,12 @@
 """A prepared base on disk: what `dprag prepare-base` writes beside the model's own files, and where its encoder is.
 
-    <base>/           the served base      distilledprag.json (the record)   masks.safetensors (A of the plain PEFT path)
-    <base>-encoder/   the trusted side's part of it: embeddings and the layers that encode; the same two files
-    both, if there is one: sentence_scorer.safetensors (generators/state_scorer.py)
+    <base>/           the served base
+        distilledprag.json                               the record
+        distilledprag/masks.safetensors                  A of the plain PEFT path
+        distilledprag/sentence_scorer.safetensors        what chooses sentences, if there is one (generators/state_scorer.py)
+    <base>-encoder/   the trusted side's part of it: embeddings and the layers that encode; the same files beside them
+
+They have a folder of their own because other servers take every safetensors file beside a model's for its weights.
 
 Imports no torch, so that commands which need only a folder's name or record start quickly.
 """
@@ -16,8 +20,9 @@ from typing import Any
 
 from distilledprag.errors import CheckpointError
 
-RECORD, MASKS = "distilledprag.json", "masks.safetensors"
-SCORER_FILE = "sentence_scorer.safetensors"
+RECORD = "distilledprag.json"
+MASKS, SCORER_FILE = "masks.safetensors", "sentence_scorer.safetensors"
+_PARTS = "distilledprag"
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,11 @@ def prepared_record(folder: str | Path) -> PreparedRecord:
             f"{str(folder)!r} is no prepared base ({RECORD} is missing or unreadable); make one with "
             f"`dprag prepare-base {folder} --out DIR` and use DIR"
         ) from error
+
+
+def part_of(folder: str | Path, name: str) -> Path:
+    """Where a prepared base has its `MASKS` and its `SCORER_FILE`."""
+    return Path(folder) / _PARTS / name
 
 
 def encoder_folder(base: str | Path) -> Path:

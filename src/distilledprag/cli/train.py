@@ -71,7 +71,7 @@ def _train(task: str, values: dict[str, Any], file: Path, resume: bool, override
 
         scorer = checked_recipe(values, ScorerRecipe, str(file), overrides)
         _report("sentence scorer", scorer.output, train_scorer(scorer, resume=resume), tell)
-        Console().print(f"copy {SCORER_FILE} from there into the folders of the base and of its encoder")
+        Console().print(f"copy {SCORER_FILE} from there into the folder `distilledprag` of the base and of its encoder")
     elif task == "prag":
         from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
 

@@ -24,7 +24,6 @@ from typing import Any
 import httpx2
 
 from distilledprag.base.architecture import BACKBONE_PATH
-from distilledprag.base.prepared import MASKS
 from distilledprag.device import chosen_device
 from distilledprag.engine.vllm_adapters import GROUP, SHARED
 from distilledprag.errors import ConfigError
@@ -133,7 +132,7 @@ class VllmProcess:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_LORA_RESOLVER")}
         try:
             self._process = subprocess.Popen(
-                self._options.command(self.socket, _served(self._options.model, self._folder)),
+                self._options.command(self.socket, self._options.model),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -305,17 +304,6 @@ def has_plugin(python: str) -> bool:
     except (OSError, subprocess.SubprocessError):
         return False
     return "distilledprag.engine.vllm_plugin:register" in told.split()
-
-
-def _served(model: Path, folder: Path) -> Path:
-    """The prepared base without what is no weights of its own: vLLM reads every safetensors file of a model's folder."""
-    served = folder / "model"
-    if not served.exists():
-        served.mkdir()
-        for file in model.iterdir():
-            if file.name != MASKS:
-                (served / file.name).symlink_to(file)
-    return served
 
 
 def split_arguments(text: str) -> Sequence[str]:

@@ -51,7 +51,7 @@ from distilledprag.generators.checkpoint import read_config
 from distilledprag.generators.compressed import StateCompressor, load_compressor
 from distilledprag.generators.interface import generator_names, mask_embedded_as
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.state_scorer import load_scorer
+from distilledprag.generators.state_scorer import base_scorer
 from distilledprag.journal import Journal
 from distilledprag.packages import cache_folder
 from distilledprag.prompts import PromptBuilder
@@ -106,7 +106,7 @@ class Evaluation:
             if layer >= layers:
                 raise ConfigError(f"layer {layer}: the base has layers 0 to {layers - 1}")
             self.setting.states = StateGenerator(base, prompts, layer, PlainPath.of(folder, record))
-            self.setting.scorer = load_scorer(folder)
+            self.setting.scorer = base_scorer(folder)
             if self.setting.scorer and set(recipe.methods) & set(CHOOSING):
                 self.checkpoints["sentence_scorer"] = self.setting.scorer.identity
             self.identity |= {

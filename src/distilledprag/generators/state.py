@@ -26,7 +26,7 @@ from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
 from distilledprag.base.llm import BaseLLM, lower_weights_hash, passage_states
-from distilledprag.base.prepared import MASKS, PreparedRecord
+from distilledprag.base.prepared import MASKS, PreparedRecord, part_of
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators.kept_states import KeptStates
@@ -51,7 +51,7 @@ class PlainPath:
     @classmethod
     def of(cls, folder: str | Path, record: PreparedRecord) -> PlainPath:
         """That of a prepared base or encoder. Raises CheckpointError when its A cannot be read."""
-        return cls(record.plain_layer, record.numbered, load_tensors(Path(folder) / MASKS)["a"].float())
+        return cls(record.plain_layer, record.numbered, load_tensors(part_of(folder, MASKS))["a"].float())
 
 
 class StateGenerator:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 from torch.nn.utils.rnn import pad_sequence
 
-from distilledprag.base.prepared import SCORER_FILE
+from distilledprag.base.prepared import SCORER_FILE, part_of
 from distilledprag.errors import CheckpointError
 from distilledprag.files import write_atomically
 from distilledprag.generators.sentence_choice import FEATURES, Sentence, SentenceChoice, WordScorer, features
@@ -132,9 +132,13 @@ class StateScorer(nn.Module):
         write_atomically(folder / SCORER_FILE, save(tensors, metadata={_KEY: self.settings.model_dump_json()}))
 
 
-def load_scorer(folder: str | Path) -> StateScorer | None:
-    """The scorer in a prepared base's (or its encoder's) folder, if there is one. Raises CheckpointError for a damaged one."""
-    file = Path(folder) / SCORER_FILE
+def base_scorer(folder: str | Path) -> StateScorer | None:
+    """The scorer of a prepared base or encoder, if it has one. Errors as in `load_scorer`."""
+    return load_scorer(part_of(folder, SCORER_FILE))
+
+
+def load_scorer(file: Path) -> StateScorer | None:
+    """What `StateScorer.save` wrote, None where there is no such file. Raises CheckpointError for a damaged one."""
     if not file.is_file():
         return None
     try:
@@ -142,7 +146,9 @@ def load_scorer(folder: str | Path) -> StateScorer | None:
             net = StateScorer(ScorerSettings(**json.loads(opened.metadata()[_KEY])))
             net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
-        raise CheckpointError(f"{file} is damaged; prepare the base again with `dprag prepare-base`") from error
+        raise CheckpointError(
+            f"{file} is damaged; prepare the base again with `dprag prepare-base`, or copy the scorer again"
+        ) from error
     return net.eval().requires_grad_(False)
 
 
