@@ -117,5 +117,5 @@ def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):
     data = part_of(base, SCORER_FILE).read_bytes()
     for damaged in (data[:100], data[:-10], b"", data.replace(b"heads", b"heats")):
         part_of(base, SCORER_FILE).write_bytes(damaged)
-        with pytest.raises(CheckpointError, match="prepare the base again"):
+        with pytest.raises(CheckpointError, match="copy the scorer again"):
             DistilledPRAG.from_pretrained(base).choice.chosen(QUESTION, [context(0)["documents"][0]["text"]], 0.1)
