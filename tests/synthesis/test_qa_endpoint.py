@@ -39,11 +39,15 @@ def no_proxy(monkeypatch):
 
 
 def ask(faults, count=1, times=None, **settings):
-    """Send `count` requests at once to a server that first answers with `faults`; returns (results, endpoint, server)."""
+    """Send `count` requests at once to a server that first answers with `faults`; returns (results, endpoint, server).
+
+    A fault may be a function of the request's body, which answers then.
+    """
     times = times or FakeTime()
 
-    def script(number, _):
-        return faults[number] if number < len(faults) else Answer(GOOD.text)
+    def script(number, body):
+        fault = faults[number] if number < len(faults) else Answer(GOOD.text)
+        return fault(body) if callable(fault) else fault
 
     async def main():
         endpoint = Endpoint(EndpointSettings(server.url, MODEL, **settings), times.gate())
@@ -54,7 +58,7 @@ def ask(faults, count=1, times=None, **settings):
 
     with LlmServer(script) as server:
         for fault in faults:
-            if fault.hold is not None:
+            if not callable(fault) and fault.hold is not None:
                 fault.hold = server.released
         results, endpoint = asyncio.run(main())
     return results, endpoint, server
@@ -181,7 +185,15 @@ def test_a_model_that_knows_only_max_completion_tokens_gets_it():
     ("response_format", "response_format is not supported by this model"),
 ])  # fmt: skip
 def test_a_server_that_takes_no_such_parameter_is_asked_without_it_from_then_on(field, said):
-    (first, second), endpoint, server = ask([Answer(said, status=400)] * 2, count=2, retries=0, response_format="json_object")
+    both_are_here = threading.Barrier(2)
+
+    def refuse(body):
+        if field not in body:
+            return Answer(GOOD.text)
+        both_are_here.wait(timeout=20)
+        return Answer(said, status=400)
+
+    (first, second), endpoint, server = ask([refuse] * 4, count=2, retries=0, response_format="json_object")
     assert first == second == GOOD and len(server.bodies) == 4
     assert all(field in body for body in server.bodies[:2]) and not any(field in body for body in server.bodies[2:])
     (change,) = endpoint.changed
