@@ -152,7 +152,7 @@ def encode_all(
     about = described(prag)
     _require_same(folder, about)
     if not ray.is_initialized():
-        own = {"num_cpus": workers + _READING, "object_store_memory": _STORE_MEMORY, "include_dashboard": False}
+        own: dict[str, Any] = {"num_cpus": workers + _READING, "object_store_memory": _STORE_MEMORY, "include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="ERROR", **({} if os.environ.get("RAY_ADDRESS") else own))
     try:
         context = ray.data.DataContext.get_current()
@@ -205,8 +205,8 @@ def write_manifest(folder: Folder, about: dict[str, Any]) -> dict[str, Any]:
     ]
     totals = {
         "passages": len({key for shard in shards for key in shard.keys}),
-        "rows": sum(one["rows"] for one in listed),
-        "bytes": sum(one["bytes"] for one in listed),
+        "rows": sum(sum(shard.rows) for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
     }
     manifest = {**about, **totals, "shards": listed}
     folder.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
