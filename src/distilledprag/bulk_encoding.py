@@ -5,6 +5,7 @@
 
     out/shards/NAME.safetensors   a state adapter of all rows of some passages (`lora.states`: int8, one scale a row)
     out/shards/NAME.json          which passages these are, by hash, and how many rows each has; written last
+    out/about.json                base and layer; written first
     out/manifest.json             base, layer and all shards; written when all is encoded
 
 A passage's key is the hash of its text, the base and the layer, and a shard's name that of its keys, so whatever is done twice
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -151,9 +153,10 @@ def encode_all(
     prag = DistilledPRAG.from_pretrained(base)
     about = described(prag)
     _require_same(folder, about)
-    if not ray.is_initialized():
+    begun_here = not ray.is_initialized()
+    if begun_here:
         own: dict[str, Any] = {"num_cpus": workers + _READING, "object_store_memory": _STORE_MEMORY, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **({} if os.environ.get("RAY_ADDRESS") else own))
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **({} if os.environ.get("RAY_ADDRESS") else own))
     try:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -175,7 +178,8 @@ def encode_all(
         reason = f"bulk encoding stopped ({_reason(error)})"
         raise ConfigError(f"{reason}; what is in {out} is kept, and the same command goes on") from error
     finally:
-        ray.shutdown()
+        if begun_here:
+            ray.shutdown()
     return write_manifest(folder, about)
 
 
