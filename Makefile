@@ -40,7 +40,7 @@ test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 
 test-scale: $(STAMP)  ## a PostgreSQL store (apt install postgresql), training in two processes, bulk encoding by Ray
 	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || { echo 'no PostgreSQL server here: apt install postgresql'; exit 1; }
-	$(PIP) -e '.[postgres]'
+	$(PIP) -e '.[postgres,ray]'
 	$(BIN)/python -m pytest -m scale
 
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots

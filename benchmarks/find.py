@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from distilledprag.retrieval.sqlite import StoreRetriever
+from distilledprag.retrieval.stored import StoreRetriever
 from index_memory import write_corpus
 from measuring import Watch, medians
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distilledprag.cli.ask import load_with_progress
 from distilledprag.errors import CheckpointError, ConfigError, InputError
@@ -100,6 +101,47 @@ def run(
     )
     for note in notes:
         Console().print(f"note: {note}")
+
+
+def run_in_bulk(
+    files: list[str],
+    out: str,
+    base: str | None,
+    limits: str | None,
+    as_json: bool,
+    workers: int,
+    shard_passages: int,
+    column: str,
+) -> None:
+    """Encode every passage of files and of Parquet for itself, into `out`. Raises InputError at the end when a file could not be
+    read; all others are encoded then."""
+    from distilledprag.base.default import default_base
+    from distilledprag.bulk_encoding import encode_all
+
+    console = Console(stderr=True)
+    parquet = [file for file in files if file.endswith(".parquet")]
+    others = [Path(file) for file in files if not file.endswith(".parquet")]
+    loaded = load_with_progress(others, console, limits) if others else None
+    columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("passages encoded", total=None)
+        manifest = encode_all(
+            base or str(default_base(console.print)),
+            out,
+            texts=[passage.text for passage in loaded.passages] if loaded else (),
+            parquet=parquet,
+            column=column,
+            workers=workers,
+            shard_passages=shard_passages,
+            say=lambda passages: progress.advance(task, passages),
+        )
+    told = {name: manifest[name] for name in ("passages", "rows", "bytes")} | {"shards": len(manifest["shards"])}
+    if as_json:
+        print(json.dumps(told))
+    else:
+        print("{passages} passages, {rows} rows, {bytes:,} bytes in {shards} shards".format(**told))
+    if loaded and loaded.failed:
+        raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); the others are encoded")
 
 
 def write_peft_folder(prag: DistilledPRAG, adapter: LoraWeights, lengths: Sequence[int], out: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from distilledprag import __version__
-from distilledprag.errors import DistilledPRAGError, InputError
+from distilledprag.errors import ConfigError, DistilledPRAGError, InputError
 
 app = typer.Typer(
     name="dprag",
@@ -103,8 +103,8 @@ def ask(
 
 @app.command()
 def encode(
-    files: Annotated[list[Path], typer.Argument(help="Files or folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for the adapter.")],
+    files: Annotated[list[str], typer.Argument(help="Files or folders; with --ray also Parquet files by URL.")],
+    out: Annotated[str, typer.Option(help="Folder for the adapter; with --ray a folder or URL for the states.")],
     target: Annotated[
         str, typer.Option("--for", help="peft: for any LoRA server; engine: compact, for `dprag engine`.")
     ] = "peft",
@@ -114,11 +114,20 @@ def encode(
     base: Base = None,
     generator: Generator = None,
     limits: Limits = None,
+    ray: Annotated[bool, typer.Option("--ray", help="Encode each passage for itself, in bulk and resumably, by Ray.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="With --ray: processes that encode.")] = 2,
+    shard_passages: Annotated[int, typer.Option(min=1, help="With --ray: passages in a file, at most.")] = 256,
+    text_column: Annotated[str, typer.Option(help="With --ray: the column of Parquet files.")] = "text",
 ) -> None:
     """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.cli import encode as command
 
-    command.run(files, out, target, question, rows, as_json, base, generator, limits)
+    if ray:
+        if question is not None or rows is not None or generator is not None:
+            raise ConfigError("--ray encodes passages whole, as states; leave out --question, --rows and --generator")
+        command.run_in_bulk(files, out, base, limits, as_json, workers, shard_passages, text_column)
+    else:
+        command.run(list(map(Path, files)), Path(out), target, question, rows, as_json, base, generator, limits)
 
 
 @app.command()

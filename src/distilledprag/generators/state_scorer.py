@@ -146,9 +146,7 @@ def load_scorer(file: Path) -> StateScorer | None:
             net = StateScorer(ScorerSettings(**json.loads(opened.metadata()[_KEY])))
             net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()})  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
-        raise CheckpointError(
-            f"{file} is damaged; prepare the base again, or copy the scorer again"
-        ) from error
+        raise CheckpointError(f"{file} is damaged; prepare the base again, or copy the scorer again") from error
     return net.eval().requires_grad_(False)
 
 
