@@ -9,7 +9,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from distilledprag.retrieval.stored import StoreRetriever
 from index_memory import write_corpus
 from measuring import Watch, medians
 
@@ -18,6 +17,7 @@ from distilledprag.documents.indexing import content_hash
 from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval.corpus_index import CorpusIndex
+from distilledprag.retrieval.stored import StoreRetriever
 
 LARGEST = 100_000  # passages of the corpus
 IN_STORE = 1000  # a question of ten common words takes the store a millisecond for each passage
