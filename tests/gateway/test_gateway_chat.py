@@ -232,8 +232,8 @@ def test_max_tokens_that_the_model_has_no_room_for_are_lowered_and_the_answer_sa
     gateway.add()
     sent = []
     monkeypatch.setattr(gateway_serving, "greedy_ids", lambda *given: sent.append(given[4]) or [[5]])
-    details = gateway.ask(QUESTION, max_tokens=10**6).json()["distilledprag"]
-    assert sent == [2048 - details["sent"]["prompt_tokens"]] and f"lowered from 1000000 to {sent[0]}" in details["warnings"][0]
+    details = gateway.ask(QUESTION, max_tokens=10**9).json()["distilledprag"]
+    assert sent == [2048 - details["sent"]["prompt_tokens"]] and f"lowered from 1000000000 to {sent[0]}" in details["warnings"][0]
 
 
 @pytest.mark.parametrize("status", [400, 413, 422, 504])

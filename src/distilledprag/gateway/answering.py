@@ -259,7 +259,7 @@ class Answering:
 
     def _rule(self, asked: Asked, report: Report, prompts: Prompts, protected: Protected, masks: Masks, model: str) -> EgressRule:
         settings = AnswerSettings(
-            asked.wanted_tokens,
+            min(asked.wanted_tokens, prompts.context),
             asked.temperature,
             asked.stream,
             asked.top_p,
