@@ -21,7 +21,6 @@ from measuring import Asked, Spent, Watch, medians, questions, ratio
 from distilledprag.engine.batch import DecodingBatch
 from distilledprag.evaluation.metrics import best_token_scores, squad_scores
 from distilledprag.generators.kept_states import KeptStates
-from distilledprag.generators.sentence_choice import chosen_sentences
 from distilledprag.lora.states import StateAdapter
 from distilledprag.pipeline import DistilledPRAG
 
@@ -96,7 +95,7 @@ def _answer(prag: DistilledPRAG, batch: DecodingBatch, one: Asked, way: str) -> 
     else:
         texts = passages
         if way.startswith("chosen"):
-            texts = chosen_sentences(one.question, passages, ROWS, prompts.document_length)
+            texts = prag.choice.chosen(one.question, passages, ROWS)
         prompt = prompts.build(one.question, texts).masked_ids
         adapter = StateAdapter.from_bytes(prag.encode_states(texts, passages).to_bytes())
     token = int(batch.join([prompt], [adapter]).argmax())

@@ -11,6 +11,7 @@ from distilledprag.baselines.dyprag import DypragRecipe
 from distilledprag.baselines.prag_adapters import PragRecipe
 from distilledprag.distillation.compressor_training import CompressRecipe
 from distilledprag.distillation.recipes import DistillRecipe, ReaderRecipe
+from distilledprag.distillation.scorer_training import ScorerRecipe
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.generators import build_generator
@@ -20,6 +21,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 KINDS = {
     "reader": ReaderRecipe,
     "compress": CompressRecipe,
+    "scorer": ScorerRecipe,
     "distill": DistillRecipe,
     "prag": PragRecipe,
     "dyprag": DypragRecipe,

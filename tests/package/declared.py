@@ -34,6 +34,8 @@ ROOMS = {
             *(f"evaluation.{part}" for part in ("overlap", "questions", "runner", "statistics", "summary")),
         )
     },
+    "distilledprag.documents.postgres": {"postgres"},
+    "distilledprag.engine.vllm_plugin_model": set(),  # in vLLM's own environment only
     "distilledprag.integrations.langchain": {"langchain"},
     "distilledprag.integrations.llama_index": {"llama-index"},
     "distilledprag.evaluation.harness": {"lm-eval"},
