@@ -3,7 +3,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
-comma := ,
 export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
@@ -89,12 +88,10 @@ format: $(STAMP)  ## let ruff fix what it can
 	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 	$(BIN)/ruff format src tests benchmarks scripts examples
 
-train: $(STAMP)  ## train what ships (reader, joint stage, masks, sentence scorers), resumable: DEVICE=cuda MINUTES=9 DATA=folder
+train: $(STAMP)  ## train what ships (reader, joint stage, masks, word scorer), resumable: DEVICE=cuda MINUTES=9 DATA=folder
 	$(BIN)/dprag train recipes/smollm2-135m.yaml --resume $(if $(DEVICE),--set device=$(DEVICE)) $(if $(MINUTES),--set training.minutes=$(MINUTES)) $(if $(DATA),--set 'data=[$(DATA)]')
 	$(BIN)/python scripts/ship_weights.py runs/smollm2-135m
 	$(BIN)/python scripts/train_word_scorer.py $(or $(DATA),../shared/data/qa/train)
-	$(BIN)/dprag train recipes/sentence-scorer.yaml --resume $(if $(DATA),--set 'data.files=[$(foreach name,squad nq_qed hotpotqa quoref 2wiki musique,$(DATA)/$(name)_train.jsonl.gz$(comma))]')
-	$(BIN)/python scripts/ship_weights.py runs/sentence-scorer/model
 
 evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file, DATA=folder of eval files (hours, resumable)
 	$(BIN)/dprag evaluate --data tests/data/everyday.jsonl $(foreach name,squad_dev hotpotqa_dev 2wiki_dev nq_qed_dev nq_swap_eval tatqa_text_dev covidqa boolq_dev,--data $(or $(DATA),../shared/data/qa/eval)/$(name).jsonl.gz) --n $(or $(N),500) --json docs/results/reading.json
