@@ -11,6 +11,10 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def sync(path: Path) -> None:
@@ -21,6 +25,28 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def make_private(file: Path) -> None:
+    """Make a file that only its owner can read and write, or give one that is there these permissions.
+
+    SQLite gives its logs those of the database file, so a database's is made before SQLite opens it.
+    """
+    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    file.chmod(0o600)
+
+
+@contextlib.contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Write to a SQLite database (`isolation_level=None`): when the block ends well all of it is kept, otherwise none of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:

@@ -6,7 +6,6 @@ The file is not encrypted. A process killed at any moment leaves what was commit
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import sqlite3
 import threading
@@ -21,6 +20,7 @@ from distilledprag.documents import copies
 from distilledprag.documents.database import READING, Connection
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, StoreError
+from distilledprag.files import make_private, transaction
 
 FILE = "store.sqlite"
 _VERSION = 3  # of the schema; 1 had no notes, 2 no copies and vectors, and words of another kind
@@ -86,9 +86,7 @@ class SqliteDatabase:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
-            # SQLite gives its log the permissions of the database file, so this one is made first.
-            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
-            self.file.chmod(0o600)
+            make_private(self.file)
         except OSError as error:
             raise StoreError(f"the store {self.folder} cannot be made or opened ({error.strerror}); check its path") from error
 
@@ -133,15 +131,8 @@ class SqliteDatabase:
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         connection = self.connection()
-        with self._explained():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._explained(), transaction(connection):
+            yield connection
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import sqlite3
 import threading
 import time
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from distilledprag.errors import StoreError
+from distilledprag.files import make_private, transaction
 from distilledprag.lora.states import from_int8, to_int8
 
 FILE = "states.sqlite"
@@ -76,9 +76,7 @@ class KeptStates:
         self._lock = threading.Lock()
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # SQLite gives its log the permissions of the database file, so this one is made first.
-            os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
-            self.file.chmod(0o600)
+            make_private(self.file)
         except OSError as error:
             raise StoreError(f"{self.file} cannot be made or opened ({error.strerror}); check the folder") from error
         try:
@@ -216,7 +214,7 @@ class KeptStates:
         self.close()
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
             (self.file.parent / name).unlink(missing_ok=True)
-        os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
+        make_private(self.file)
         self._prepare()
 
     def _connection(self) -> sqlite3.Connection:
@@ -237,14 +235,8 @@ class KeptStates:
         with self._explained():
             connection = self._connection()
             connection.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}").fetchall()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with transaction(connection):
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
