@@ -18,7 +18,6 @@ decoder does); a request with such rows is answered with it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +43,7 @@ from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder
 from distilledprag.generators.checkpoint import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.identity import BaseIdentity
+from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 
@@ -192,10 +191,8 @@ class StateCompressor(nn.Module):
     @property
     def identity(self) -> str:
         """A short hash of the settings and of the weights as half precision."""
-        digest = hashlib.sha256(json.dumps(self.settings.model_dump(mode="json"), sort_keys=True).encode())
-        for name, tensor in sorted(self.own_weights().items()):
-            digest.update(name.encode() + tensor.half().numpy().tobytes())
-        return f"{ARCHITECTURE}-{digest.hexdigest()[:12]}"
+        settings = json.dumps(self.settings.model_dump(mode="json"), sort_keys=True).encode()
+        return f"{ARCHITECTURE}-{tensors_hash(self.own_weights(), settings)[:12]}"
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint folder in one step, the weights in half precision."""

@@ -19,7 +19,6 @@ states, `forward` turns document states into LoRA. Adding one is adding one file
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,7 +37,7 @@ from distilledprag.files import replace_folder
 from distilledprag.generators.checkpoint import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
 from distilledprag.generators.document_states import DocumentStates
 from distilledprag.lora.batch import LoraBatch
-from distilledprag.lora.identity import BaseIdentity
+from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.prompts import PromptBuilder
 
 MaskKind = Literal["statistics", "random", "trainable", "none"]
@@ -206,11 +205,7 @@ def load_generator(path_or_id: str | Path, base: BaseLLM, **hub_options: Any) ->
 
 def generator_identity(generator: ParameterGenerator) -> str:
     """Architecture and a short hash of the weights as half precision, e.g. `paper-3f2a9c0d1e5b`."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(generator.own_weights().items()):
-        digest.update(name.encode())
-        digest.update(tensor.half().numpy().tobytes())
-    return f"{generator.settings.architecture}-{digest.hexdigest()[:12]}"
+    return f"{generator.settings.architecture}-{tensors_hash(generator.own_weights())[:12]}"
 
 
 # --- helpers for generators

@@ -61,9 +61,9 @@ def mask_row_hash(row: torch.Tensor) -> str:
     return hashlib.sha256(rounded.view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of named tensors as half precision, whatever their order and precision in memory."""
-    digest = hashlib.sha256()
+def tensors_hash(tensors: Mapping[str, torch.Tensor], settings: bytes = b"") -> str:
+    """SHA-256 (hex) of settings and of named tensors as half precision, whatever their order and precision in memory."""
+    digest = hashlib.sha256(settings)
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode() + tensor.detach().cpu().half().contiguous().numpy().tobytes())
     return digest.hexdigest()
