@@ -96,7 +96,7 @@ class Folder:
 
 
 def passage_key(text: str, base: BaseIdentity, layer: int) -> str:
-    what = f"{base.config_hash} {base.mask_row_hash} {layer}\0{text}"
+    what = f"{' '.join(base.hashes)} {layer}\0{text}"
     return hashlib.sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
 
 
