@@ -109,13 +109,13 @@ class ScorerTask:
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
         self.encoded = EncodedOnce(base, self.prompts, net.settings.layer, recipe.output)
         self.count: Callable[[str], int] = self.prompts.document_length
-        self.training, self.held_back = self._split()
+        self.training, held_back = self._split()
         if not self.training:
             raise ConfigError("no context of the data has several sentences of which some hold the answer; name other files")
         words = self._words(random.Random(recipe.training.seed).sample(self.training, min(len(self.training), 2000)))
         net.mean.copy_(words.mean(0))
         net.deviation.copy_(words.std(0).clamp_min(1e-2))  # a feature of few values may be the same everywhere
-        self.held_out = [self.example(context, 0) for context in self.held_back]
+        self.held_out = [self.example(context, 0) for context in held_back]
 
     def _split(self) -> tuple[list[Context], list[Context]]:
         """Contexts to train on, and a tenth (by hash) to evaluate on; each with the questions that can be used."""
