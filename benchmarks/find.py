@@ -16,8 +16,8 @@ from distilledprag.documents import Passage
 from distilledprag.documents.indexing import content_hash
 from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.pipeline import DistilledPRAG
+from distilledprag.retrieval.bm25 import StoreRetriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
-from distilledprag.retrieval.stored import StoreRetriever
 
 LARGEST = 100_000  # passages of the corpus
 IN_STORE = 1000  # a question of ten common words takes the store a millisecond for each passage

@@ -30,7 +30,7 @@ from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.generators import ParameterGenerator, build_generator
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
-from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.pipeline import DistilledPRAG
 
 SETTINGS = {

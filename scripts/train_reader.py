@@ -2,7 +2,8 @@
 
     python scripts/train_reader.py --base FOLDER --data FOLDER_OR_FILE... --out runs/reader --minutes 9 --device cuda
 
-Needs torch, transformers, safetensors and jinja2 only, so that it runs on a lent GPU machine without an installation
+Needs torch, transformers (which brings regex and tokenizers), safetensors and jinja2 only, so that it runs on a lent GPU machine
+without an installation
 (PYTHONPATH=src). `dprag train recipes/smollm2-135m.yaml` is the same from a recipe.
 """
 
@@ -12,7 +13,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import chosen_device
 from distilledprag.distillation.reader_training import ReaderSettings, train_reader
 
 

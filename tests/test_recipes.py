@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from distilledprag.baselines.dyprag import DypragRecipe
-from distilledprag.baselines.prag_adapters import PragRecipe
+from distilledprag.baselines.prag import PragRecipe
 from distilledprag.distillation.compressor_training import CompressRecipe
 from distilledprag.distillation.recipes import DistillRecipe, ReaderRecipe
 from distilledprag.distillation.scorer_training import ScorerRecipe

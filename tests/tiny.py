@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distilledprag.base.llm import BaseLLM, save_base
+from distilledprag.base.masks import install_mask
 from distilledprag.base.prepare import prepare_base
-from distilledprag.base.sampled_mask import install_mask
 from distilledprag.generators import build_generator
 
 START_TOKEN, END_TOKEN, PAD_TOKEN = "<|im_start|>", "<|im_end|>", "<|endoftext|>"

@@ -16,9 +16,8 @@ import torch
 
 from distilledprag.base.architecture import decoder_layers
 from distilledprag.base.default import Say, default_base
-from distilledprag.base.llm import BaseLLM, load_base
+from distilledprag.base.llm import MAX_ANSWER_TOKENS, BaseLLM, greedy_texts, load_base
 from distilledprag.base.prepared import prepared_record
-from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
@@ -26,9 +25,8 @@ from distilledprag.generators.interface import mask_embedded_as, mask_row_of
 from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.generators.state_scorer import base_scorer, sentence_choice
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.weights import LoraBatch, LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.plain_text import check_text
 from distilledprag.retrieval import BM25Retriever, Retriever, select, usual_k

@@ -1,20 +1,27 @@
-"""The words of a text in any script, by rules that are the same wherever passages are searched: in memory, over a corpus on
-disk, in the store's full-text index and in Elasticsearch. It knows nothing of passages or rankings.
+"""The sentences and words of a text, by rules that are the same wherever they are used.
+
+    sentences   in training and in use: what a question needs is chosen by the sentence
+    words       of any script, wherever passages are searched: in memory, over a corpus on disk, in the store's full-text index
+                and in Elasticsearch
+    answers     compared by the words of the official scripts of SQuAD and HotpotQA
 
     text -> folded (compatibility forms, case, digits, points) -> numbers written one way -> words, identifiers also in parts
 
-docs/retrieval.md has the rules in words, tests/retrieval/test_words.py as cases.
+docs/retrieval.md has the rules of searching in words, tests/retrieval/test_words.py as cases.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
+import string
 import threading
 import unicodedata
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import regex
 
@@ -237,3 +244,55 @@ def _pieces(run: str) -> list[str]:
     return [character for character in characters if _HAN.match(character)] + [
         one + other for one, other in itertools.pairwise(characters)
     ]
+
+
+# --- sentences
+
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences and lines of a text, in order, none of them empty."""
+    return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
+
+
+def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:
+    """(sentence, begin, end) of each sentence of a passage, in tokens. count: tokens of a text."""
+    spans, begin = [], 0
+    for sentence in sentences(text):
+        end = begin + count(sentence)
+        spans.append((sentence, begin, end))
+        begin = end
+    return spans
+
+
+# --- words of answers
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """The text as the official scripts of SQuAD and HotpotQA compare it: lower case, no punctuation, no articles."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+class TokenScores(NamedTuple):
+    """How the words of a prediction and an answer overlap, as multisets; each in 0..1."""
+
+    f1: float
+    precision: float
+    recall: float
+
+
+NONE_RIGHT = TokenScores(0.0, 0.0, 0.0)
+ALL_RIGHT = TokenScores(1.0, 1.0, 1.0)
+
+
+def token_overlap(ours: list[str], theirs: list[str]) -> TokenScores:
+    """Of the words of a prediction with those of an answer; none right without a common word."""
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    if not common:
+        return NONE_RIGHT
+    precision, recall = common / len(ours), common / len(theirs)
+    return TokenScores(2 * precision * recall / (precision + recall), precision, recall)

@@ -9,16 +9,15 @@ import torch
 from tiny import PAPER, random_generator
 
 from distilledprag.audit.adapters import Dial, Held, Passage, held_by_engine, passage_of
-from distilledprag.audit.decoders import build_attacker
-from distilledprag.audit.measures import rare_tokens, shares, summary
+from distilledprag.audit.attackers import build_attacker
+from distilledprag.audit.run import rare_tokens, shares, summary
 from distilledprag.base.architecture import embedding_table
 from distilledprag.base.llm import load_base
 from distilledprag.cli.audit import dials
 from distilledprag.evaluation.methods import Setting
-from distilledprag.evaluation.templated import BLANK, telling_words, templated_questions
+from distilledprag.evaluation.questions import BLANK, telling_words, templated_questions
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor
-from distilledprag.generators.noise import noisy
-from distilledprag.generators.state import StateGenerator
+from distilledprag.generators.state import StateGenerator, noisy
 from distilledprag.prompts import PromptBuilder
 
 NAMES = ("Anna", "Bram", "Clara", "Velkor", "Oakport", "Millport", "Dunburg", "Ashford")

@@ -11,9 +11,9 @@ from tiny import tiny_model, tiny_tokenizer
 from distilledprag.base import layer_choice
 from distilledprag.base.layer_choice import built_in_questions, candidate_layers, choose_layer
 from distilledprag.base.llm import BaseLLM
+from distilledprag.base.masks import install_mask
 from distilledprag.base.prepare import prepare_base
 from distilledprag.base.prepared import encoder_folder, prepared_record
-from distilledprag.base.sampled_mask import install_mask
 from distilledprag.lora.identity import BaseIdentity
 
 
@@ -51,7 +51,7 @@ def test_the_deepest_layer_that_keeps_enough_is_taken_else_the_one_that_keeps_mo
 def test_what_is_measured_is_what_the_model_does_with_written_states(base):
     """`kept` and `agreement` of one question, worked out by hand."""
     from distilledprag.base.architecture import hidden_after
-    from distilledprag.decoding import greedy_ids
+    from distilledprag.base.llm import greedy_ids
     from distilledprag.prompts import PromptBuilder
 
     item, layer = built_in_questions()[3], 2

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM
 
 from distilledprag.base.llm import load_base, load_unmasked_base, save_base
-from distilledprag.base.sampled_mask import install_mask
+from distilledprag.base.masks import install_mask
 from distilledprag.errors import CheckpointError
 
 MASK = "<|doc_mask|>"

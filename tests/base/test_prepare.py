@@ -35,9 +35,9 @@ from distilledprag.base.llm import load_base
 from distilledprag.base.prepare import prepare_base
 from distilledprag.base.prepared import encoder_folder, prepared_record
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError, InputError
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject, written_states
 from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.pipeline import DistilledPRAG
 
 FAMILIES = {

@@ -11,16 +11,15 @@ from pairs import write_pairs
 from tiny import random_generator
 
 from distilledprag.base.llm import weights_hash
-from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings, concatenated, prag_adapters
+from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings, concatenated, prag
 from distilledprag.baselines.dyprag import DypragRecipe, DypragTask, parameter_distance, train_dyprag
-from distilledprag.baselines.prag import train_adapter, train_adapters, training_sequences
-from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
+from distilledprag.baselines.prag import PragRecipe, train_adapter, train_adapters, train_prag, training_sequences
 from distilledprag.cli.train import run
 from distilledprag.distillation.packing import IGNORED
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import build_generator, load_generator
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import read_recipe, recipe_values
 
@@ -101,7 +100,7 @@ def test_concatenated_adapters_add_what_each_of_them_adds(tiny_base, prompts):
 def test_an_adapter_is_made_once_and_read_back_the_same(tiny_base, prompts, tmp_path, monkeypatch):
     made = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path).adapter(DOCUMENT)
     trained = []
-    monkeypatch.setattr(prag_adapters, "train_adapter", lambda *args: trained.append(args[2]) or train_adapter(*args))
+    monkeypatch.setattr(prag, "train_adapter", lambda *args: trained.append(args[2]) or train_adapter(*args))
     again = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path)
     assert again.adapter(DOCUMENT).to_bytes() == made.to_bytes() and not trained
     again.adapter(OTHER)
@@ -114,8 +113,8 @@ def test_an_adapter_is_made_once_and_read_back_the_same(tiny_base, prompts, tmp_
 def test_prepared_adapters_are_at_hand_and_none_is_made_twice(tiny_base, prompts, tmp_path, monkeypatch, kept):
     adapters = PragAdapters(tiny_base, prompts, QUICK, "hash", tmp_path if kept else None)
     batches = []
-    monkeypatch.setattr(prag_adapters, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
-    monkeypatch.setattr(prag_adapters, "train_adapter", lambda *args: pytest.fail("made again"))
+    monkeypatch.setattr(prag, "train_adapters", lambda *args: batches.append(len(args[2])) or train_adapters(*args))
+    monkeypatch.setattr(prag, "train_adapter", lambda *args: pytest.fail("made again"))
     third = AugmentedDocument("x", "", OTHER.questions)
     assert adapters.prepare([DOCUMENT, OTHER, DOCUMENT, third], together=2) == 3
     assert adapters.prepare([OTHER, DOCUMENT]) == 0 and batches == [2, 1]

@@ -13,8 +13,8 @@ from served import served
 
 from distilledprag.base.llm import load_base
 from distilledprag.documents.store import DocumentStore
+from distilledprag.engine.application import Metrics
 from distilledprag.engine.application import build_application as build_engine
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.gateway.application import build_application
 from distilledprag.gateway.engine_client import EngineClient

@@ -12,8 +12,8 @@ from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.evaluation.methods import METHODS, Question, Setting, mask_row
 from distilledprag.generators import build_generator, load_generator
 from distilledprag.generators.interface import mask_embedded_as
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
 ITEM = Question("Where does Anna Tovberg live?", passages=("Anna Tovberg lives in Oakport.", "Bram lives in Dunburg."))

@@ -15,7 +15,7 @@ import torch
 from processes import Forked
 from tiny import tiny_model, tiny_tokenizer
 
-from distilledprag.base.numbered_masks import add_mask_tokens
+from distilledprag.base.masks import add_mask_tokens
 from distilledprag.base.prepare import prepare_base
 from distilledprag.base.reader import load_tensors
 from distilledprag.distillation import reader_training

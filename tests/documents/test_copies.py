@@ -8,7 +8,7 @@ import pytest
 
 from distilledprag.documents.indexing import index_path, prepare_text
 from distilledprag.documents.store import DocumentStore
-from distilledprag.retrieval.stored import StoreRetriever
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 TEXT = "Anna lives in Oakport near the old harbour.\n\n" + "\n\n".join(
     f"Rule {n}: the tenant keeps room {n} clean." for n in range(30)

@@ -10,7 +10,7 @@ from distilledprag.documents import indexing
 from distilledprag.documents.indexing import index_path
 from distilledprag.documents.loading import LoadedDocument, load_document
 from distilledprag.errors import InputError
-from distilledprag.retrieval.stored import StoreRetriever
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 
 @pytest.fixture

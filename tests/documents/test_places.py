@@ -7,7 +7,7 @@ import pytest
 from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore, PreparedDocument, without_password
 from distilledprag.errors import StoreError
-from distilledprag.retrieval.stored import StoreRetriever
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 
 @pytest.mark.parametrize(("place", "shown"), [

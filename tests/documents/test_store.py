@@ -18,7 +18,7 @@ from distilledprag.documents.sqlite import SqliteDatabase
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import DiskFullError, InputError, StoreError, UnknownDocumentError
 from distilledprag.retrieval import BM25Retriever
-from distilledprag.retrieval.stored import StoreRetriever
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 WORDS = "amber birch copper delta ember fjord granite harbour island juniper kestrel lantern meadow nickel orchard".split()
 

@@ -12,9 +12,8 @@ from served import served
 from starlette.types import ASGIApp
 
 from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.engine.application import build_application
+from distilledprag.engine.application import Metrics, build_application
 from distilledprag.engine.backend import Backend
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.http.middleware import ApiKeys
 from distilledprag.pipeline import DistilledPRAG

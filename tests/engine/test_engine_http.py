@@ -14,7 +14,7 @@ import torch
 from engine_cases import DOCUMENTS, KEY, METRICS_KEY, OTHER_KEY, QUESTIONS
 from waiting import until
 
-from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.base.llm import MAX_ANSWER_TOKENS
 from distilledprag.engine.adapter_store import Quotas
 from distilledprag.engine.backend import EmbeddedBackend, Limits
 from distilledprag.engine.service import Settings

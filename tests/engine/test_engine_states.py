@@ -11,8 +11,7 @@ from engine_cases import DOCUMENTS, QUESTIONS
 from hostile import changed_header, small_adapter, victim, with_header_text
 from safetensors.torch import load, save
 
-from distilledprag.base.llm import load_base
-from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.base.llm import MAX_ANSWER_TOKENS, load_base
 from distilledprag.engine.adapter_store import Quotas
 from distilledprag.engine.service import Settings
 from distilledprag.lora.states import STATES_KEY, StateAdapter

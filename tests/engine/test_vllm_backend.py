@@ -25,8 +25,7 @@ from distilledprag.base.llm import describe_base, load_base
 from distilledprag.base.prepared import prepared_record
 from distilledprag.cli.engine import EngineOptions
 from distilledprag.cli.main import engine as engine_command
-from distilledprag.engine.application import build_application
-from distilledprag.engine.metrics import Metrics
+from distilledprag.engine.application import Metrics, build_application
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.engine.vllm_adapters import Held, LoadedAdapters, PrivateFolder
 from distilledprag.engine.vllm_backend import VllmBackend

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.evaluation.metrics import exact_match, token_f1
-from distilledprag.text import normalise
+from distilledprag.words import normalise
 
 
 @pytest.mark.parametrize("prediction, answer, exact, f1", [

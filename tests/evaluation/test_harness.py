@@ -10,7 +10,7 @@ import pytest
 
 lm_eval = pytest.importorskip("lm_eval", reason="make test-harness installs it")
 
-from distilledprag.decoding import greedy_texts  # noqa: E402
+from distilledprag.base.llm import greedy_texts  # noqa: E402
 from distilledprag.errors import ConfigError  # noqa: E402
 from distilledprag.evaluation.harness import DistilledPRAGHarness  # noqa: E402
 from distilledprag.evaluation.methods import METHODS, Question, Setting  # noqa: E402

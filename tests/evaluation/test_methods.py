@@ -9,8 +9,8 @@ import torch
 from pairs import PEOPLE, document
 from tiny import PAPER, random_generator
 
+from distilledprag.base.llm import greedy_texts
 from distilledprag.baselines import AugmentedDocument, PragAdapters, PragSettings
-from distilledprag.decoding import greedy_texts
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
     COMPRESSED,

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from distilledprag.base.llm import BaseLLM
-from distilledprag.decoding import greedy_ids
+from distilledprag.base.llm import BaseLLM, greedy_ids
 from distilledprag.lora.states import StateAdapter
 
 DOCUMENTS = {

@@ -12,7 +12,7 @@ import openai
 import pytest
 from gateway_serving import DOCUMENTS
 
-from distilledprag.decoding import greedy_texts
+from distilledprag.base.llm import greedy_texts
 from distilledprag.gateway import adapter_cache
 from distilledprag.gateway.application import Options
 from distilledprag.generators import state as generators_state

@@ -13,7 +13,7 @@ from waiting import until
 
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.reading import ReadingPool
-from distilledprag.gateway import reading_desk
+from distilledprag.gateway import document_routes
 
 SLOW = hostile_files.emphasis()  # minutes of a processor's time
 
@@ -50,7 +50,7 @@ def test_others_are_served_while_hostile_files_are_read_and_all_ends_when_their_
 
 
 def test_more_documents_than_may_wait_are_refused_for_now(stage, pool, monkeypatch):
-    monkeypatch.setattr(reading_desk, "MOST_WAITING", 1)
+    monkeypatch.setattr(document_routes, "MOST_WAITING", 1)
     gateway = stage(pool=pool)
     first = threading.Thread(target=upload, args=(gateway, "slow.md", SLOW, 2.0))
     first.start()

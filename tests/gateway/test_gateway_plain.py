@@ -10,9 +10,9 @@ from served import served
 from distilledprag.base.llm import load_base
 from distilledprag.base.prepared import prepared_record
 from distilledprag.documents.store import DocumentStore
+from distilledprag.engine.application import Metrics
 from distilledprag.engine.application import build_application as engine_application
 from distilledprag.engine.backend import EmbeddedBackend
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine, Settings
 from distilledprag.engine.tokenization import Tokenization
 from distilledprag.gateway.application import build_application

@@ -14,8 +14,8 @@ from gateway_serving import DOCUMENTS
 from served import served
 
 from distilledprag.documents.store import DocumentStore
+from distilledprag.engine.application import Metrics
 from distilledprag.engine.application import build_application as build_engine
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
 from distilledprag.gateway.application import build_application
 from distilledprag.gateway.engine_client import EngineClient

@@ -28,7 +28,7 @@ WALKS = {
     if paragraph.startswith("**")
 }
 # Of every room; docs/design.md names them.
-TOOLS = {"errors.py", "files.py", "text.py", "words.py", "journal.py", "json_lines.py", "device.py"}
+TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py"}
 # Of these a chat request calls one helper each: a connection's bookkeeping, the check of k, the adapter read back from its bytes,
 # whether the passages fit, an answer's shape, near copies left out, a passage's record, a step told to operators. The
 # database is one of two under a store.

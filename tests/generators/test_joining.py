@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from distilledprag.base.llm import load_base
 from distilledprag.errors import CheckpointError, InputError
-from distilledprag.generators.joining import Part, joined_lora, joined_states
+from distilledprag.generators.state import Part, joined_lora, joined_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.pipeline import DistilledPRAG

@@ -23,7 +23,7 @@ from torch import nn
 
 from distilledprag.generators.document_states import DocumentStates, base_document_states
 from distilledprag.generators.interface import GeneratorSettings, ParameterGenerator, adapter_modules, adapter_sizes, register
-from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.weights import LoraBatch
 
 
 class MeanSettings(GeneratorSettings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distilledprag.decoding import greedy_ids
+from distilledprag.base.llm import greedy_ids
 from distilledprag.documents import Passage
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.states import StateAdapter

@@ -13,8 +13,8 @@ from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.errors import ConfigError, EndpointError
 from distilledprag.retrieval import BM25Retriever, CorpusIndex
+from distilledprag.retrieval.bm25 import StoreRetriever
 from distilledprag.retrieval.elasticsearch import WORDS_FIELD, ElasticsearchRetriever, Server, index_passages
-from distilledprag.retrieval.stored import StoreRetriever
 from distilledprag.words import WordRule, words_of
 
 # what is asked, and the passage that must be found first

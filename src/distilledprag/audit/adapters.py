@@ -17,12 +17,11 @@ from torch import Tensor
 
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, trained_methods
-from distilledprag.evaluation.questions import asked_document
-from distilledprag.evaluation.templated import templated_questions
+from distilledprag.evaluation.questions import asked_document, templated_questions
 from distilledprag.generators.compressed import group_sizes
-from distilledprag.generators.noise import noisy
-from distilledprag.lora.batch import LoraBatch
+from distilledprag.generators.state import noisy
 from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraBatch
 
 ASKED = 6  # templated questions of a passage: the first is the one that was asked, the others are of other facts
 

@@ -3,7 +3,8 @@
     passages held out, the attacker's own passages -> Held, by dial -> attackers -> shares, in a Journal -> report
 
 A run that was stopped goes on where it was; with more dials, attackers or checkpoints it measures only what is missing. `chance`
-is what the same attacker gets of a passage from another passage's adapter: what common words alone give.
+is what the same attacker gets of a passage from another passage's adapter: what common words alone give. All shares are of the
+whole passage, whatever part of it was sent.
 """
 
 from __future__ import annotations
@@ -12,24 +13,27 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distilledprag.audit.adapters import Dial, Held, Passage, held_by_engine, passage_of, require_possible
-from distilledprag.audit.decoders import LONGEST, build_attacker, decoder_settings
-from distilledprag.audit.measures import rare_tokens, shares, summary
+from distilledprag.audit.attackers import LONGEST, REPEAT, build_attacker, decoder_settings, question_base
 from distilledprag.audit.page import report_page
-from distilledprag.audit.questioning import REPEAT, question_base
 from distilledprag.base.architecture import embedding_table
 from distilledprag.distillation.contexts import passage_text, read_rows
 from distilledprag.documents.loading import load_passages
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import COMPRESSED, Setting, trained_methods
+from distilledprag.evaluation.questions import WORD, telling_words
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation, checkpoints_of, file_hash, machine
+from distilledprag.evaluation.statistics import bootstrap_interval
 from distilledprag.files import write_atomically
 from distilledprag.journal import Journal
 from distilledprag.recipes import checked_recipe
@@ -39,8 +43,10 @@ ASKING = ("repeat", "questions")
 ATTACKERS = (*READING, *ASKING)
 BOUNDS = ("rag", "closed_book")
 SHORTEST = 8  # tokens of a passage that is audited
+RARE = 20  # a token is rare if the attacker's own texts hold it fewer times
 _TOGETHER = 16  # passages whose adapters are made at a time
 _EXAMPLES = 3
+_RESAMPLES = 2000
 
 Say = Callable[[str, int, int], None]
 
@@ -246,3 +252,55 @@ def _write(options: AuditOptions, identity: dict[str, Any], records: Sequence[di
     write_atomically(options.out / "report.json", json.dumps(report, indent=1) + "\n")
     write_atomically(options.out / "report.html", report_page(config, records))
     return report
+
+
+# --- how much of a passage an attacker got
+
+
+def rouge_recall(passage: str, written: str) -> tuple[float, float]:
+    """ROUGE-1 and ROUGE-2 recall, by the library rouge-score. Raises ConfigError where it is not installed."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError as error:
+        raise ConfigError("an audit needs rouge-score: pip install 'distilledprag[evaluate]'") from error
+    scores = RougeScorer(["rouge1", "rouge2"]).score(passage, written)
+    return scores["rouge1"].recall, scores["rouge2"].recall
+
+
+def rare_tokens(texts: Sequence[Sequence[int]]) -> Callable[[int], bool]:
+    """Whether a token is rare in the attacker's own texts (ids)."""
+    seen = Counter(token for ids in texts for token in ids)
+    return lambda token: seen[token] < RARE
+
+
+def shares(passage: Passage, got: Sequence[int], written: str, rare: Callable[[int], bool]) -> dict[str, float]:
+    """The shares of a passage that an attacker's tokens `got`, as text `written`, hold; those that do not exist are left out.
+
+    tokens, rare_tokens: of the passage's tokens, as multisets: a token that stands three times must be given three times.
+    names_and_numbers: of its names' words and its numbers. rouge1, rouge2: recall of words and of pairs of words.
+    """
+    found = dict(zip(("rouge1", "rouge2"), rouge_recall(passage.text, written), strict=True))
+    for name, kept in (("tokens", None), ("rare_tokens", rare)):
+        wanted = Counter(token for token in passage.ids if kept is None or kept(token))
+        if wanted:
+            found[name] = sum((wanted & Counter(got)).values()) / sum(wanted.values())
+    telling = telling_words(passage.text)
+    if telling:
+        words = set(WORD.findall(written))
+        found["names_and_numbers"] = float(np.mean([word in words for word in telling]))
+    return found
+
+
+def summary(values: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Of each share: mean, 95 % bootstrap interval, and of how many passages."""
+    result: dict[str, Any] = {}
+    for name in dict.fromkeys(name for one in values for name in one):
+        numbers = [one[name] for one in values if name in one]
+        interval = bootstrap_interval(numbers, resamples=_RESAMPLES)
+        result[name] = {
+            "mean": round(interval.mean, 4),
+            "low": round(interval.low, 4),
+            "high": round(interval.high, 4),
+            "n": len(numbers),
+        }
+    return result

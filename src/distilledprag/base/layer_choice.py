@@ -24,12 +24,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from distilledprag.base.architecture import decoder_layers, hidden_states, logits_of
-from distilledprag.base.llm import BaseLLM, padded, passage_states
-from distilledprag.decoding import greedy_ids
+from distilledprag.base.llm import BaseLLM, greedy_ids, padded, passage_states
 from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import Prompt, PromptBuilder
-from distilledprag.text import normalise, token_overlap
+from distilledprag.words import normalise, token_overlap
 
 LEAST_KEPT, LEAST_F1 = 0.95, 0.9  # of a layer that may be taken: `kept`, and F1 as a share of plain RAG's
 SHARES = (0.1, 0.17, 0.24, 0.3, 0.37, 0.44, 0.5, 0.57)  # of the layers: the candidates

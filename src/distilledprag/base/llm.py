@@ -1,7 +1,8 @@
-"""Loads and checks the frozen base LLM with its tokenizer and mask token, and computes its hidden states of passages."""
+"""The frozen base LLM: loaded and checked with its tokenizer and mask token, its hidden states of passages, its answers."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -22,13 +23,17 @@ from transformers import (
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from distilledprag.base.architecture import FAMILIES, decoder_layers, embedding_table, hidden_after
+from distilledprag.base.masks import check_mask, mask_record
 from distilledprag.base.prepared import RECORD, prepared_record
-from distilledprag.base.sampled_mask import check_mask, mask_record
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.files import replace_folder
 from distilledprag.lora.identity import BaseIdentity, tensors_hash
+from distilledprag.lora.injection import inject, written_states
+from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
+MAX_ANSWER_TOKENS = 64
 _SAMPLED = 4096  # values of a tensor that tell trained weights from others
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
@@ -52,6 +57,13 @@ class BaseLLM:
     def context_length(self) -> int:
         """The longest sequence the model can read, in tokens."""
         return int(self.model.config.max_position_embeddings)
+
+
+def chosen_device(wanted: str | None = "auto") -> str:
+    """The device that `wanted` names; "auto" and None: a CUDA GPU where there is one, else the CPU."""
+    if wanted not in ("auto", None):
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_base(path_or_id: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> BaseLLM:
@@ -201,6 +213,62 @@ def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tup
     ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
     attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
     return ids, attention
+
+
+# --- greedy decoding with an adapter per prompt. Prompts are padded on the left, so that every row ends at the same column.
+
+
+@torch.no_grad()
+def greedy_ids(
+    base: BaseLLM,
+    prompts: Sequence[Sequence[int]],
+    adapters: LoraBatch | None,
+    stop_id: int,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    states: Sequence[StateAdapter | None] | None = None,
+) -> list[list[int]]:
+    """The most likely continuation of each prompt, row by row, without the stop token. Mask tokens are never written.
+
+    adapters: one LoRA per prompt (or one for all), or None for the bare base model.
+    states: one state adapter (or None) per prompt, with a row for every mask of its prompt.
+    Raises InputError for a state adapter that does not fit its prompt or the base (see `written_states`).
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    pad = base.tokenizer.pad_token_id if base.tokenizer.pad_token_id is not None else stop_id
+    ids = torch.full((len(prompts), longest), pad)
+    attention = torch.zeros(len(prompts), longest, dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(list(prompt))
+        attention[row, longest - len(prompt) :] = 1
+    generate: Any = base.model.generate
+    with contextlib.ExitStack() as changes:
+        if adapters is not None:
+            changes.enter_context(inject(base.model, adapters))
+        if states is not None:
+            changes.enter_context(written_states(base.model, states, ids == base.mask_token_id))
+        output = generate(
+            input_ids=ids.to(base.device),
+            attention_mask=attention.to(base.device),
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            eos_token_id=stop_id,
+            pad_token_id=pad,
+        )
+    answers = output[:, longest:].tolist()
+    return [answer[: answer.index(stop_id)] if stop_id in answer else answer for answer in answers]
+
+
+def greedy_texts(
+    base: BaseLLM,
+    prompts: Sequence[Sequence[int]],
+    adapters: LoraBatch | None,
+    stop_id: int,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+    states: Sequence[StateAdapter | None] | None = None,
+) -> list[str]:
+    """`greedy_ids` as text, without special tokens and surrounding space."""
+    answers = greedy_ids(base, prompts, adapters, stop_id, max_tokens, states)
+    return [base.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
 
 
 # --- reading what is on disk

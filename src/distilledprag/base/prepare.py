@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from distilledprag.base.architecture import adds_mlp_output, decoder_layers, keep_layers
 from distilledprag.base.layer_choice import built_in_questions, choose_layer
 from distilledprag.base.llm import BaseLLM, load_unmasked_base
-from distilledprag.base.numbered_masks import MaskTokens, add_mask_tokens
+from distilledprag.base.masks import MaskTokens, add_mask_tokens
 from distilledprag.base.prepared import MASKS, RECORD, SCORER_FILE, PreparedRecord, encoder_folder, part_of
 from distilledprag.base.reader import CARD, READER, load_tensors, merge_factors
 from distilledprag.errors import CheckpointError, ConfigError

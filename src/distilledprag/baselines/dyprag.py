@@ -22,16 +22,23 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distilledprag.base.llm import BaseLLM
-from distilledprag.baselines.prag import AugmentedDocument, PragSettings, PromptVariant, prompt_ids
-from distilledprag.baselines.prag_adapters import PairDocuments, PragAdapters, open_adapters
+from distilledprag.baselines.prag import (
+    AugmentedDocument,
+    PairDocuments,
+    PragAdapters,
+    PragSettings,
+    PromptVariant,
+    open_adapters,
+    prompt_ids,
+)
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.losses import generation_loss, kl_loss
 from distilledprag.distillation.packing import IGNORED
 from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.generators.dyprag import DypragSettings, DypragTranslator
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.recipes import Dtype
 
 

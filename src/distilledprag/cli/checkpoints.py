@@ -102,8 +102,7 @@ def _config(file: Path) -> dict[str, Any]:
 
 def _generator_facts(folder: Path) -> dict[str, object]:
     """Settings, base and size of a generator, all of it read as an answer would need it (but for the base itself)."""
-    from distilledprag.generators.checkpoint import read_config, read_weights
-    from distilledprag.generators.interface import checked_settings
+    from distilledprag.generators.interface import checked_settings, read_config, read_weights
     from distilledprag.lora.identity import BaseIdentity
 
     config = read_config(folder)

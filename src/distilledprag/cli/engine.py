@@ -112,8 +112,7 @@ def run(options: EngineOptions) -> None:
     settings = settings_of(options)
     listener = bind(options.host, options.port)
     try:
-        from distilledprag.engine.application import build_application
-        from distilledprag.engine.metrics import Metrics
+        from distilledprag.engine.application import Metrics, build_application
 
         metrics = Metrics()
         made = _on_vllm if options.backend == "vllm" else _embedded
@@ -136,9 +135,8 @@ def _embedded(options: EngineOptions, settings: Settings, on_step: Callable[[int
     import torch
 
     from distilledprag.base.default import default_base
-    from distilledprag.base.llm import load_base
+    from distilledprag.base.llm import chosen_device, load_base
     from distilledprag.base.prepared import RECORD, prepared_record
-    from distilledprag.device import chosen_device
     from distilledprag.engine.service import Engine
 
     device = chosen_device()
@@ -156,9 +154,8 @@ def _on_vllm(options: EngineOptions, settings: Settings, _: Callable[[int], None
     """An engine before a vLLM that it starts, or that listens at `vllm_url`; at the end nothing of it is left."""
     from distilledprag.base.architecture import module_key, module_shapes
     from distilledprag.base.default import default_base
-    from distilledprag.base.llm import describe_base
+    from distilledprag.base.llm import chosen_device, describe_base
     from distilledprag.base.prepared import prepared_record
-    from distilledprag.device import chosen_device
     from distilledprag.engine.backend import suppressed_tokens
     from distilledprag.engine.service import Engine
     from distilledprag.engine.tokenization import Tokenization

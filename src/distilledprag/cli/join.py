@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distilledprag.cli.encode import STATES, AdapterPrompt, write_engine_folder, write_peft_folder
 from distilledprag.errors import CheckpointError, InputError
-from distilledprag.generators.joining import Part, joined_lora, joined_states
+from distilledprag.generators.state import Part, joined_lora, joined_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.pipeline import DistilledPRAG

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.store import DocumentStore
-from distilledprag.retrieval.bm25 import BM25Retriever
+from distilledprag.retrieval.bm25 import BM25Retriever, Finder
 from distilledprag.retrieval.dense import (
     DenseRetriever,
     HybridRetriever,
@@ -17,7 +17,6 @@ from distilledprag.retrieval.dense import (
     store_finder,
 )
 from distilledprag.retrieval.encoder import SentenceEncoder
-from distilledprag.retrieval.stored import Finder
 from distilledprag.words import PLAIN, WordRule
 
 

@@ -35,7 +35,7 @@ def _train(task: str, values: dict[str, Any], file: Path, resume: bool, override
     """tell: say at the end where the result is."""
     if task == "reader":
         from distilledprag.base.default import original_base
-        from distilledprag.device import chosen_device
+        from distilledprag.base.llm import chosen_device
         from distilledprag.distillation.reader_training import train_reader
         from distilledprag.distillation.recipes import ReaderRecipe
 
@@ -73,7 +73,7 @@ def _train(task: str, values: dict[str, Any], file: Path, resume: bool, override
         _report("sentence scorer", scorer.output, train_scorer(scorer, resume=resume), tell)
         Console().print(f"copy {SCORER_FILE} from there into the folder `distilledprag` of the base and of its encoder")
     elif task == "prag":
-        from distilledprag.baselines.prag_adapters import PragRecipe, train_prag
+        from distilledprag.baselines.prag import PragRecipe, train_prag
 
         prag = checked_recipe(values, PragRecipe, str(file), overrides)
         scores = train_prag(prag)

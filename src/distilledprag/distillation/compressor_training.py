@@ -26,8 +26,7 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import all_hidden_states, changed_layer_output, logits_of
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import BaseLLM, chosen_device, load_base
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss
 from distilledprag.distillation.packing import PackedRows, RowTable

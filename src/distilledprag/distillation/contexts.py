@@ -19,7 +19,7 @@ from typing import Any
 
 from distilledprag.errors import InputError
 from distilledprag.json_lines import json_rows
-from distilledprag.text import sentences
+from distilledprag.words import sentences
 
 NOT_FOUND = "not in the documents"
 LONGEST_ANSWER = 80  # characters; rows with a longer answer are left out of training

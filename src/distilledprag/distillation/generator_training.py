@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import all_hidden_states, logits_of
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import BaseLLM, chosen_device, load_base
 from distilledprag.distillation.loop import fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.distillation.packing import PackedRows
@@ -36,8 +35,8 @@ from distilledprag.generators.interface import (
     mask_embedded_as,
     mask_row_of,
 )
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
 

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import chosen_device
 from distilledprag.distillation.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedule
 from distilledprag.distillation.processes import Processes, training_processes
 from distilledprag.distillation.run_folder import RunFolder

@@ -25,7 +25,7 @@ from distilledprag.distillation.contexts import NOT_FOUND, Context, ContextMixer
 from distilledprag.distillation.packing import PackedRows, RowTable, TokenizedPair, packed_length
 from distilledprag.errors import InputError
 from distilledprag.prompts import PromptBuilder
-from distilledprag.text import sentence_spans
+from distilledprag.words import sentence_spans
 
 _PATIENCE = 1000  # contexts that fit in no batch, one after the other, before a run gives up
 

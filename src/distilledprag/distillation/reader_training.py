@@ -30,7 +30,6 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distilledprag.base import numbered_masks
 from distilledprag.base.architecture import (
     changed_layer_output,
     decoder_layers,
@@ -40,7 +39,7 @@ from distilledprag.base.architecture import (
     hidden_states,
     logits_of,
 )
-from distilledprag.base.numbered_masks import add_mask_tokens
+from distilledprag.base.masks import add_mask_tokens, projection_inputs
 from distilledprag.base.prepared import MASKS
 from distilledprag.base.reader import CARD, READER, attach, factors, load_factors, load_tensors, save_tensors
 from distilledprag.distillation.contexts import ContextMixer, data_hash, load_contexts
@@ -316,7 +315,7 @@ class ReaderTraining:
         """C over the tokens of masked prompts that are no masks, answers counted tenfold: (U, U)."""
         rows = batch.student.to(self.device)
         with torch.no_grad():
-            x = numbered_masks.projection_inputs(self.model, self.settings.plain_layer, **rows.inputs(self.model.dtype)).float()
+            x = projection_inputs(self.model, self.settings.plain_layer, **rows.inputs(self.model.dtype)).float()
         weight = rows.is_token.float() * (rows.ids != self.tokens.mask_id) * (1 + 9 * rows.is_supervised.float())
         weight = weight * (rows.positions > 0)
         return (x * weight[..., None]).flatten(0, 1).T @ x.flatten(0, 1) / weight.sum()

@@ -26,9 +26,8 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, load_base
+from distilledprag.base.llm import BaseLLM, chosen_device, load_base
 from distilledprag.base.prepared import SCORER_FILE
-from distilledprag.device import chosen_device
 from distilledprag.distillation.contexts import Context, data_hash, load_contexts
 from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.pair_data import epoch_order

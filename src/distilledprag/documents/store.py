@@ -2,7 +2,7 @@
 (`postgres.py`).
 
 Every change is one transaction, and on the disk when the method returns: a process killed at any moment leaves what was
-committed, whole. `indexing.py` fills a store, `retrieval/stored.py` searches it.
+committed, whole. `indexing.py` fills a store, `retrieval/bm25.py` searches it.
 """
 
 from __future__ import annotations

@@ -4,23 +4,27 @@ A stranger's safetensors bytes become an adapter under an id that is made here, 
 bytes of the body while they come; length of the header; header, record, base model, names, dtypes, shapes and rank; all values
 finite; their sizes (`lora.validation`; `lora.states` for state adapters). What the client says about files and configurations is
 not used.
+
+An operator sees one JSON log line a request, and metrics. Neither ever holds text, token ids, keys or adapters' ids.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp
 
 from distilledprag.engine.adapter_store import StoredAdapter
 from distilledprag.engine.completions import ChatRequest, CompletionRequest, completion_routes
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
 from distilledprag.errors import AdapterError, IncompatibleBaseError, Rejection
 from distilledprag.http.answers import model_record
@@ -31,6 +35,8 @@ from distilledprag.http.middleware import ApiKeys, Middleware, new_application
 BODIES_AT_ONCE, BODIES_OF_A_KEY = 8, 2  # times the longest adapter: memory for bodies being read and checked
 CHECKING = 2  # adapters checked at once
 _SWEEP_SECONDS = 5.0
+
+log = logging.getLogger("distilledprag.engine.requests")
 
 
 def build_application(
@@ -60,7 +66,7 @@ def build_application(
         await asyncio.to_thread(engine.stop)
 
     app = new_application("engine", explain, lifespan)
-    app.include_router(completion_routes(engine, bodies, metrics, explain))
+    app.include_router(completion_routes(engine, bodies, metrics.count, explain))
     app.include_router(adapter_routes(engine, bodies, metrics))
 
     @app.get("/v1/models")
@@ -157,3 +163,44 @@ async def _sweep(engine: Engine) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         engine.adapters.sweep()
+
+
+class Metrics:
+    """Prometheus metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        own: dict[str, Any] = {"registry": self.registry}
+        self.requests = Counter("dprag_requests", "Requests by route and status.", ["method", "route", "status"], **own)
+        self.seconds = Histogram("dprag_request_seconds", "Time until the answer's end.", ["route"], **own)
+        self.tokens = Counter("dprag_tokens", "Tokens read and written.", ["kind"], **own)
+        self.rejections = Counter("dprag_rejected_adapters", "Adapters that the gate refused.", ["reason"], **own)
+        self.rows = Histogram("dprag_batch_rows", "Rows decoded together.", buckets=(1, 2, 4, 8, 16, 32, 64), **own)
+        self._gauges = {
+            name: Gauge(f"dprag_{name}", text, **own)
+            for name, text in {
+                "waiting_requests": "Requests in the queue.",
+                "running_requests": "Requests being answered.",
+                "adapters": "Adapters held.",
+                "adapter_bytes": "Memory of these adapters.",
+            }.items()
+        }
+
+    def count(self, read: int, written: int) -> None:
+        """Count the tokens of one answer: its prompt's, and its own."""
+        self.tokens.labels("read").inc(read)
+        self.tokens.labels("written").inc(written)
+
+    def text(self, **values: float) -> bytes:
+        """All metrics in Prometheus' text form; `values`: of the gauges, now."""
+        for name, value in values.items():
+            self._gauges[name].set(value)
+        return generate_latest(self.registry)
+
+    def observe(self, request_id: str, method: str, route: str, status: int, seconds: float, tenant: str | None) -> None:
+        """Count a request that has ended, and log it. route: the pattern, never the path."""
+        method = method if method in ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PUT", "PATCH") else "other"
+        self.requests.labels(method, route, str(status)).inc()
+        self.seconds.labels(route).observe(seconds)
+        record = {"request": request_id, "method": method, "route": route, "status": status, "seconds": round(seconds, 4)}
+        log.info(json.dumps({"time": round(time.time(), 3), **record, "tenant": tenant}))

@@ -25,10 +25,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from distilledprag.base.architecture import backbone, logits_of, mlp
 from distilledprag.engine.jobs import Sampling
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.injection import inject_parts, written_states
 from distilledprag.lora.states import StateAdapter
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.weights import LoraBatch, LoraWeights
 
 ROOM = 64  # columns that a cache is enlarged by
 

@@ -18,7 +18,6 @@ from starlette.responses import Response
 
 from distilledprag.engine.adapter_store import StoredAdapter
 from distilledprag.engine.jobs import End, Event, Job, Sampling, Token
-from distilledprag.engine.metrics import Metrics
 from distilledprag.engine.service import Engine
 from distilledprag.http import openai, telemetry
 from distilledprag.http.answers import CHAT, TEXT, Form, Generation, Piece, TokenLogprob, stream, whole_record
@@ -62,7 +61,8 @@ class ChatRequest(openai.ChatRequest):
     without_effect: ClassVar[Mapping[str, tuple[Any, ...]]] = openai.WITHOUT_EFFECT | _MORE_WITHOUT_EFFECT
 
 
-def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, explain: Explain) -> APIRouter:
+def completion_routes(engine: Engine, bodies: BodyReader, count: Callable[[int, int], None], explain: Explain) -> APIRouter:
+    """count: told the tokens that were read and written, at the end of each answer."""
     router = APIRouter()
     limit = max(2**20, _BYTES_PER_TOKEN * engine.context_length)
     executor = PerKeyExecutor()
@@ -140,7 +140,7 @@ def completion_routes(engine: Engine, bodies: BodyReader, metrics: Metrics, expl
                     async for piece in written:
                         yield piece
             finally:
-                metrics.count(answer.prompt_tokens, answer.tokens)
+                count(answer.prompt_tokens, answer.tokens)
                 telemetry.count_tokens(answer.prompt_tokens, answer.tokens)
                 if (taken := answer.taken) is not None:
                     telemetry.step("wait", taken - began)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from distilledprag.engine.grammar import Grammar
+from distilledprag.engine.tokenization import Grammar
 from distilledprag.http.errors import BusyError, RequestError, StoppingError, TimedOutError
 
 RETRY_AFTER = 1  # seconds

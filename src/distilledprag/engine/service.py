@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from distilledprag.base.llm import BaseLLM
 from distilledprag.engine.adapter_store import AdapterStore, Quotas, StoredAdapter
 from distilledprag.engine.backend import Backend, EmbeddedBackend, Limits
-from distilledprag.engine.grammar import Grammar
 from distilledprag.engine.jobs import Event, FairQueue, Job, Sampling
-from distilledprag.engine.tokenization import Tokenization
+from distilledprag.engine.tokenization import Grammar, Tokenization
 from distilledprag.errors import AdapterError, Rejection
 from distilledprag.http.errors import BusyError, RequestError, StoppingError
 from distilledprag.lora.states import StateAdapter, is_state_adapter

@@ -34,7 +34,7 @@ _NAP = 0.2  # seconds between two looks at flags, at jobs that were dropped, and
 _HEALTH = 3.0  # seconds between two questions whether vLLM answers
 _LONGEST_PAUSE = 60.0  # seconds between two attempts to start it
 _NEVER = -100.0  # vLLM's bias for a token that is never written
-# JSON as the embedded backend writes it (engine/grammar.py); llguidance reads this in a schema.
+# JSON as the embedded backend writes it (engine/tokenization.py); llguidance reads this in a schema.
 _JSON_FORM = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 
 

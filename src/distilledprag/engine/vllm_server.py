@@ -24,7 +24,7 @@ from typing import Any
 import httpx2
 
 from distilledprag.base.architecture import BACKBONE_PATH
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import chosen_device
 from distilledprag.engine.vllm_adapters import GROUP, SHARED
 from distilledprag.errors import ConfigError
 from distilledprag.http.listening import is_loopback

@@ -23,10 +23,8 @@ from rich.progress import track
 from torch.nn import functional
 
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import load_base
+from distilledprag.base.llm import MAX_ANSWER_TOKENS, chosen_device, greedy_texts, load_base
 from distilledprag.base.prepared import prepared_record
-from distilledprag.decoding import MAX_ANSWER_TOKENS, greedy_texts
-from distilledprag.device import chosen_device
 from distilledprag.documents import load_passages
 from distilledprag.errors import ConfigError
 from distilledprag.evaluation.methods import METHODS, Prepared, Question, Setting, mask_row, require_architecture

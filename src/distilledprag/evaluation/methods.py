@@ -26,21 +26,19 @@ import torch
 
 from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines import AugmentedDocument
-from distilledprag.baselines.prag import PromptVariant, prompt_ids
-from distilledprag.baselines.prag_adapters import PragAdapters
+from distilledprag.baselines.prag import PragAdapters, PromptVariant, prompt_ids
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator
 from distilledprag.generators.compressed import StateCompressor, group_sizes
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
-from distilledprag.generators.noise import noisy
 from distilledprag.generators.sentence_choice import SentenceChoice
-from distilledprag.generators.state import StateGenerator
+from distilledprag.generators.state import StateGenerator, noisy
 from distilledprag.generators.state_scorer import StateScorer, sentence_choice
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
-from distilledprag.text import sentence_spans, sentences
+from distilledprag.words import sentence_spans, sentences
 
 COMPRESSED = {"state_r2": 2, "state_r4": 4, "state_r8": 8}  # tokens a row
 MIXED = "state_mixed_r4"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from distilledprag.errors import InputError
-from distilledprag.text import ALL_RIGHT, NONE_RIGHT, TokenScores, normalise, token_overlap
+from distilledprag.words import ALL_RIGHT, NONE_RIGHT, TokenScores, normalise, token_overlap
 
 
 def exact_match(prediction: str, answer: str) -> float:

@@ -24,11 +24,9 @@ from typing import Any, Literal
 import torch
 
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, load_base, weights_hash
+from distilledprag.base.llm import BaseLLM, chosen_device, greedy_ids, load_base, weights_hash
 from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
-from distilledprag.decoding import greedy_ids
-from distilledprag.device import chosen_device
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import (
     CHOOSING,
@@ -47,9 +45,8 @@ from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.summary import Answered, recall_of, scores_of, summarise
 from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
-from distilledprag.generators.checkpoint import read_config
 from distilledprag.generators.compressed import StateCompressor, load_compressor
-from distilledprag.generators.interface import generator_names, mask_embedded_as
+from distilledprag.generators.interface import generator_names, mask_embedded_as, read_config
 from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.generators.state_scorer import base_scorer
 from distilledprag.journal import Journal

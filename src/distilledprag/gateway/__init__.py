@@ -6,7 +6,7 @@
 
 application.py      one ASGI application; the page and /health
 chat.py             /v1/models, /v1/chat/completions: a chat request -> what is asked -> an answer in OpenAI's form
-document_routes.py  /v1/documents, /v1/collections
+document_routes.py  /v1/documents, /v1/collections, /v1/search; where uploads wait to be read
 answering.py        one question, from passages to answer
 quotes.py           may the user's own words be sent?
 adapter_cache.py    adapters by content hash: made once, uploaded once, refreshed

@@ -15,24 +15,22 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from distilledprag.decoding import MAX_ANSWER_TOKENS
+from distilledprag.base.llm import MAX_ANSWER_TOKENS
 from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import StoreError
 from distilledprag.gateway.adapter_cache import Adapter, AdapterCache
 from distilledprag.gateway.engine_client import AdapterGoneError, EngineClient, SentRequest
 from distilledprag.gateway.guard.protected import Protected
-from distilledprag.gateway.guard.reference import EgressReference
-from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
+from distilledprag.gateway.guard.rules import AnswerSettings, EgressReference, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
-from distilledprag.gateway.search import passage_record
 from distilledprag.http import telemetry
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
+from distilledprag.retrieval.bm25 import Finder, StoreRetriever
 from distilledprag.retrieval.selection import best_of, repeat_notes
-from distilledprag.retrieval.stored import Finder, StoreRetriever
 
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
@@ -348,3 +346,15 @@ def request_fields(asked: Asked, prompts: Prompts, model: str) -> dict[str, Any]
     if asked.response_format is not None:
         fields["response_format"] = asked.response_format
     return fields
+
+
+def passage_record(passage: Passage, score: float, document: str) -> dict[str, Any]:
+    """document: its id; place: the passage's place in the `text` of GET /v1/documents/{id}, from 0."""
+    return {
+        "document": document,
+        "source": passage.source,
+        "place": passage.index,
+        "title": passage.title,
+        "text": passage.text,
+        "score": round(score, 4),
+    }

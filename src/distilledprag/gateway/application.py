@@ -20,16 +20,14 @@ from distilledprag.errors import DiskFullError, DistilledPRAGError, StoreError, 
 from distilledprag.gateway.adapter_cache import CAPACITY, AdapterCache
 from distilledprag.gateway.answering import Answering
 from distilledprag.gateway.chat import ChatRequest, chat_routes
-from distilledprag.gateway.document_routes import MAX_UPLOAD, document_routes
+from distilledprag.gateway.document_routes import MAX_UPLOAD, ReadingDesk, document_routes, search_routes
 from distilledprag.gateway.engine_client import EngineClient
 from distilledprag.gateway.quotes import QUOTED_WORDS, Policy, QuotePolicy
-from distilledprag.gateway.reading_desk import ReadingDesk
-from distilledprag.gateway.search import search_routes
 from distilledprag.http.bodies import BodyReader, describe_bodies
 from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
 from distilledprag.http.middleware import AllowedHosts, ApiKeys, Middleware, new_application
 from distilledprag.pipeline import DistilledPRAG
-from distilledprag.retrieval.stored import Finder
+from distilledprag.retrieval.bm25 import Finder
 
 CHAT_MEMORY = 64 * 2**20  # bytes of all conversations that are being read or used
 UPLOAD_MEMORY = 256 * 2**20  # bytes of all uploads; of their own, so that documents in their queue keep nobody from asking

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from distilledprag.documents.store import DEFAULT_COLLECTION
 from distilledprag.errors import InputError
 from distilledprag.gateway.answering import MODES, Answering, Asked, Mode, Reply
-from distilledprag.gateway.guard.reference import MOST_PASSAGES
+from distilledprag.gateway.guard.rules import MOST_PASSAGES
 from distilledprag.http import openai
 from distilledprag.http.answers import CHAT, Generation, model_record, stream, whole_record
 from distilledprag.http.bodies import BodyReader, json_body, while_there

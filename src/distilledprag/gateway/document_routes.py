@@ -1,4 +1,9 @@
-"""/v1/documents and /v1/collections: upload, list, read and delete."""
+"""/v1/documents, /v1/collections and /v1/search: upload, list, read, search and delete.
+
+Uploads wait at the `ReadingDesk` for their turn, in threads of their own, so that chat, /health and the list never wait for a
+free thread: one thread for each reading process, and one that stores documents. What a client that has left wanted read is given
+up at once, whether it waits or is being read.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +12,9 @@ import functools
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,13 +23,19 @@ from starlette.datastructures import FormData, UploadFile
 from distilledprag.documents.copies import Likeness
 from distilledprag.documents.indexing import prepare_bytes, prepare_text
 from distilledprag.documents.loading import named_notes
+from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, StoredDocument, checked_collection
 from distilledprag.errors import DocumentError, InputError
-from distilledprag.gateway.reading_desk import ReadingDesk
-from distilledprag.http.bodies import BodyReader, body_of_type
+from distilledprag.gateway.answering import passage_record
+from distilledprag.http.bodies import BodyReader, body_of_type, while_there
+from distilledprag.http.errors import BusyError
 from distilledprag.http.openai import explained
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 MAX_UPLOAD = 64 * 2**20  # bytes of one request
+MOST_WAITING = 64  # uploads at a time, those that are being read included
+
+Result = TypeVar("Result")
 
 
 class TextDocument(BaseModel):
@@ -101,6 +113,23 @@ def document_routes(
     return router
 
 
+def search_routes(store: DocumentStore) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/v1/search")
+    async def search(
+        q: Annotated[str, Query(max_length=1000)],
+        collection: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 10,
+    ) -> dict[str, Any]:
+        """The passages with these words, best first by BM25; nothing is sent to the engine."""
+        retriever = StoreRetriever(store.database, checked_collection(collection) if collection is not None else None)
+        found = await asyncio.to_thread(retriever.find, q, limit)
+        return {"object": "list", "data": [passage_record(*one) for one in found]}
+
+    return router
+
+
 _FORM = {
     "type": "object",
     "properties": {"file": {"type": "string", "format": "binary"}, "collection": {"type": "string"}},
@@ -155,3 +184,38 @@ async def _uploaded(
         except DocumentError as error:
             failed.append(str(error))
     return prepared, failed, collection
+
+
+class ReadingDesk:
+    """Belongs to one event loop; the pool is its owner's to close."""
+
+    def __init__(self, pool: ReadingPool) -> None:
+        self.pool = pool
+        self._threads = ThreadPoolExecutor(pool.workers, thread_name_prefix="reading")
+        self._storing = ThreadPoolExecutor(1, thread_name_prefix="storing")
+        self._waiting = 0
+
+    async def run(self, request: Request, work: Callable[[threading.Event], Result]) -> Result:
+        """What `work` returns or raises, in a thread of its own; its argument is set when nobody waits for it any more.
+
+        The request's body has been read. Raises BusyError when too many wait, and RequestError when the client leaves.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise BusyError("too many documents wait to be read; try again in a moment", retry_after=5)
+        self._waiting += 1
+        cancelled = threading.Event()
+        reading = asyncio.get_running_loop().run_in_executor(self._threads, work, cancelled)
+        try:  # one that has not begun when the client leaves never will
+            return await while_there(request, reading, "the client left while its document was being read", status=400)
+        finally:
+            self._waiting -= 1
+            cancelled.set()
+
+    async def store(self, work: Callable[[], Result]) -> Result:
+        """What `work`, which writes to the document store, returns or raises; one at a time."""
+        return await asyncio.get_running_loop().run_in_executor(self._storing, work)
+
+    def close(self) -> None:
+        """For the end of the event loop, when no request is under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._storing.shutdown()

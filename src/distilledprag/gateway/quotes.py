@@ -14,7 +14,7 @@ from distilledprag.documents.store import DocumentStore
 from distilledprag.gateway.guard.encodings import RUN
 from distilledprag.gateway.guard.protected import is_character, word_spans, words
 from distilledprag.http.errors import RequestError
-from distilledprag.retrieval.stored import StoreRetriever
+from distilledprag.retrieval.bm25 import StoreRetriever
 
 Policy = Literal["refuse", "warn", "allow"]
 POLICIES: tuple[Policy, ...] = ("refuse", "warn", "allow")

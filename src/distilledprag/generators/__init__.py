@@ -1,8 +1,8 @@
 """Generators turn documents into the adapter that an LLM needs to answer questions about them.
 
-state.py             ours: the passages' hidden states     interface.py         what a learned generator is; by name
-paper.py             the paper's                           checkpoint.py        their files, on disk and on the Hub
-dyprag.py            DyPRAG's                              document_states.py   what they read of the passages
+state.py             ours: the passages' hidden states     interface.py         what a learned one is, by name, and its files
+paper.py             the paper's                           document_states.py   what it reads of the passages
+dyprag.py            DyPRAG's                              kept_states.py       passages' states on disk
 sentence_choice.py   the sentences that a question needs, by words
 state_scorer.py      ... and by hidden states
 

@@ -41,10 +41,10 @@ from distilledprag.base.architecture import (
 from distilledprag.base.llm import BaseLLM
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder
-from distilledprag.generators.checkpoint import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
-from distilledprag.lora.batch import LoraBatch
+from distilledprag.generators.interface import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
 from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.lora.injection import inject
+from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
 ARCHITECTURE = "compressed"

@@ -31,7 +31,7 @@ from distilledprag.generators.interface import (
     adapter_sizes,
     register,
 )
-from distilledprag.lora.batch import LoraBatch
+from distilledprag.lora.weights import LoraBatch
 
 
 class PaperSettings(GeneratorSettings):

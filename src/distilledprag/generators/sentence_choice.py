@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from distilledprag.errors import InputError
-from distilledprag.text import sentence_spans
-from distilledprag.words import words_of
+from distilledprag.words import sentence_spans, words_of
 
 FEWEST = 60  # rows; passages that have fewer altogether are kept whole
 WEIGHTS = Path(__file__).parents[1] / "weights" / "word-scorer.safetensors"

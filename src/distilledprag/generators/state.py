@@ -10,6 +10,15 @@
 Passages are encoded one by one, each as passage 1 of a prompt, so that a passage's rows can be kept and put beside others: on
 disk where the generator is given `KeptStates`, and then a question about passages that are kept costs no pass of the encoder.
 Only the embeddings and layers 0..L of the base are needed.
+
+Adapters that were made apart can be put side by side, so that documents are encoded once and combined later:
+
+    A: passages of 53 and 47 tokens, masks 0 to 99      B: 30 tokens, masks 0 to 29
+    A + B: masks 0 to 99 are A's, 100 to 129 are B's; the prompt has passages of 53, 47 and 30 masks
+
+On the exact path the rows of B follow those of A. A PEFT adapter holds what a mask lacks to its state, in one prompt, so its rows
+are made anew for their new masks. PEFT's own `cat` cannot do that: it leaves both adapters at masks 0, 1, 2, ..., where their
+states add up.
 """
 
 from __future__ import annotations
@@ -28,12 +37,12 @@ from distilledprag.base.architecture import adds_mlp_output, hidden_after, modul
 from distilledprag.base.llm import BaseLLM, lower_weights_hash, passage_states
 from distilledprag.base.prepared import MASKS, PreparedRecord, part_of
 from distilledprag.base.reader import load_tensors
-from distilledprag.errors import ConfigError, InputError
+from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.generators.kept_states import KeptStates
 from distilledprag.lora.states import StateAdapter, from_int8, to_int8
 from distilledprag.lora.weights import STATES, LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
-from distilledprag.text import sentences
+from distilledprag.words import sentences
 
 _CACHED_TOKENS = 200_000
 _BATCH_TOKENS = 4096  # of passages that are encoded at a time, padding included
@@ -247,3 +256,61 @@ class StateGenerator:
         assert plain is not None
         pair = LoraPair(plain.a[:count].contiguous(), b)
         return LoraWeights({module_key(plain.layer, "down_proj"): pair}, float(count), self.base.identity, STATES)
+
+
+def noisy(rows: Tensor, sigma: float, text: str) -> Tensor:
+    """rows (N, D) with normal noise of `sigma` standard deviations of each of the D values over the rows.
+
+    text: whose rows they are. The noise is drawn from it, so that a passage that is sent twice has the same noise: who gets fresh
+    noise each time only has to average.
+    """
+    if not sigma or len(rows) < 2:
+        return rows
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    drawn = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows.device)
+    return rows + sigma * rows.float().std(dim=0) * drawn
+
+
+@dataclass(frozen=True)
+class Part:
+    """An adapter and the tokens of each of its passages, in order. name: for messages."""
+
+    adapter: LoraWeights | StateAdapter
+    passages: Sequence[int]
+    name: str = "an adapter"
+
+    def __post_init__(self) -> None:
+        if sum(self.passages) != self.adapter.rank:
+            raise CheckpointError(
+                f"{self.name} has {self.adapter.rank} rows, but its passages have {sum(self.passages)} tokens: files of two "
+                "adapters are mixed; encode the documents again"
+            )
+
+
+def joined_states(parts: Sequence[Part]) -> StateAdapter:
+    """The exact path's adapter of all parts in their order. Raises CheckpointError for parts that do not belong together."""
+    adapters = [part.adapter for part in parts if isinstance(part.adapter, StateAdapter)]
+    first = adapters[0]
+    for part, other in zip(parts, adapters, strict=True):
+        first.base.require(other.base, part.name)
+        if other.layer != first.layer:
+            raise CheckpointError(f"{part.name} was written after layer {other.layer}, the first after {first.layer}")
+    return StateAdapter(torch.cat([adapter.rows for adapter in adapters]), first.layer, first.base)
+
+
+def joined_lora(states: StateGenerator, parts: Sequence[Part]) -> LoraWeights:
+    """The PEFT adapter of all parts in their order, as if their passages had been encoded together.
+
+    Raises InputError for more tokens than the base has masks, CheckpointError for an adapter of another base or generator.
+    """
+    wanted = []
+    for part in parts:
+        adapter = part.adapter
+        if not isinstance(adapter, LoraWeights) or not adapter.writes_states:
+            raise CheckpointError(
+                f"{part.name} is no state adapter, so it has no rows of its own; put its documents in one adapter"
+            )
+        adapter.base.require(states.base.identity, part.name)
+        (pair,) = adapter.modules.values()
+        wanted.append(states.present(part.passages) + adapter.scaling * pair.b.float().T)
+    return states.lora_of(torch.cat(wanted), [length for part in parts for length in part.passages])

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import backbone, changed_layer_output, decoder_layers
 from distilledprag.errors import IncompatibleBaseError, InputError
-from distilledprag.lora.batch import LoraBatch
 from distilledprag.lora.states import StateAdapter
-from distilledprag.lora.weights import LoraWeights
+from distilledprag.lora.weights import LoraBatch, LoraWeights
 
 _changed: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()

@@ -1,14 +1,25 @@
-"""Finding the passages for a question by BM25 in memory (bm25s), and the protocol of everything that ranks passages."""
+"""Finding the passages for a question by BM25, in memory (bm25s) or over a document store, and the protocol of everything that
+ranks passages.
+
+No database ranks as `BM25Retriever` does: SQLite gives a word no weight that is in more than half of the passages, such as the
+name that all documents of a small store are about, and PostgreSQL counts no words. So a store's full-text index only proposes
+candidates (in a small store: all passages that share a word with the question); their scores are those of `BM25Retriever` over
+all passages of the store. Changes to the store count at once.
+"""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence, Sized
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distilledprag.documents.database import Database
 from distilledprag.documents.passages import Passage
+from distilledprag.documents.store import word_rule
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.words import PLAIN, WordRule, words_of
 
@@ -98,3 +109,56 @@ class BM25Retriever:
         known = [self._vocabulary[word] for word in words_of(question, self._rule) if word in self._vocabulary]
         scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.passages), dtype=np.float32)
         return [(self.passages[int(place)], float(scores[place])) for place in best_places(scores, k)]
+
+
+CANDIDATES = 500
+_MOST_WORDS = 64  # of a question; the rarest are used
+
+
+class Finder(Protocol):
+    """A Retriever over a store, that also says whose passages it found."""
+
+    def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
+        """At most `k` passages with their scores and the ids of their documents, best first."""
+        ...
+
+
+class StoreRetriever:
+    """A Retriever over a store, or over one collection of it."""
+
+    def __init__(self, database: Database, collection: str | None = None) -> None:
+        self._database = database
+        self._collection = collection
+
+    def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
+        """The `k` best passages with their scores, best first; ties in the order of storing. Passage.source is the document's
+        name.
+
+        Unlike `BM25Retriever` it leaves out passages that share no word with the question, so there may be fewer than `k`,
+        or none. Raises InputError for an empty question and a `k` below 1.
+        """
+        return [(passage, score) for passage, score, _ in self.find(question, k)]
+
+    def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
+        """As `retrieve`, but each passage also with the id of its document."""
+        check_request(question, k)
+        with self._database.reading() as connection:
+            passages, words = connection.execute("SELECT passages, words FROM totals").fetchone()
+            rule = word_rule(connection)
+            counts = Counter(words_of(question, rule))
+            frequencies = self._database.frequencies(connection, list(counts))
+            rarest = sorted(frequencies, key=frequencies.__getitem__)[:_MOST_WORDS]
+            importance = {
+                word: counts[word] * math.log(1 + (passages - frequencies[word] + 0.5) / (frequencies[word] + 0.5))
+                for word in rarest
+            }
+            limit = max(k, CANDIDATES)
+            rows = self._database.candidates(connection, importance, self._collection, limit) if importance else []
+        scored = []
+        for id, document, name, place, title, text, length in rows:
+            found = Counter(words_of(f"{title} {text}", rule))
+            shrink = K1 * (1 - B + B * length * passages / words)
+            score = sum(weight * found[word] / (found[word] + shrink) for word, weight in importance.items())
+            scored.append((-score, id, Passage(text, name, title, place), document))
+        scored.sort(key=lambda entry: entry[:2])
+        return [(passage, -negative, document) for negative, _, passage, document in scored[:k]]

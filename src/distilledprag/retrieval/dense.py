@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from distilledprag.documents.database import Connection, Database
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import ConfigError, InputError
-from distilledprag.retrieval.bm25 import BM25Retriever, Retriever, best_places, check_request
+from distilledprag.retrieval.bm25 import BM25Retriever, Finder, Retriever, StoreRetriever, best_places, check_request
 from distilledprag.retrieval.encoder import SentenceEncoder
-from distilledprag.retrieval.stored import Finder, StoreRetriever
 from distilledprag.words import PLAIN, WordRule
 
 Kind = Literal["bm25", "dense", "hybrid"]

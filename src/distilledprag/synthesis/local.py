@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distilledprag.device import chosen_device
+from distilledprag.base.llm import chosen_device
 from distilledprag.errors import CheckpointError, EndpointError
 from distilledprag.synthesis.llm import Reply, Request, RequestFailed
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from distilledprag.evaluation.metrics import token_f1
 from distilledprag.synthesis.sources import Document
-from distilledprag.text import normalise
+from distilledprag.words import normalise
 
 Message = dict[str, str]
 

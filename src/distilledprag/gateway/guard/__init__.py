@@ -1,7 +1,7 @@
 """What may leave this machine, decided on the bytes themselves just before they are sent.
 
-rules.py      one egress rule for each kind of request: checks method, path and body
-reference.py  what a request is compared with, made apart from the code that builds requests
+rules.py      one egress rule for each kind of request: checks method, path and body; and what they are compared with, made
+              apart from the code that builds requests
 protected.py  what must not leave, of the retrieved passages, less what the user's own words contain
 encodings.py  the texts and token ids that bytes may hide
 

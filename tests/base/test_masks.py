@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distilledprag.base.sampled_mask import install_mask, mask_record, sample_row
+from distilledprag.base.masks import install_mask, mask_record, sample_row
 from distilledprag.errors import CheckpointError
 from distilledprag.lora.identity import BaseIdentity
 
