@@ -23,8 +23,7 @@ from distilledprag.evaluation.runner import machine
 from distilledprag.files import write_atomically
 from distilledprag.json_lines import json_rows
 from distilledprag.retrieval.bm25 import BM25Retriever, Retriever
-from distilledprag.retrieval.dense import DenseRetriever, HybridRetriever
-from distilledprag.retrieval.encoder import SentenceEncoder
+from distilledprag.retrieval.dense import DenseRetriever, HybridRetriever, SentenceEncoder
 from distilledprag.words import WordRule
 
 ROOT = Path(__file__).parents[1]

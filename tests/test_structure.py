@@ -152,8 +152,8 @@ def test_what_needs_no_model_imports_no_torch():
         "cli.checkpoints",
         "cli.engine",
         "cli.gateway",
-        "cli.index",
         "cli.serve",
+        "cli.store",
         "cli.synthesize",
     ):
         assert not packages(f"distilledprag.{module}", set()) & {"torch", "transformers"}, module

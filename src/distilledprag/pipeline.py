@@ -28,7 +28,7 @@ from distilledprag.generators.state_scorer import base_scorer, sentence_choice
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch, LoraWeights
 from distilledprag.prompts import PromptBuilder
-from distilledprag.prompts.plain_text import check_text
+from distilledprag.prompts.token_ids import check_text
 from distilledprag.retrieval import BM25Retriever, Retriever, select, usual_k
 
 _NO_LIMIT = 10**9  # tokens

@@ -13,7 +13,7 @@ from distilledprag.audit.attackers import build_attacker
 from distilledprag.audit.run import rare_tokens, shares, summary
 from distilledprag.base.architecture import embedding_table
 from distilledprag.base.llm import load_base
-from distilledprag.cli.audit import dials
+from distilledprag.cli.evaluate import dials
 from distilledprag.evaluation.methods import Setting
 from distilledprag.evaluation.questions import BLANK, telling_words, templated_questions
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor

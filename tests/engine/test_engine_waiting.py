@@ -14,7 +14,7 @@ from distilledprag.engine import application
 from distilledprag.engine.tokenization import Tokenization
 from distilledprag.http.bodies import AT_ONCE, BodyReader, PerKeyExecutor
 from distilledprag.http.errors import BusyError, RequestError
-from distilledprag.prompts.plain_text import PlainTextEncoder
+from distilledprag.prompts.token_ids import PlainTextEncoder
 
 
 class Sent:

@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distilledprag.gateway.engine_client import LEDGER, RULE, GuardedTransport
-from distilledprag.gateway.guard.encodings import holds_token_run
-from distilledprag.gateway.guard.protected import AllowedRuns, Protected, WireGuardError, runs, words
+from distilledprag.gateway.guard.protected import AllowedRuns, Protected, WireGuardError, holds_token_run, runs, words
 from distilledprag.gateway.guard.rules import AdapterRule, AnswerSettings, BareRule, Masks, PlainTextRule, PromptRule, RemovalRule
 from distilledprag.gateway.quotes import longest_quote
 from distilledprag.lora.states import StateAdapter

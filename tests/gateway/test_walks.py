@@ -14,7 +14,7 @@ from tiny import PAPER
 
 import distilledprag
 import distilledprag.cli.encode
-import distilledprag.cli.search  # both before a walk is traced: the bodies of classes count as calls
+import distilledprag.cli.store  # both before a walk is traced: the bodies of classes count as calls
 from distilledprag.distillation.generator_training import DistillTask
 from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.generators import build_generator
@@ -29,13 +29,12 @@ WALKS = {
 }
 # Of every room; docs/design.md names them.
 TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py"}
-# Of these a chat request calls one helper each: a connection's bookkeeping, the check of k, the adapter read back from its bytes,
-# whether the passages fit, an answer's shape, near copies left out, a passage's record, a step told to operators. The
-# database is one of two under a store.
+# Of these a chat request calls one helper each: a connection's bookkeeping, the adapter read back from its bytes, whether the
+# passages fit, an answer's shape, near copies left out, a step told to operators. The database is one of two under a store.
 HELPERS = {
     "http/telemetry.py", "documents/sqlite.py",
-    "http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
-    "retrieval/selection.py", "gateway/search.py", "generators/state_scorer.py",
+    "http/listening.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
+    "retrieval/selection.py", "generators/state_scorer.py",
 }  # fmt: skip
 
 

@@ -29,7 +29,6 @@ ROOMS = {
         f"distilledprag.{name}": {"evaluate"}
         for name in (
             "audit",
-            "cli.audit",
             "cli.evaluate",
             *(f"evaluation.{part}" for part in ("overlap", "questions", "runner", "statistics", "summary")),
         )

@@ -6,7 +6,7 @@ import pytest
 
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.prompts import PromptBuilder
-from distilledprag.prompts.chat import ChatTemplate
+from distilledprag.prompts.token_ids import ChatTemplate
 
 BODY = (
     "You should answer the question by referring to the knowledge provided below and integrating your own "

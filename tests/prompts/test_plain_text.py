@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from distilledprag.errors import InputError
 from distilledprag.prompts import PromptBuilder
-from distilledprag.prompts.plain_text import PlainTextEncoder
+from distilledprag.prompts.token_ids import PlainTextEncoder
 
 CONTROL = [
     "<s>",

@@ -17,13 +17,13 @@ from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.retrieval import BM25Retriever
 from distilledprag.retrieval.dense import (
     DenseRetriever,
+    SentenceEncoder,
     StoreDenseRetriever,
     checked_kind,
     fused,
     memory_retriever,
     store_finder,
 )
-from distilledprag.retrieval.encoder import SentenceEncoder
 
 TEXTS = ["Anna Tovberg lives in Oakport.", "Velkor Foods is based in Millport.", "The rent is $1,249.50 a month.", "The harbour."]
 PASSAGES = [Passage(text, "a.txt", index=place) for place, text in enumerate(TEXTS)]

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from distilledprag.cli.search import BY_WORDS, Search
+from distilledprag.cli.store import BY_WORDS, Search
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import ReadingPool

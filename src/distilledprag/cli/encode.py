@@ -1,4 +1,6 @@
-"""`dprag encode`: write the adapter of documents into a folder, and print the masked prompt that goes with it."""
+"""`dprag encode`: write the adapter of documents into a folder, and print the masked prompt that goes with it.
+`dprag join`: put adapters of such folders side by side.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +18,9 @@ from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically
 
 if TYPE_CHECKING:
+    from distilledprag.generators.state import Part
     from distilledprag.lora.weights import LoraWeights
     from distilledprag.pipeline import DistilledPRAG
-
 PLACE = "{question}"
 STATES = "states.safetensors"
 
@@ -165,3 +167,45 @@ def _told(prag: DistilledPRAG, ids: list[int], lengths: Sequence[int], size: int
     prompt = prag.base.tokenizer.decode(ids, skip_special_tokens=False)
     AdapterPrompt(prompt, list(lengths)).write(out)
     return {"prompt": prompt, "masks": sum(lengths), "tokens": len(ids), "bytes": size, "compact_bytes": size}
+
+
+def join(folders: list[Path], out: Path, as_json: bool, base: str | None) -> None:
+    """`dprag join`: the adapters of `folders` side by side, in a folder of its own.
+
+    Raises InputError for fewer than two adapters, CheckpointError for folders that `dprag encode` did not write.
+    """
+    if len(folders) < 2:
+        raise InputError("give two adapters or more to put side by side")
+    from distilledprag.generators.state import joined_lora, joined_states
+    from distilledprag.lora.states import StateAdapter
+    from distilledprag.pipeline import DistilledPRAG
+
+    parts = [_part(folder) for folder in folders]
+    kinds = {type(part.adapter) for part in parts}
+    if len(kinds) > 1:
+        raise CheckpointError("some of these adapters are for PEFT and some for an engine of ours; encode the documents again")
+    prag = DistilledPRAG.from_pretrained(base, say=Console(stderr=True).print)
+    lengths = [length for part in parts for length in part.passages]
+    if kinds == {StateAdapter}:
+        states = joined_states(parts)
+        states.base.require(prag.base.identity)
+        record = write_engine_folder(prag, states.to_bytes(), lengths, out)
+    else:
+        record = write_peft_folder(prag, joined_lora(prag.states, parts), lengths, out)
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False))
+        return
+    Console().print(
+        f"{out}: {record['masks']} rows from {len(folders)} adapters, {record['bytes']:,} bytes; --json prints the masked prompt"
+    )
+
+
+def _part(folder: Path) -> Part:
+    from distilledprag.generators.state import Part
+    from distilledprag.lora.states import StateAdapter
+    from distilledprag.lora.weights import LoraWeights
+
+    prompt = AdapterPrompt.read(folder)
+    states = folder / STATES
+    adapter = StateAdapter.from_bytes(states.read_bytes()) if states.is_file() else LoraWeights.from_pretrained(folder)
+    return Part(adapter, prompt.passages, str(folder))

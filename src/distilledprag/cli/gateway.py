@@ -8,8 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distilledprag.cli.search import Search
-from distilledprag.cli.states import drop_others
+from distilledprag.cli.store import Search, drop_others
 from distilledprag.errors import ConfigError
 
 

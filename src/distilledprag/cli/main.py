@@ -91,7 +91,7 @@ def ask(
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
-    from distilledprag.cli.search import Search
+    from distilledprag.cli.store import Search
 
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
@@ -138,9 +138,9 @@ def join(
     base: Base = None,
 ) -> None:
     """Put adapters side by side that were made apart, each at masks of its own."""
-    from distilledprag.cli import join as command
+    from distilledprag.cli import encode as command
 
-    command.run(adapters, out, as_json, base)
+    command.join(adapters, out, as_json, base)
 
 
 @app.command("prepare-base")
@@ -322,13 +322,13 @@ def audit(
 ) -> None:
     """Measure what an adapter gives away: attackers with base and adapter try to get the passage back."""
     from distilledprag.audit.run import ATTACKERS, AuditOptions
-    from distilledprag.cli import audit as command
+    from distilledprag.cli import evaluate as command
 
     def named(text: str) -> list[str]:
         return [name.strip() for name in text.split(",") if name.strip()]
 
     turned = command.dials(named(methods), layer or [], rows or [1.0], noise or [0.0], precision or ["int8"])
-    command.run(
+    command.run_audit(
         AuditOptions(
             data=data, out=out, train=train or [], dials=turned, attackers=tuple(named(attackers)) if attackers else ATTACKERS,
             generators=generator or [], n=n, pairs=pairs, steps=steps, questioned=questioned, seed=seed, base=base,
@@ -369,12 +369,10 @@ def index(
     states_limit: StatesLimit = 8192,
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
-    from distilledprag.cli import index as command
-    from distilledprag.cli.search import Search
-    from distilledprag.cli.states import States
+    from distilledprag.cli import store as command
 
-    states = States(base, states_limit) if encode or base else None
-    command.run(path, store, collection, allow_empty, limits, Search(retriever, encoder, language), states)
+    states = command.States(base, states_limit) if encode or base else None
+    command.index(path, store, collection, allow_empty, limits, command.Search(retriever, encoder, language), states)
 
 
 @app.command()
@@ -452,7 +450,7 @@ def serve(
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
-    from distilledprag.cli.search import Search
+    from distilledprag.cli.store import Search
 
     search = Search(retriever, encoder, language)
     command.run(store, port, engine_port, base, rows, allow_plaintext, browser, limits, search)
@@ -481,7 +479,7 @@ def gateway(
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.cli import gateway as command
-    from distilledprag.cli.search import Search
+    from distilledprag.cli.store import Search
 
     options = command.GatewayOptions(
         host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],

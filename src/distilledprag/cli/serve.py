@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distilledprag.cli.search import BY_WORDS, Search
+from distilledprag.cli.store import BY_WORDS, Search
 from distilledprag.errors import ConfigError
 
 _START_SECONDS = 120.0  # for a server to answer

@@ -27,8 +27,7 @@ from distilledprag.base.llm import BaseLLM
 from distilledprag.base.masks import MASK_TOKEN, mask_record
 from distilledprag.errors import CheckpointError, DistilledPRAGError
 from distilledprag.http.errors import RequestError
-from distilledprag.prompts.chat import ChatTemplate
-from distilledprag.prompts.plain_text import PlainTextEncoder, check_text
+from distilledprag.prompts.token_ids import ChatTemplate, PlainTextEncoder, check_text
 
 _CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a character decodes to whose last bytes are in the next token
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}

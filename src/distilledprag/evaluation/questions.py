@@ -35,9 +35,8 @@ from distilledprag.evaluation.recipe import (
 )
 from distilledprag.retrieval.bm25 import Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
-from distilledprag.retrieval.dense import memory_retriever
+from distilledprag.retrieval.dense import SentenceEncoder, memory_retriever
 from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
-from distilledprag.retrieval.encoder import SentenceEncoder
 from distilledprag.words import sentences
 
 Fits = Callable[[Sequence[str]], bool]

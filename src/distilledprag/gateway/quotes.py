@@ -11,8 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from distilledprag.documents.store import DocumentStore
-from distilledprag.gateway.guard.encodings import RUN
-from distilledprag.gateway.guard.protected import is_character, word_spans, words
+from distilledprag.gateway.guard.protected import RUN, is_character, word_spans, words
 from distilledprag.http.errors import RequestError
 from distilledprag.retrieval.bm25 import StoreRetriever
 

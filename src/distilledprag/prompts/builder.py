@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distilledprag.errors import CheckpointError, InputError
-from distilledprag.prompts.chat import ChatTemplate, Frame
-from distilledprag.prompts.plain_text import PlainTextEncoder, check_text
+from distilledprag.prompts.token_ids import ChatTemplate, Frame, PlainTextEncoder, check_text
 
 INSTRUCTION = "You should answer the question by referring to the knowledge provided below and integrating your own knowledge."
 INSTRUCTION_CLOSED_BOOK = "You should answer the question by integrating your own knowledge."

@@ -30,8 +30,7 @@ from distilledprag.documents import Passage
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.gateway.guard.protected import AllowedRuns, Protected, WireGuardError, words
 from distilledprag.prompts import PromptBuilder
-from distilledprag.prompts.chat import ChatTemplate
-from distilledprag.prompts.plain_text import PlainTextEncoder
+from distilledprag.prompts.token_ids import ChatTemplate, PlainTextEncoder
 
 MOST_PASSAGES = 20  # in one prompt
 _NO_LIMIT = 10**9
