@@ -8,17 +8,15 @@ from typing import Any
 
 from measuring import ROOT
 
-from distilledprag.files import write_atomically
+from distilledprag.files import write_section
 
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- made by benchmarks/performance_page.py -->", "<!-- end -->"
 
 
 def write_page(result: dict[str, Any], file: Path) -> None:
     """Put the tables into the page, and the picture beside the JSON file."""
     _plot(result, file.with_suffix(".png"))
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    write_atomically(PAGE, f"{before}{BEGIN}\n{_tables(result)}\n{END}{rest.partition(END)[2]}")
+    write_section(PAGE, "made by benchmarks/performance_page.py", _tables(result))
 
 
 def _tables(result: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from formats_table import table
 from reader_cases import Case
 
 from distilledprag.documents.loading import load_document
+from distilledprag.files import write_section
 
 CASES = [*pdf_cases.CASES.all, *office_cases.CASES.all, *text_cases.CASES.all]
 GROUPS = {
@@ -163,11 +164,8 @@ def main() -> None:
     scores = "\n".join(f"| {' | '.join(row)} |" for row in [["", *GROUPS], ["---"] * (len(GROUPS) + 1), *rows])
     print(scores)
     if page:
-        text = page.read_text()
-        for mark, made in (("formats", table(CASES)), ("libraries", scores)):
-            begin = text.index("\n", text.index(f"<!-- {mark}: ")) + 1
-            text = f"{text[:begin]}{made}\n{text[text.index('<!-- end -->', begin) :]}"
-        page.write_text(text)
+        for name, made in (("formats", table(CASES)), ("libraries", scores)):
+            write_section(page, f"{name}: made by benchmarks/readers.py", made)
 
 
 def score_row(read: Callable[[Path], str], groups: tuple[str, ...]) -> list[str]:

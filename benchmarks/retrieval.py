@@ -20,7 +20,7 @@ import torch
 
 from distilledprag.documents import Passage
 from distilledprag.evaluation.runner import machine
-from distilledprag.files import write_atomically
+from distilledprag.files import write_atomically, write_section
 from distilledprag.json_lines import json_rows
 from distilledprag.retrieval.bm25 import BM25Retriever, Retriever
 from distilledprag.retrieval.dense import DenseRetriever, HybridRetriever, SentenceEncoder
@@ -28,7 +28,6 @@ from distilledprag.words import WordRule
 
 ROOT = Path(__file__).parents[1]
 RESULT, PAGE = ROOT / "docs" / "results" / "retrieval.json", ROOT / "docs" / "retrieval.md"
-BEGIN, END = "<!-- made by benchmarks/retrieval.py -->", "<!-- end -->"
 CUTS = (1, 3, 5, 10)
 
 
@@ -67,8 +66,7 @@ def main() -> None:
     result["versions"] |= {name: importlib.metadata.version(name) for name in ("bm25s", "snowballstemmer")}
     line = json.dumps(result)
     write_atomically(options.result, line + "\n")
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    write_atomically(PAGE, f"{before}{BEGIN}\n{table(result)}\n{END}{rest.partition(END)[2]}")
+    write_section(PAGE, "made by benchmarks/retrieval.py", table(result))
     print(line)
 
 

@@ -6,10 +6,11 @@ import json
 import os
 from pathlib import Path
 
+from distilledprag.files import write_section
+
 ROOT = Path(__file__).parents[1]
 HOME = Path(os.environ.get("DPRAG_CLIENTS", ROOT / "build" / "clients"))
 PAGE = ROOT / "docs" / "clients.md"
-BEGIN, END = "<!-- made by scripts/make_clients_table.py -->", "<!-- end -->"
 
 
 def main() -> None:
@@ -22,10 +23,7 @@ def main() -> None:
         rows.setdefault(key, {})[record["server"]] = record["result"]
     lines = ["| client | call | engine | gateway |", "|---|---|---|---|"]
     lines += [f"| {client} | {call} | {made['engine']} | {made['gateway']} |" for (client, call), made in rows.items()]
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}")
+    write_section(PAGE, "made by scripts/make_clients_table.py", "\n".join(lines))
     print(f"{len(rows)} calls of {len(files)} clients in {PAGE.relative_to(ROOT)}")
 
 

@@ -18,11 +18,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from distilledprag.files import write_atomically
+from distilledprag.files import write_atomically, write_section
 
 ATTACKS = ("nearest", "linear", "decoder", "decoder_shuffled", "repeat")
 SHARES = ("tokens", "rare_tokens", "names_and_numbers", "rouge1", "rouge2")
-BEGIN, END = "<!-- made by scripts/make_evidence_tables.py -->", "<!-- end -->"
 DATASET = "squad_dev"  # of the figure, where it was measured
 
 Setting = tuple[str, int | None, float, str]
@@ -174,13 +173,10 @@ def draw_learning(runs: Sequence[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def write_between_markers(page: Path, audits: Sequence[dict[str, Any]]) -> None:
-    text = page.read_text()
-    before, rest = text.split(BEGIN)
+def write_on_page(page: Path, audits: Sequence[dict[str, Any]]) -> None:
     commands = "\n".join(f"`{record['config']['command']}`" for record in audits)
     tables = [leak_table(audits), *([asked_table(audits)] if any_asked(audits) else [])]
-    made = "\n\n".join([*tables, f"Made by {commands}"])
-    write_atomically(page, f"{before}{BEGIN}\n{made}\n{END}{rest.split(END)[1]}")
+    write_section(page, "made by scripts/make_evidence_tables.py", "\n\n".join([*tables, f"Made by {commands}"]))
 
 
 def any_asked(audits: Sequence[dict[str, Any]]) -> bool:
@@ -222,7 +218,7 @@ def main() -> None:
         draw_leak(found, given.out / "leak.png")
         parts += ["## F1 against leak", "![F1 against the share of tokens that an attacker got](leak.png)"]
     if given.page:
-        write_between_markers(given.page, audits)
+        write_on_page(given.page, audits)
     else:
         write_atomically(given.out / "evidence.md", "\n\n".join(parts) + "\n")
 

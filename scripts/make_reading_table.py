@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
+
+from distilledprag.files import write_section
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled")
-BEGIN, END = "<!-- made by scripts/make_reading_table.py -->", "<!-- end -->"
 
 
 def cell(row: dict | None, share: bool) -> str:
@@ -55,14 +55,7 @@ def main() -> None:
         f"`scripts/make_reading_table.py` from `reading.json`: {made}.\n\n{table(rows, types=True)}\n\n## Details\n\n{details(rows)}\n"
     )
     (ROOT / "docs/results/reading.md").write_text(page)
-    readme = ROOT / "README.md"
-    text = re.sub(
-        re.escape(BEGIN) + ".*?" + re.escape(END),
-        lambda _: f"{BEGIN}\n{table(rows, types=False)}\n{END}",
-        readme.read_text(),
-        flags=re.S,
-    )
-    readme.write_text(text)
+    write_section(ROOT / "README.md", "made by scripts/make_reading_table.py", table(rows, types=False))
 
 
 if __name__ == "__main__":

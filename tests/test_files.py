@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from distilledprag.files import replace_folder, restore_folder, write_atomically
+from distilledprag.errors import InputError
+from distilledprag.files import replace_folder, restore_folder, write_atomically, write_section
 
 
 def test_a_file_is_written_with_its_folders(tmp_path):
@@ -22,6 +23,24 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         write_atomically(tmp_path / "b.txt", "new")
     assert (tmp_path / "b.txt").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_a_section_of_a_page_is_replaced_and_nothing_else(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- one -->\nold\n<!-- end -->\nbetween\n<!-- two -->\nold\n<!-- end -->\nafter\n")
+    write_section(page, "two", "| a |\n| b |")
+    assert page.read_text() == (
+        "before\n<!-- one -->\nold\n<!-- end -->\nbetween\n<!-- two -->\n| a |\n| b |\n<!-- end -->\nafter\n"
+    )
+
+
+@pytest.mark.parametrize("text", ["no marks", "<!-- one -->\nno end", "<!-- other -->\n<!-- end -->"])
+def test_a_page_without_the_section_is_refused_and_stays(tmp_path, text):
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.raises(InputError, match="has no lines"):
+        write_section(page, "one", "new")
+    assert page.read_text() == text
 
 
 def test_a_folder_is_replaced_when_the_block_ends_well(tmp_path):

@@ -25,6 +25,7 @@ LEAF = "distilledprag.base.architecture"  # where models keep their parts: every
 SHARED = (
     "errors",
     "files",
+    "sqlite_file",
     "words",
     "encodings",
     "json_lines",

@@ -11,10 +11,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import sqlite3
+from distilledprag.errors import InputError
 
 
 def sync(path: Path) -> None:
@@ -25,28 +23,6 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def make_private(file: Path) -> None:
-    """Make a file that only its owner can read and write, or give one that is there these permissions.
-
-    SQLite gives its logs those of the database file, so a database's is made before SQLite opens it.
-    """
-    os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    file.chmod(0o600)
-
-
-@contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """Write to a SQLite database (`isolation_level=None`): when the block ends well all of it is kept, otherwise none of it."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield connection
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def write_atomically(path: str | Path, data: bytes | str) -> None:
@@ -66,6 +42,18 @@ def write_atomically(path: str | Path, data: bytes | str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Put `text` between the line `<!-- name -->` of a Markdown page and the next `<!-- end -->`; all else of the page stays.
+
+    Raises InputError for a page without these lines.
+    """
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    if not begin or not end:
+        raise InputError(f"{page} has no lines `<!-- {name} -->` and `<!-- end -->`; add them where the text belongs")
+    write_atomically(page, f"{before}{begin}{text}\n{end}{after}")
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ WALKS = {
     if paragraph.startswith("**")
 }
 # Of every room; docs/design.md names them.
-TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py"}
+TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py", "sqlite_file.py"}
 # Of these a chat request calls one helper each: a connection's bookkeeping, the adapter read back from its bytes, whether the
 # passages fit, an answer's shape, near copies left out, a step told to operators. The database is one of two under a store.
 HELPERS = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,11 @@ from distilledprag.documents import copies
 from distilledprag.documents.database import READING, Connection
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, StoreError
-from distilledprag.files import make_private, transaction
+from distilledprag.sqlite_file import SqliteFile
 
 FILE = "store.sqlite"
 _VERSION = 3  # of the schema; 1 had no notes, 2 no copies and vectors, and words of another kind
-_WAIT = 30.0  # seconds that a writer waits for another one (`dprag index` beside a running gateway)
+_SETTINGS = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "recursive_triggers = ON")
 
 # passage_words holds each passage's words as `words_of` writes them, split by spaces; rowid = passages.id. The tokenizer
 # splits at spaces only: all that is in a word, marks of any script included, is a letter to it. (No content-less table: deleting
@@ -73,9 +72,7 @@ class SqliteDatabase:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.file = self.folder / FILE
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        self._file = SqliteFile(self.file, _SETTINGS)
         self._make_private()
 
     def _make_private(self) -> None:
@@ -86,7 +83,7 @@ class SqliteDatabase:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.folder.chmod(0o700)
-            make_private(self.file)
+            self._file.make_private()
         except OSError as error:
             raise StoreError(f"the store {self.folder} cannot be made or opened ({error.strerror}); check its path") from error
 
@@ -104,19 +101,8 @@ class SqliteDatabase:
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection. Raises StoreError when the file is no database."""
-        found = getattr(self._local, "connection", None)
-        if found is None:
-            with self._explained():
-                found = sqlite3.connect(self.file, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-                found.execute("PRAGMA journal_mode = WAL")
-                found.execute("PRAGMA synchronous = FULL")
-                found.execute("PRAGMA foreign_keys = ON")
-                found.execute("PRAGMA recursive_triggers = ON")
-                found.execute("PRAGMA secure_delete = ON")
-            self._local.connection = found
-            with self._lock:
-                self._open.append(found)
-        return found
+        with self._explained():
+            return self._file.connection()
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -130,8 +116,7 @@ class SqliteDatabase:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        connection = self.connection()
-        with self._explained(), transaction(connection):
+        with self._explained(), self._file.transaction() as connection:
             yield connection
 
     @contextlib.contextmanager
@@ -160,11 +145,7 @@ class SqliteDatabase:
             self.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        with self._lock:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-        self._local = threading.local()
+        self._file.close()
 
     def add_passages(self, connection: Connection, document: str, passages: Sequence[tuple[Passage, list[str]]]) -> None:
         for passage, words in passages:

@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import logging
 import sqlite3
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +25,15 @@ import torch
 from torch import Tensor
 
 from distilledprag.errors import StoreError
-from distilledprag.files import make_private, transaction
 from distilledprag.lora.states import from_int8, to_int8
+from distilledprag.sqlite_file import WAIT, SqliteFile
 
 FILE = "states.sqlite"
 LIMIT = 8 * 2**30  # bytes of states that are kept
 _VERSION = 1
-_WAIT = 30.0  # seconds that a writer waits for another one
 _AT_ONCE = 500  # texts in one query
 _COARSE = 600.0  # seconds between two notes that an entry was used
-_MAPPED = 2**40  # bytes of the file that may be mapped into memory
+_SETTINGS = ("foreign_keys = ON", "synchronous = NORMAL", f"mmap_size = {2**40}")  # bytes that may be mapped into memory
 _SCHEMA = f"""
 PRAGMA page_size = 16384;
 PRAGMA auto_vacuum = INCREMENTAL;
@@ -71,12 +69,10 @@ class KeptStates:
 
     def __init__(self, folder: str | Path, limit: int = LIMIT) -> None:
         self.file, self._limit = Path(folder) / FILE, limit
-        self._local = threading.local()
-        self._open: list[sqlite3.Connection] = []
-        self._lock = threading.Lock()
+        self._connections = SqliteFile(self.file, _SETTINGS)
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            make_private(self.file)
+            self._connections.make_private()
         except OSError as error:
             raise StoreError(f"{self.file} cannot be made or opened ({error.strerror}); check the folder") from error
         try:
@@ -88,16 +84,12 @@ class KeptStates:
 
     def close(self) -> None:
         """For the end of the program."""
-        with self._lock:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-        self._local = threading.local()
+        self._connections.close()
 
     def kept(self) -> Kept:
         """What is kept, all spaces together."""
         with self._explained():
-            connection = self._connection()
+            connection = self._connections.connection()
             (passages,) = connection.execute("SELECT count(*) FROM entries").fetchone()
             (size,) = connection.execute("SELECT bytes FROM totals").fetchone()
         return Kept(passages, size)
@@ -107,7 +99,7 @@ class KeptStates:
         wanted = {_digest(text): text for text in texts}
         with self._explained():
             for keys in _slices(list(wanted)):
-                for (key,) in self._connection().execute(
+                for (key,) in self._connections.connection().execute(
                     f"SELECT text FROM entries WHERE space = ? AND text IN ({_marks(keys)})", (space, *keys)
                 ):
                     del wanted[key]
@@ -122,7 +114,7 @@ class KeptStates:
         try:
             with self._explained():
                 for keys in _slices(list(wanted)):
-                    for entry, key, width, used, data in self._connection().execute(
+                    for entry, key, width, used, data in self._connections.connection().execute(
                         "SELECT id, text, width, used, data FROM entries JOIN rows ON entry = id "
                         f"WHERE space = ? AND text IN ({_marks(keys)})",
                         (space, *keys),
@@ -196,12 +188,12 @@ class KeptStates:
     def _shrink(self) -> None:
         """Give free pages back and empty the log, which holds what was deleted, unless another process is busy with it."""
         with contextlib.suppress(StoreError), self._explained():
-            connection = self._connection()
+            connection = self._connections.connection()
             connection.execute("PRAGMA incremental_vacuum").fetchall()
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _prepare(self) -> None:
-        connection = self._connection()
+        connection = self._connections.connection()
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
             raise StoreError(f"{self.file} was written by another version of this program (format {version}, not {_VERSION})")
@@ -214,28 +206,15 @@ class KeptStates:
         self.close()
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm"):
             (self.file.parent / name).unlink(missing_ok=True)
-        make_private(self.file)
+        self._connections.make_private()
         self._prepare()
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's."""
-        found = getattr(self._local, "connection", None)
-        if found is None:
-            found = sqlite3.connect(self.file, timeout=_WAIT, isolation_level=None, check_same_thread=False)
-            with self._lock:
-                self._open.append(found)
-            for setting in ("foreign_keys = ON", "secure_delete = ON", "synchronous = NORMAL", f"mmap_size = {_MAPPED}"):
-                found.execute(f"PRAGMA {setting}").fetchall()
-            self._local.connection = found
-        return found
-
     @contextlib.contextmanager
-    def _writing(self, wait: float = _WAIT) -> Iterator[sqlite3.Connection]:
+    def _writing(self, wait: float = WAIT) -> Iterator[sqlite3.Connection]:
         """A transaction: all of it or none."""
         with self._explained():
-            connection = self._connection()
-            connection.execute(f"PRAGMA busy_timeout = {int(1000 * wait)}").fetchall()
-            with transaction(connection):
+            self._connections.connection().execute(f"PRAGMA busy_timeout = {int(1000 * wait)}").fetchall()
+            with self._connections.transaction() as connection:
                 yield connection
 
     @contextlib.contextmanager
