@@ -23,7 +23,7 @@ from distilledprag.pipeline import DistilledPRAG
 SOURCES = Path(distilledprag.__file__).parent
 DESIGN = (Path(__file__).parents[2] / "docs" / "design.md").read_text().partition("## Three walks")[2].partition("\n## ")[0]
 WALKS = {
-    paragraph.removeprefix("**").partition("**")[0]: re.findall(r"`([a-z_/]+\.py)`", paragraph.rpartition(": `")[2].join("``"))
+    paragraph.removeprefix("**").partition("**")[0]: re.findall(r"`([a-z0-9_/]+\.py)`", paragraph.rpartition(": `")[2].join("``"))
     for paragraph in DESIGN.split("\n\n")
     if paragraph.startswith("**")
 }
@@ -80,6 +80,7 @@ def test_a_chat_request_to_the_wire(stage, monkeypatch):
         assert running.ask("Where does Anna Tovberg live?").status_code == 200
     assert running.engine.uploads()
     assert files - TOOLS - HELPERS - set(WALKS["A document to its adapter"]) == set(WALKS["A chat request to the wire"])
+    assert f"a chat request passes {len(files - TOOLS)} files" in " ".join(DESIGN.split())
 
 
 def test_an_example_to_the_loss(tiny_base, tmp_path):
