@@ -460,7 +460,7 @@ def serve(
 
 @app.command()
 def gateway(
-    engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
+    engine: Annotated[list[str], typer.Option(help="Address of the engine; several: replicas. Key: DPRAG_ENGINE_API_KEY.")],
     store: Store,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
@@ -484,7 +484,7 @@ def gateway(
     from distilledprag.cli.search import Search
 
     options = command.GatewayOptions(
-        host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
+        host=host, port=port, engines=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
         accept_any_model=accept_any_model, base=base, limits=limits, states_limit=states_limit,
         search=Search(retriever, encoder, language),
