@@ -26,6 +26,7 @@ class GatewayOptions:
     allowed_hosts: list[str]
     allow_plaintext: bool
     rows: float | None
+    round_masks_to: int
     quotes: str
     adapter_memory: int
     engine_ca: Path | None
@@ -72,6 +73,7 @@ def run(options: GatewayOptions) -> None:
         settings = Options(
             allow_plaintext=options.allow_plaintext,
             rows=options.rows,
+            round_masks_to=options.round_masks_to,
             quotes=policy,
             adapter_memory=options.adapter_memory * 2**20,
             accept_any_model=options.accept_any_model,

@@ -65,12 +65,13 @@ class Adapter:
 
 
 class AdapterCache:
-    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept."""
+    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept. round_to: as for
+    `PromptBuilder.context`."""
 
-    def __init__(self, prag: DistilledPRAG, engines: EngineReplicas, capacity: int = CAPACITY) -> None:
+    def __init__(self, prag: DistilledPRAG, engines: EngineReplicas, capacity: int = CAPACITY, round_to: int = 1) -> None:
         self._prag = prag
         self._engines = engines
-        self._capacity = capacity
+        self._capacity, self._round_to = capacity, round_to
         self._kept: OrderedDict[str, Adapter] = OrderedDict()
         self._making: dict[str, asyncio.Task[Adapter]] = {}
         self._generator = asyncio.Lock()
@@ -175,7 +176,7 @@ class AdapterCache:
         """One generator pass at a time: more would only share the same cores."""
         encode = self._prag.encode_states if states else self._prag.encode
         async with self._generator:
-            return await asyncio.to_thread(encode, passages, whole)
+            return await asyncio.to_thread(encode, passages, whole, round_to=self._round_to)
 
     def _drop(self, adapter: Adapter) -> None:
         self._kept.pop(adapter.key, None)

@@ -125,7 +125,8 @@ class Reply:
 
 class Answering:
     """Make it before the first document is read. allow_plaintext: documents may be sent in the open when a request asks for that.
-    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all. finder: what finds the
+    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all. round_to: as for
+    `PromptBuilder.context`. finder: what finds the
     passages of a collection; None: BM25."""
 
     def __init__(
@@ -138,12 +139,13 @@ class Answering:
         *,
         allow_plaintext: bool = False,
         rows: float | None = None,
+        round_to: int = 1,
         finder: Callable[[str], Finder] | None = None,
     ) -> None:
         self._prag, self._store, self._engines = prag, store, engines
         self._finder = finder or (lambda collection: StoreRetriever(store.database, collection))
-        self._adapters, self._quotes, self._rows = adapters, quotes, rows
-        self._reference = EgressReference(prag.prompts, prag.base.tokenizer)
+        self._adapters, self._quotes, self._rows, self._round_to = adapters, quotes, rows, round_to
+        self._reference = EgressReference(prag.prompts, prag.base.tokenizer, round_to)
         self.allow_plaintext = allow_plaintext
 
     @property
@@ -196,10 +198,12 @@ class Answering:
         place = room - len(frame)
         if report.mode == "parametric" and bounds.rows:
             place = min(place, bounds.rows)
+        round_to = self._round_to if report.mode == "parametric" else 1
+        place = max(1, place - (round_to - 1) * len(report.texts))
         whole = report.texts
         report.texts = await asyncio.to_thread(self._prag.choice.fitting, asked.question, whole, place)
         self._note_left_out(report, whole, f"since the model has room for {place} of them")
-        prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
+        prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room, round_to=round_to)
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
         longest = min(most, context - len(ids))
         if longest < asked.wanted_tokens and asked.max_tokens:

@@ -42,12 +42,14 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 @dataclass(frozen=True)
 class Options:
     """allow_plaintext: documents may be sent in the open when a request asks for that; rows: send only the sentences that the
-    question needs, a share up to 1 or a number of rows (None: all); quotes: what to do when the user's words repeat a document;
-    adapter_memory, max_upload: bytes; body_seconds: for one request's body to arrive; accept_any_model: the gateway answers
-    whatever model a request names; finder: what finds the passages of a collection, by its name (None: BM25)."""
+    question needs, a share up to 1 or a number of rows (None: all); round_masks_to: a passage's masks and rows are rounded up
+    to a multiple; quotes: what to do when the user's words repeat a document; adapter_memory, max_upload: bytes; body_seconds:
+    for one request's body to arrive; accept_any_model: the gateway answers whatever model a request names; finder: what finds
+    the passages of a collection, by its name (None: BM25)."""
 
     allow_plaintext: bool = False
     rows: float | None = None
+    round_masks_to: int = 1
     quotes: Policy = "refuse"
     quoted_words: int = QUOTED_WORDS
     adapter_memory: int = CAPACITY
@@ -70,10 +72,18 @@ def build_application(
     ends; store and reading processes are the caller's to close. Raises ConfigError for no engine, or one named twice."""
     options = options or Options()
     engines = EngineReplicas(clients)
-    adapters = AdapterCache(prag, engines, options.adapter_memory)
+    adapters = AdapterCache(prag, engines, options.adapter_memory, options.round_masks_to)
     quotes = QuotePolicy(store, engines.name, options.quotes, options.quoted_words)
     answering = Answering(
-        prag, store, engines, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows, finder=options.finder
+        prag,
+        store,
+        engines,
+        adapters,
+        quotes,
+        allow_plaintext=options.allow_plaintext,
+        rows=options.rows,
+        round_to=options.round_masks_to,
+        finder=options.finder,
     )
 
     desk = ReadingDesk(reading)
