@@ -30,11 +30,12 @@ WALKS = {
 # Of every room; docs/design.md names them.
 TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py", "sqlite_file.py"}
 # Of these a chat request calls one helper each: a connection's bookkeeping, the adapter read back from its bytes, whether the
-# passages fit, an answer's shape, near copies left out, a step told to operators. The database is one of two under a store.
+# passages fit, an answer's shape, near copies left out, which engine to ask, a step told to operators. The database is one of two
+# under a store.
 HELPERS = {
     "http/telemetry.py", "documents/sqlite.py",
     "http/listening.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
-    "retrieval/selection.py", "generators/state_scorer.py",
+    "retrieval/selection.py", "generators/state_scorer.py", "gateway/replicas.py",
 }  # fmt: skip
 
 

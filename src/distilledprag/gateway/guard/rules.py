@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class Masks:
-    """Where masks belong. `lengths`: tokens of each passage; `labels`: the ids that stand right before each of them."""
+    """Where masks belong. `lengths`: of each passage, in tokens, rounded up where that is wanted; `labels`: the ids that stand
+    right before each of them."""
 
     mask_id: int
     lengths: Sequence[int]
@@ -222,10 +224,10 @@ def _require(condition: bool, otherwise: str) -> None:
 
 
 class EgressReference:
-    """Make it before the first document is read: `prompts` is used here and never again."""
+    """Make it before the first document is read: `prompts` is used here and never again. round_to: of a passage's masks."""
 
-    def __init__(self, prompts: PromptBuilder, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, prompts: PromptBuilder, tokenizer: Any, round_to: int = 1) -> None:
+        self._tokenizer, self._round_to = tokenizer, round_to
         self._mask_id = prompts.mask_token_id
         self._encoder = PlainTextEncoder(tokenizer, prompts.mask_token_id, ChatTemplate(tokenizer).source)
         counts = range(MOST_PASSAGES + 1)
@@ -262,7 +264,7 @@ class EgressReference:
         for text, label in zip(texts, self._labels, strict=False):
             before = before + label
             if length := len(self._ids(text)):
-                lengths.append(length)
+                lengths.append(math.ceil(length / self._round_to) * self._round_to)
                 labels.append(before)
                 before = []
         return Masks(self._mask_id, lengths, labels)
