@@ -76,7 +76,11 @@ def test_the_contracts_methods_are_there():
     wanted |= {"state_r2", "state_r4", "state_r8"}
     assert wanted <= METHODS.keys()
     assert [name for name, method in METHODS.items() if method.needs is None] == ["closed_book", "rag"]
-    assert {name for name, method in METHODS.items() if method.needs == "states"} == {*STATE_METHODS, "state_together"}
+    assert {name for name, method in METHODS.items() if method.needs == "states"} == {
+        *STATE_METHODS,
+        "state_answer",
+        "state_together",
+    }
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -90,6 +94,16 @@ def test_mixed_rows_are_whole_where_all_sentences_are_chosen(setting, items):
     assert mixed.prompts == whole.prompts
     for ours, theirs in zip(mixed.states, whole.states, strict=True):
         torch.testing.assert_close(ours.rows, theirs.rows)
+
+
+def test_a_choice_that_knows_the_answer_sends_the_sentence_that_holds_it(setting, items):
+    filling = " ".join(f"Nothing of note happened in the year {year}, as far as anyone knows." for year in range(1900, 1912))
+    hidden = replace(
+        items[0], text="What happened in 1905?", answers=("Zanzibar",), passages=(f"{filling} She went to Zanzibar.",)
+    )
+    (by_words,), (by_answer,) = (METHODS[name](setting, [hidden]).read for name in ("state_chosen", "state_answer"))
+    assert "Zanzibar" not in by_words[0] and "Zanzibar" in by_answer[0]
+    assert len(by_answer[0]) < len(filling)
 
 
 def test_one_passage_has_the_same_rows_together_and_apart(setting, items):

@@ -3,6 +3,7 @@ decoding and one token budget.
 
     closed_book, rag                     without documents; with the documents in plaintext (the teacher)
     state, state_plain, state_chosen     state adapters: exact; by plain PEFT semantics; only the rows that the question needs
+    state_answer                         bound: `state_chosen` by a choice that knows the answer
     state_together                       all rows, of passages that are encoded in one pass, one seeing those before it
     shuffled                             control: `state` with another question's documents
     state_r2, state_r4, state_r8         trained: the passages' rows compressed blindly, 2, 4 or 8 tokens a row
@@ -22,17 +23,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from distilledprag.base.llm import BaseLLM
 from distilledprag.baselines import AugmentedDocument
 from distilledprag.baselines.prag import PragAdapters, PromptVariant, prompt_ids
 from distilledprag.errors import ConfigError, InputError
+from distilledprag.evaluation.metrics import containment
 from distilledprag.generators import ParameterGenerator
 from distilledprag.generators.compressed import StateCompressor, group_sizes
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
-from distilledprag.generators.sentence_choice import SentenceChoice
+from distilledprag.generators.sentence_choice import Sentence, SentenceChoice, WordScorer
 from distilledprag.generators.state import StateGenerator, noisy
 from distilledprag.generators.state_scorer import StateScorer, sentence_choice
 from distilledprag.lora.states import StateAdapter
@@ -163,13 +167,36 @@ def _state_generator(setting: Setting) -> StateGenerator:
     return setting.states
 
 
-def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = False, chosen: bool = False) -> Prepared:
-    """As an engine of ours reads it: a row for every mask."""
+class AnswerScorer:
+    """Ranks first the likeliest sentence, by words, of those that hold an answer: what a better choice could gain."""
+
+    def __init__(self, answers: Sequence[str]) -> None:
+        self._answers = answers
+
+    def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
+        """(sentences,)"""
+        by_words = WordScorer.default().scores(question, passages, sentences)
+        holds = np.array([containment(sentence.text, self._answers) > 0 for sentence in sentences])
+        if holds.any():
+            by_words[np.where(holds, by_words, -np.inf).argmax()] = np.inf
+        return by_words
+
+
+def _state(
+    setting: Setting,
+    questions: Sequence[Question],
+    *,
+    shuffled: bool = False,
+    chosen: Literal["question", "answer"] | None = None,
+) -> Prepared:
+    """As an engine of ours reads it: a row for every mask. chosen: by what sentences are chosen; None: all are sent."""
     generator, prompts, sent, read = _state_generator(setting), [], [], []
     for one in questions:
         whole = passages = list(one.other_passages if shuffled else one.passages)
         if chosen:
-            passages = setting.choice.chosen(one.text, whole, setting.chosen_rows)
+            by_answer = SentenceChoice(setting.prompts.document_length, AnswerScorer(one.answers))
+            choice = setting.choice if chosen == "question" else by_answer
+            passages = choice.chosen(one.text, whole, setting.chosen_rows)
         prompts.append(setting.prompts.build(one.text, passages, round_to=setting.round_to).masked_ids)
         sent.append(_as_sent(setting, generator.states(passages, whole, round_to=setting.round_to), passages))
         read.append(tuple(passages))
@@ -358,7 +385,8 @@ def _methods() -> list[Method]:
         Method("rag", None, _rag),
         Method("state", "states", _state),
         Method("state_plain", "states", _state_plain),
-        Method("state_chosen", "states", partial(_state, chosen=True)),
+        Method("state_chosen", "states", partial(_state, chosen="question")),
+        Method("state_answer", "states", partial(_state, chosen="answer")),
         Method("state_together", "states", _state_together),
         Method("shuffled", "states", partial(_state, shuffled=True), shuffled=True),
     ]
