@@ -167,6 +167,8 @@ def _set_record(model: PreTrainedModel, record: MaskRecord) -> None:
         generation.suppress_tokens = sorted({*(generation.suppress_tokens or []), record.id})
 
 
+# --- numbered masks
+
 NUMBERED = "<|doc_mask_{}|>"
 _ORDINARY = (
     ("Who wrote the report about the bridge?", "Maria Lindgren"),

@@ -169,6 +169,9 @@ def _told(prag: DistilledPRAG, ids: list[int], lengths: Sequence[int], size: int
     return {"prompt": prompt, "masks": sum(lengths), "tokens": len(ids), "bytes": size, "compact_bytes": size}
 
 
+# --- join
+
+
 def join(folders: list[Path], out: Path, as_json: bool, base: str | None) -> None:
     """`dprag join`: the adapters of `folders` side by side, in a folder of its own.
 

@@ -141,6 +141,9 @@ def report(folders: list[Path], out: Path) -> None:
         Console().print(str(file), soft_wrap=True)
 
 
+# --- audit
+
+
 def dials(methods: list[str], layers: list[int], rows: list[float], noise: list[float], precision: list[str]) -> list[Dial]:
     """One dial is turned at a time: the first value of each is where it stands while others are turned."""
     found: dict[Dial, None] = {}

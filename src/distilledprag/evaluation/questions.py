@@ -204,6 +204,8 @@ def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Ret
     )
 
 
+# --- templated questions
+
 BLANK = "____"
 _MONTH = r"(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DATE = rf"(?:\d{{1,2}} )?{_MONTH}(?: \d{{1,2}},?)?(?: \d{{4}})?"

@@ -25,6 +25,8 @@ from distilledprag.words import PLAIN, WordRule, words_of
 
 USUAL_TOP_K = 3
 K1, B = 1.5, 0.75  # BM25: how fast repetition saturates, how much length counts
+CANDIDATES = 500  # of a store
+_MOST_WORDS = 64  # of a question; the rarest are used
 
 
 def check_request(question: str, k: int, passages: int | None = None) -> None:
@@ -109,10 +111,6 @@ class BM25Retriever:
         known = [self._vocabulary[word] for word in words_of(question, self._rule) if word in self._vocabulary]
         scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.passages), dtype=np.float32)
         return [(self.passages[int(place)], float(scores[place])) for place in best_places(scores, k)]
-
-
-CANDIDATES = 500
-_MOST_WORDS = 64  # of a question; the rarest are used
 
 
 class Finder(Protocol):
