@@ -25,6 +25,7 @@ from typing import Any
 from distilledprag.documents.limits import Limits, remedy
 from distilledprag.documents.loading import LoadedDocument, printable
 from distilledprag.documents.passages import Passage
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DistilledPRAGError, DocumentError
 
 WORKERS = 2  # processes at a time
@@ -39,8 +40,11 @@ class ReadingStoppedError(DistilledPRAGError):
 class ReadingPool:
     """Up to `workers` reading processes; safe to share between threads, each of which waits for a free one."""
 
-    def __init__(self, limits: Limits | None = None, workers: int = WORKERS) -> None:
-        self.limits, self.workers = limits or Limits(), workers
+    def __init__(self, limits: Limits | None = None, workers: int = WORKERS, ocr: str | None = None) -> None:
+        """ocr: language of the scans that are read by OCR; None: no scans are. Raises ConfigError where it cannot be."""
+        self.limits, self.workers, self.ocr = limits or Limits(), workers, ocr
+        if ocr is not None:
+            Ocr(ocr).check()
         self._turn = threading.Semaphore(workers)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -65,7 +69,7 @@ class ReadingPool:
                 worker.stop()
                 worker = _Worker()
             try:
-                loaded = worker.read(file, longest, scratch, self.limits, stops)
+                loaded = worker.read(file, longest, scratch, self.limits, self.ocr, stops)
             except DocumentError:
                 self._keep(worker)
                 raise
@@ -117,11 +121,17 @@ class _Worker:
         self.is_usable = True
 
     def read(
-        self, file: Path, longest: int, scratch: Path | None, limits: Limits, stops: list[threading.Event]
+        self,
+        file: Path,
+        longest: int,
+        scratch: Path | None,
+        limits: Limits,
+        ocr: str | None,
+        stops: list[threading.Event],
     ) -> LoadedDocument:
         """Raises DocumentError; when the process cannot go on it is ended, and no longer usable."""
         deadline = time.monotonic() + limits.seconds
-        request = {"file": os.path.abspath(file), "longest": longest, "scratch": scratch and os.path.abspath(scratch)}
+        request = {"file": os.path.abspath(file), "longest": longest, "scratch": scratch and os.path.abspath(scratch), "ocr": ocr}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; the answer will say so
             self._process.stdin.write((json.dumps({**request, "limits": dataclasses.asdict(limits)}) + "\n").encode())

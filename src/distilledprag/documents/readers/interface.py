@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distilledprag.documents.passages import Block
@@ -26,3 +27,15 @@ def not_read(count: int, what: str) -> str:
 def comment(author: str | None, text: str) -> str:
     """A remark beside the text: `Comment by Anna: why?`."""
     return f"Comment{f' by {author}' if author else ''}: {text}"
+
+
+def listed(what: str, numbers: Sequence[int]) -> str:
+    """`page 2`, `pages 2 and 3`, `pages 1, 4 to 9 and 12`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    words = [str(n) for run in runs for n in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
+    return f"{what}{'s' if len(numbers) > 1 else ''} " + " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -12,6 +12,7 @@ from typing import Any
 from distilledprag.documents.passages import Block, Outline, clean
 from distilledprag.documents.readers.html import html_blocks
 from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.text import add_text
 from distilledprag.encodings import decode
 from distilledprag.errors import DocumentError, InputError
@@ -20,15 +21,15 @@ _HEADERS = ("From", "To", "Cc", "Date")
 DEEPEST = 5  # messages within messages
 
 
-def read_eml(file: Path) -> ReadDocument:
+def read_eml(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     """A message as Internet mail. Raises DocumentError for what is none."""
     message = email.message_from_bytes(file.read_bytes(), policy=email.policy.default)
     if not any(message.get(name) for name in (*_HEADERS, "Subject", "Received", "Message-ID")):
         raise DocumentError(f"{file} is no e-mail (it has neither sender nor subject); save the message again as .eml")
-    return _Message(file, DEEPEST).read(message)
+    return _Message(file, DEEPEST, ocr).read(message)
 
 
-def read_msg(file: Path) -> ReadDocument:
+def read_msg(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     """A message that Outlook saved. Raises DocumentError for what is none."""
     import oxmsg
 
@@ -36,7 +37,7 @@ def read_msg(file: Path) -> ReadDocument:
         message = oxmsg.Message.load(str(file))
     except Exception as error:
         raise DocumentError(f"{file} cannot be read as an Outlook message ({error}); save it again as .msg or .eml") from error
-    reading = _Message(file, DEEPEST)
+    reading = _Message(file, DEEPEST, ocr)
     to = ", ".join(recipient.name or recipient.email_address for recipient in message.recipients)
     date = message.sent_date.isoformat(" ", "minutes") if message.sent_date else ""
     reading.begin(message.subject or "", {"From": message.sender or "", "To": to, "Date": date})
@@ -52,10 +53,10 @@ def read_msg(file: Path) -> ReadDocument:
 
 
 class _Message:
-    """Gathers one message's blocks. depth: how many messages may still be within this one."""
+    """Gathers one message's blocks. depth: how many messages may still be within this one; ocr: for attached scans."""
 
-    def __init__(self, file: Path, depth: int) -> None:
-        self._file, self._depth = file, depth
+    def __init__(self, file: Path, depth: int, ocr: Ocr | None) -> None:
+        self._file, self._depth, self._ocr = file, depth, ocr
         self._blocks: list[Block] = []
         self._subject = ""
         self.notes: list[str] = []
@@ -120,24 +121,24 @@ class _Message:
             self.notes.append("a message within others is not read; save it as a file of its own")
             return
         for inner in part.iter_parts():
-            read = _Message(self._file, self._depth - 1).read(inner)
+            read = _Message(self._file, self._depth - 1, self._ocr).read(inner)
             self._blocks += read.blocks
             self.notes += read.notes
 
     def add_attachment(self, name: str, data: bytes | None) -> None:
         """Read an attached file, or note that it is not read."""
-        from distilledprag.documents.readers import READERS, read  # which import this module
+        from distilledprag.documents.readers import read, readable  # which import this module
 
         shown = clean(name) or "without a name"
         suffix = PurePosixPath(name.replace("\\", "/")).suffix.lower()
-        if suffix not in READERS or not data or self._depth == 0:
+        if suffix not in readable(self._ocr is not None) or not data or self._depth == 0:
             self.notes.append(f"the attachment {shown} is not read")
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / f"attachment{suffix}"
             file.write_bytes(data)
             try:
-                found = read(file)
+                found = read(file, self._ocr)
             except InputError as error:
                 self.notes.append(f"the attachment {str(error).replace(str(file), shown)}")
                 return
