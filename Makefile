@@ -37,9 +37,9 @@ coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 %
 test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 	$(BIN)/python -m pytest -m slow
 
-test-scale: $(STAMP)  ## a PostgreSQL store (apt install postgresql), training in two processes, bulk encoding by Ray
+test-scale: $(STAMP)  ## a PostgreSQL store (apt install postgresql), training in two processes, bulk encoding by Ray, the Kubernetes files
 	@ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1 || command -v initdb > /dev/null || { echo 'no PostgreSQL server here: apt install postgresql'; exit 1; }
-	$(PIP) -e '.[postgres,ray]'
+	$(PIP) -e '.[kubernetes,postgres,ray]'
 	$(BIN)/python -m pytest -m scale
 
 test-browser: $(STAMP)  ## the page in a headless Chromium (needs one: apt install chromium); screenshots in build/screenshots

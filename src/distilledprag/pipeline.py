@@ -133,30 +133,30 @@ class DistilledPRAG:
         """What decides an adapter beside base and passages."""
         return f"state-{self.states.layer}" if self.generator is None else generator_identity(self.generator)
 
-    def encode(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> LoraWeights:
+    def encode(self, passages: Sequence[str], whole: Sequence[str] | None = None, *, round_to: int = 1) -> LoraWeights:
         """One PEFT adapter for the passages in their order, for any LoRA server; its prompt is `peft_prompt`'s.
 
         whole: the passages that these hold chosen sentences of (None: they are whole); a trained generator reads the sentences
-        alone.
+        alone. round_to: for a prompt built with the same.
 
         Raises InputError for anything but a list of strings, and for more tokens than the base has numbered masks.
         """
         texts = _checked(passages, "passage")
         if self.generator is None:
-            return self.states.plain_lora(texts, whole)
+            return self.states.plain_lora(texts, whole, round_to=round_to)
         if not any(text.strip() for text in texts):
             raise InputError("there is no text to encode; give at least one passage that is not empty")
         with torch.no_grad():
             made: LoraBatch = self.generator(self.generator.encode(self.base, [texts]))
         return made.unstack(self.base.identity, self.generator.settings.architecture)[0]
 
-    def encode_states(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> StateAdapter:
+    def encode_states(self, passages: Sequence[str], whole: Sequence[str] | None = None, *, round_to: int = 1) -> StateAdapter:
         """The adapter for an engine of ours: a row for every mask of the passages' masked prompt. whole: the passages that these
-        hold chosen sentences of (None: they are whole). Errors as in `encode`; ConfigError with a trained generator, which makes
-        LoRA only."""
+        hold chosen sentences of (None: they are whole). round_to: for a prompt built with the same. Errors as in `encode`;
+        ConfigError with a trained generator, which makes LoRA only."""
         if self.generator is not None:
             raise ConfigError(f"a {self.generator.settings.architecture} generator makes LoRA, no state adapters")
-        return self.states.states(_checked(passages, "passage"), whole)
+        return self.states.states(_checked(passages, "passage"), whole, round_to=round_to)
 
     def capacity(self, peft: bool) -> int:
         """The most document tokens that one adapter can hold: rows that the base reads, or its numbered masks for `peft`."""

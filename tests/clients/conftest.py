@@ -47,7 +47,7 @@ def stage(tiny_base, tiny_base_folder, tmp_path_factory, reading):
         store = DocumentStore(tmp_path_factory.mktemp("clients") / "store")
         stack.callback(store.close)
         client, hosts = EngineClient(engine_url, KEY), AllowedHosts("127.0.0.1", ())
-        app = build_application(prag, store, reading, client, ApiKeys([KEY]), hosts)
+        app = build_application(prag, store, reading, [client], ApiKeys([KEY]), hosts)
         gateway_url = stack.enter_context(served(app))
         for name, text in DOCUMENTS.items():
             headers = {"authorization": f"Bearer {KEY}"}

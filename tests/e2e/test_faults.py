@@ -10,6 +10,7 @@ import socket
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
 import httpx2
 import pytest
@@ -64,6 +65,38 @@ def keep_busy(engine_url, requests=24):
     with client(engine_url) as http:
         time.sleep(1.0)
         assert http.get("/health").status_code == 200
+
+
+def test_one_of_two_engines_killed_under_load_costs_no_answer(tmp_path, base_folder):
+    """Eight users over 12 documents; they hear the same word for word, and the engine that is left gets the adapters."""
+    names = [
+        f"{first} {last}"
+        for first in ("Ingrid", "Clara", "Marten", "Anna")
+        for last in ("Lind", "Mars", "Hale", "Tov", "Berg", "Oke")
+    ]
+    documents = {f"{name}.txt": f"{name} works for Velkor Freight. {name} lives in Dunmouth." for name in names}
+    with (
+        engine(tmp_path, base_folder) as (process, first),
+        engine(tmp_path, base_folder) as (_, second),
+        gateway(tmp_path, first, base_folder, "--engine", second) as (_, url),
+        client(url) as http,
+    ):
+        for name, content in documents.items():
+            http.post("/v1/documents", json={"name": name, "text": content})
+
+        def ask(name):
+            answer = chat(http, f"In which city does {name} live?", max_tokens=16, distilledprag={"top_k": 1})
+            return text(answer), answer.json()["distilledprag"]["sent"]["adapter_uploaded"]
+
+        with ThreadPoolExecutor(8) as users:
+            before = list(users.map(ask, names))
+            asked = [users.submit(ask, name) for name in names * 3]
+            next(iter(as_completed(asked[:16])))
+            process.kill()
+            during = [answer.result() for answer in asked]
+        assert [told for told, _ in during] == [told for told, _ in before] * 3
+        assert 0 < sum(uploaded for _, uploaded in during) < len(during)  # those of the engine that is gone moved
+        assert http.get("/health").json()["engines"] == {"ready": 1, "all": 2}
 
 
 def test_an_engine_killed_in_the_middle_of_an_answer_and_a_new_one_at_its_address(tmp_path, base_folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx2
@@ -36,10 +37,12 @@ class Stage:
     """Everything that runs for a test."""
 
     client: httpx2.Client
-    engine: TinyEngine
+    engine: TinyEngine  # the first one
     store: DocumentStore
     prag: DistilledPRAG
     engine_url: str
+    engines: list[TinyEngine]
+    stops: list[Callable[[], None]]  # one for each engine
 
     def add(self, documents=None) -> list[str]:
         documents = DOCUMENTS if documents is None else documents
@@ -64,16 +67,17 @@ def stage(prag, engine_base, tmp_path, reading):
     """A function that starts a gateway with the given options; the test's end stops it."""
     with contextlib.ExitStack() as stack:
 
-        def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=(), pool=None) -> Stage:
-            engine = TinyEngine(engine_base, prag.prompts.end_of_turn_id)
-            engine_url = stack.enter_context(served(engine.application()))
+        def start(options: Options | None = None, *, keys=(), engine_key=None, allowed_hosts=(), pool=None, replicas=1) -> Stage:
+            engines = [TinyEngine(engine_base, prag.prompts.end_of_turn_id) for _ in range(replicas)]
+            running = [stack.enter_context(contextlib.ExitStack()) for _ in engines]
+            urls = [each.enter_context(served(engine.application())) for each, engine in zip(running, engines, strict=True)]
             store = DocumentStore(tmp_path / "store")
             stack.callback(store.close)
-            client = EngineClient(engine_url, engine.key if engine_key is None else engine_key)
+            clients = [EngineClient(url, engines[0].key if engine_key is None else engine_key) for url in urls]
             hosts = AllowedHosts("127.0.0.1", allowed_hosts)
-            app = build_application(prag, store, pool or reading, client, ApiKeys(keys), hosts, options)
+            app = build_application(prag, store, pool or reading, clients, ApiKeys(keys), hosts, options)
             address = stack.enter_context(served(app))
             http = stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
-            return Stage(http, engine, store, prag, engine_url)
+            return Stage(http, engines[0], store, prag, urls[0], engines, [each.close for each in running])
 
         yield start

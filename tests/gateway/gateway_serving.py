@@ -39,6 +39,7 @@ class TinyEngine:
     adapters: dict[str, StateAdapter] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
     break_stream: bool = False
+    break_at_once: bool = False
     refuse_with: tuple[int, dict[str, str]] | None = None
     refusal: dict[str, object] = field(default_factory=dict)
     quota: int | None = None
@@ -104,6 +105,8 @@ class TinyEngine:
 
     async def _events(self, ids: list[int]):
         written = ""
+        if self.break_at_once:
+            return
         for count in range(1, len(ids) + 1):
             text = self.base.tokenizer.decode(ids[:count])
             choice = {"index": 0, "text": text[len(written) :], "finish_reason": None}

@@ -213,6 +213,22 @@ def test_chosen_rows_send_whole_sentences_and_fewer_of_them(stage):
     assert sent[70]["adapter_bytes"] < sent[None]["adapter_bytes"]
 
 
+@pytest.mark.parametrize("rows", [None, 0.5])
+def test_rounded_masks_tell_a_passages_length_no_more_precisely_than_that(stage, rows):
+    """Documents of 9 to 40 words look alike, in the prompt, in the adapter and in what the answer says of them."""
+    stage = stage(Options(round_masks_to=64, rows=rows))
+    stage.add({f"{count}.txt": f"Anna Tovberg {'likes figs and pears. ' * count}" for count in (2, 5, 9)})
+    asked = [stage.ask(f"What does Anna like, {number}?", distilledprag={"top_k": 1}) for number in range(2)]
+    asked.append(stage.ask("What does Anna like?", distilledprag={"top_k": 3}))
+    assert [answer.status_code for answer in asked] == [200, 200, 200]
+    mask = stage.prag.base.mask_token_id
+    assert {prompt.count(mask) for prompt in stage.engine.prompts()} <= {64, 128, 192}
+    for adapter in stage.engine.adapters.values():
+        assert adapter.count % 64 == 0
+    sent = asked[-1].json()["distilledprag"]["sent"]
+    assert sent["masked_tokens"] == sent["adapter"]["rows"] == sent["prompt"].count(stage.prag.base.tokenizer.decode([mask]))
+
+
 def test_passages_that_the_model_has_no_room_for_are_left_out_and_answer_and_log_say_so(stage, caplog):
     gateway = stage(Options(allow_plaintext=True))
     sentence = "In room {} Anna Tovberg keeps {} boxes of letters."

@@ -24,7 +24,7 @@ def test_no_request_made_from_the_description_breaks_the_gateway(prag, tiny_base
     store = DocumentStore(tmp_path / "store")
     with served(engine) as engine_url:
         client = EngineClient(engine_url, "")
-        app = build_application(prag, store, reading, client, ApiKeys([KEY]), AllowedHosts("127.0.0.1", ()))
+        app = build_application(prag, store, reading, [client], ApiKeys([KEY]), AllowedHosts("127.0.0.1", ()))
         with served(app) as url, httpx2.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as http:
             kept = {http.post("/v1/documents", json={"name": n, "text": t}).json()["id"] for n, t in DOCUMENTS.items()}
             assert fuzz(http.get("/openapi.json").json(), url, KEY) > 200

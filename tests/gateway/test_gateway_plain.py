@@ -42,7 +42,7 @@ def test_the_gateway_uploads_plain_adapters_where_the_engine_takes_only_these(ti
     store = DocumentStore(tmp_path / "store")
     try:
         with served(engine_application(engine, ApiKeys([KEY]), Metrics(), ApiKeys())) as url:
-            app = build_application(prag, store, reading, EngineClient(url, KEY), ApiKeys(), AllowedHosts("127.0.0.1"))
+            app = build_application(prag, store, reading, [EngineClient(url, KEY)], ApiKeys(), AllowedHosts("127.0.0.1"))
             with served(app) as address, httpx2.Client(base_url=address, timeout=60, trust_env=False) as http:
                 assert http.post("/v1/documents", json={"name": "staff.txt", "text": text}).status_code == 200
                 body = {"model": "distilledprag", "messages": [{"role": "user", "content": question}], "temperature": 0}

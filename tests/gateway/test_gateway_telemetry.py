@@ -61,7 +61,7 @@ def client(prag, engine_base, tmp_path, reading):
         door = EngineClient(stack.enter_context(engine), KEY)
         store = DocumentStore(tmp_path / "store")
         stack.callback(store.close)
-        gateway = build_application(prag, store, reading, door, ApiKeys(), AllowedHosts("127.0.0.1"))
+        gateway = build_application(prag, store, reading, [door], ApiKeys(), AllowedHosts("127.0.0.1"))
         address = stack.enter_context(served(gateway))
         yield stack.enter_context(httpx2.Client(base_url=address, timeout=60, trust_env=False))
 

@@ -30,12 +30,12 @@ WALKS = {
 # Of every room; docs/design.md names them.
 TOOLS = {"errors.py", "files.py", "text.py", "words.py", "journal.py", "json_lines.py", "device.py"}
 # Of these a chat request calls one helper each: a connection's bookkeeping, the check of k, the adapter read back from its bytes,
-# whether the passages fit, an answer's shape, near copies left out, a passage's record, a step told to operators. The
-# database is one of two under a store.
+# whether the passages fit, an answer's shape, near copies left out, a passage's record, which engine to ask, a step told to
+# operators. The database is one of two under a store.
 HELPERS = {
     "http/telemetry.py", "documents/sqlite.py",
     "http/listening.py", "retrieval/bm25.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
-    "retrieval/selection.py", "gateway/search.py", "generators/state_scorer.py",
+    "retrieval/selection.py", "gateway/search.py", "generators/state_scorer.py", "gateway/replicas.py",
 }  # fmt: skip
 
 

@@ -39,3 +39,20 @@ def test_forgotten_passages_leave_no_states_in_memory(generator):
     assert torch.allclose(generator.rows([ANNA])[0], rows[0], atol=1e-5)
     generator.forget([ANNA, BRAM])
     assert generator.cached_tokens == 0
+
+
+def test_rounded_rows_are_the_passages_own_and_then_filler_that_says_nothing_of_it(generator):
+    one, two = "Anna lives in Oakport.", "The vessel carries 412 passengers. It was built in 1987."
+    plain, wide = generator.states([one, two]).rows, generator.states([one, two], round_to=64).rows
+    first, second = (generator.prompts.document_length(text) for text in (one, two))
+    assert (
+        wide.shape[0] == 128 and torch.equal(wide[:first], plain[:first]) and torch.equal(wide[64 : 64 + second], plain[first:])
+    )
+    least = 64 - max(first, second)
+    assert least > 3 and torch.equal(wide[first : first + least], wide[64 + second : 64 + second + least])
+    part = "It was built in 1987."
+    cut = generator.states(["", part], [one, two], round_to=64).rows
+    count = generator.prompts.document_length(part)
+    assert torch.equal(cut[:count], generator.states(["", part], [one, two]).rows) and len(cut) == 64  # an empty passage has none
+    masked = generator.prompts.build("Where?", [one, two], round_to=64).masked_ids
+    assert masked.count(generator.prompts.mask_token_id) == 128

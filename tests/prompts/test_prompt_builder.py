@@ -8,6 +8,7 @@ import pytest
 
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.prompts import PromptBuilder
+from distilledprag.prompts.builder import rounded
 
 ROME = "Rome is the capital of Italy."
 OPEN = "You should answer the question by referring to the knowledge provided below and integrating your own "
@@ -71,6 +72,17 @@ def test_an_empty_document_keeps_its_number_and_spans_nothing(builder, tokenizer
     assert "\nPassage 1:\nPassage 2: Rome" in tokenizer.decode(prompt.open_ids)
     assert tokenizer.decode(prompt.open_ids).endswith("\nPassage 3:\n\nQuestion: Where?\nThe answer is")
     assert sum(prompt.is_document) == sum(builder.build("Where?", [ROME]).is_document)
+
+
+@pytest.mark.parametrize("round_to", [1, 8, 64])
+def test_rounded_documents_differ_in_the_open_prompt_only(any_tokenizer, mask_id, round_to):
+    builder = PromptBuilder(any_tokenizer, mask_id(any_tokenizer), max_tokens=10**6)
+    texts = ["Rome", "", "Anna lives in Oakport and works there."]
+    prompt = builder.build("Where?", texts, round_to=round_to)
+    lengths = [rounded(builder.document_length(text), round_to) for text in texts]
+    assert prompt.masked_ids == [*builder.masked_context(lengths), *builder.question("Where?")]
+    assert sum(prompt.is_document) == sum(lengths) and lengths[1] == 0 and not any(length % round_to for length in lengths)
+    assert (prompt == builder.build("Where?", texts)) == (round_to == 1)
 
 
 def test_no_documents_at_all_give_the_closed_book_prompt(builder):

@@ -21,12 +21,13 @@ class GatewayOptions:
 
     host: str
     port: int
-    engine: str
+    engines: list[str]
     store: str
     api_key_file: Path | None
     allowed_hosts: list[str]
     allow_plaintext: bool
     rows: float | None
+    round_masks_to: int
     quotes: str
     adapter_memory: int
     engine_ca: Path | None
@@ -56,7 +57,8 @@ def run(options: GatewayOptions) -> None:
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
     reading = options.reading.pool()
-    engine = EngineClient(options.engine, os.environ.get(KEY_VARIABLE) or None, options.engine_ca)
+    key = os.environ.get(KEY_VARIABLE) or None
+    clients = [EngineClient(url, key, options.engine_ca) for url in options.engines]
     store = options.search.store(options.store)
     store.clear_readings()
     listener = bind(options.host, options.port)
@@ -70,17 +72,18 @@ def run(options: GatewayOptions) -> None:
         settings = Options(
             allow_plaintext=options.allow_plaintext,
             rows=options.rows,
+            round_masks_to=options.round_masks_to,
             quotes=policy,
             adapter_memory=options.adapter_memory * 2**20,
             accept_any_model=options.accept_any_model,
             finder=options.search.finder(store, console.print),
         )
         hosts = AllowedHosts(options.host, options.allowed_hosts)
-        app = build_application(prag, store, reading, engine, keys, hosts, settings)
+        app = build_application(prag, store, reading, clients, keys, hosts, settings)
         telemetry.start("dprag-gateway", console.print)
         if not keys.required:
             console.print("no --api-key-file: every program of this machine may use the gateway")
-        if engine.is_readable_on_the_way:
+        if any(client.is_readable_on_the_way for client in clients):
             console.print(
                 "[yellow]--engine is not https: others on the way read questions, answers, adapters and the engine's key[/yellow]"
             )

@@ -482,7 +482,7 @@ def serve(
 
 @app.command()
 def gateway(
-    engine: Annotated[str, typer.Option(help="Address of the engine. Its key: the variable DPRAG_ENGINE_API_KEY.")],
+    engine: Annotated[list[str], typer.Option(help="Address of the engine; several: replicas. Key: DPRAG_ENGINE_API_KEY.")],
     store: Store,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8080,
@@ -490,6 +490,7 @@ def gateway(
     allowed_host: Annotated[Optional[list[str]], typer.Option(help="Another host name to accept; may be repeated.")] = None,  # noqa: UP045
     allow_plaintext: Annotated[bool, typer.Option("--allow-plaintext", help="Let requests send documents as they are.")] = False,
     rows: Rows = None,
+    round_masks_to: Annotated[int, typer.Option(min=1, help="Round a passage's masks up to a multiple, to hide its length.")] = 1,
     quotes: Annotated[str, typer.Option(help="When a question quotes a document: refuse, warn or allow.")] = "refuse",
     adapter_memory: Annotated[int, typer.Option(min=1, help="MiB of adapters kept.")] = 256,
     engine_ca: Annotated[Optional[Path], typer.Option(help="PEM file: trust these certificates of the engine.")] = None,  # noqa: UP045
@@ -509,9 +510,10 @@ def gateway(
     from distilledprag.cli.search import Search
 
     options = command.GatewayOptions(
-        host=host, port=port, engine=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
-        allow_plaintext=allow_plaintext, rows=rows, quotes=quotes, adapter_memory=adapter_memory, engine_ca=engine_ca,
-        accept_any_model=accept_any_model, base=base, reading=Reading(limits, ocr, ocr_language), states_limit=states_limit,
+        host=host, port=port, engines=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
+        allow_plaintext=allow_plaintext, rows=rows, round_masks_to=round_masks_to, quotes=quotes,
+        adapter_memory=adapter_memory, engine_ca=engine_ca, accept_any_model=accept_any_model,
+        base=base, reading=Reading(limits, ocr, ocr_language), states_limit=states_limit,
         search=Search(retriever, encoder, language),
     )  # fmt: skip
     command.run(options)

@@ -89,6 +89,7 @@ class Setting:
     generators, compressors: by trained method's name. prag: makes PRAG's adapters. states: makes state adapters; None for a
     base that was not prepared. prompt_variant: methods that deviate from the masked prompt. chosen_rows: of `state_chosen`.
     noise: on the rows of state adapters on the exact path, in standard deviations. rows_sent_as: how precisely these travel.
+    round_to: what a passage's masks and rows are rounded up to, in `state`, `state_plain`, `state_chosen`.
     scorer: ranks sentences; None: by words.
     """
 
@@ -101,6 +102,7 @@ class Setting:
     chosen_rows: float = CHOSEN_ROWS
     noise: float = 0.0
     rows_sent_as: Literal["int8", "float16"] = "int8"
+    round_to: int = 1
     compressors: dict[str, StateCompressor] = field(default_factory=dict)
     scorer: StateScorer | None = None
 
@@ -170,8 +172,8 @@ def _state(setting: Setting, questions: Sequence[Question], *, shuffled: bool = 
         whole = passages = list(one.other_passages if shuffled else one.passages)
         if chosen:
             passages = setting.choice.chosen(one.text, whole, setting.chosen_rows)
-        prompts.append(setting.prompts.build(one.text, passages).masked_ids)
-        sent.append(_as_sent(setting, generator.states(passages, whole), passages))
+        prompts.append(setting.prompts.build(one.text, passages, round_to=setting.round_to).masked_ids)
+        sent.append(_as_sent(setting, generator.states(passages, whole, round_to=setting.round_to), passages))
         read.append(tuple(passages))
     return _with_states(prompts, read, sent)
 
@@ -251,8 +253,8 @@ def _whole_where_single(rows: torch.Tensor, whole: torch.Tensor, sizes: Sequence
 def _state_plain(setting: Setting, questions: Sequence[Question]) -> Prepared:
     """As any LoRA server applies it: a rank for every mask, in half precision, on every token."""
     generator = _state_generator(setting)
-    masked = [setting.prompts.build(one.text, one.passages).masked_ids for one in questions]
-    loras = [generator.plain_lora(one.passages).to(dtype=torch.bfloat16) for one in questions]
+    masked = [setting.prompts.build(one.text, one.passages, round_to=setting.round_to).masked_ids for one in questions]
+    loras = [generator.plain_lora(one.passages, round_to=setting.round_to).to(dtype=torch.bfloat16) for one in questions]
     return Prepared(
         [generator.numbered(prompt) for prompt in masked],
         [one.passages for one in questions],

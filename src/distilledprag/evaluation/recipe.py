@@ -92,12 +92,13 @@ class EvaluationRecipe(Part):
     data: of several benchmarks, subtasks are named "benchmark/subtask". top_k: passages of a question; None: all that come
     with it. titles: whether a passage's title is put before its text. skip_long: leave out questions whose passages do not fit
     into the prompt, or have more tokens than the base has numbered masks. layer: after which states are written (None: the
-    base's own). chosen_rows: what `state_chosen` keeps of the passages, a share of the rows or a number of rows. noise: on rows
-    that are written exactly, in standard deviations; rows_sent_as: their precision. checkpoints: a generator's folder for each
-    trained method. prompt_variant: methods that deviate from the masked prompt. max_new_tokens: the budget of every method.
-    first_line: cut answers at the end of their first line. metric: whose script computes F1. batch_size: questions answered
-    together (seconds are then a share of the batch's; with 1 they are those of one user). training_pairs: `dprag synthesize`
-    files; the summary says how much the questions' passages repeat their documents.
+    base's own). chosen_rows: what `state_chosen` keeps of the passages, a share of the rows or a number of rows. noise: on
+    rows that are written exactly, in standard deviations; rows_sent_as: their precision; round_to: a passage's masks and rows
+    are rounded up to a multiple. checkpoints: a generator's folder for each trained method. prompt_variant: methods that
+    deviate from the masked prompt. max_new_tokens: the budget of every method. first_line: cut answers at the end of their
+    first line. metric: whose script computes F1. batch_size: questions answered together (seconds are then a share of the
+    batch's; with 1 they are those of one user). training_pairs: `dprag synthesize` files; the summary says how much the
+    questions' passages repeat their documents.
     """
 
     task: Literal["evaluate"] = "evaluate"
@@ -116,6 +117,7 @@ class EvaluationRecipe(Part):
     chosen_rows: float = Field(CHOSEN_ROWS, gt=0)
     noise: float = Field(0.0, ge=0)
     rows_sent_as: Literal["int8", "float16"] = "int8"
+    round_to: int = Field(1, gt=0)
     checkpoints: dict[str, str] = {}
     prag: PragPart = PragPart()
     prompt_variant: dict[str, PromptVariant] = {}

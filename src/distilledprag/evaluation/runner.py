@@ -88,6 +88,7 @@ class Evaluation:
             chosen_rows=recipe.chosen_rows,
             noise=recipe.noise,
             rows_sent_as=recipe.rows_sent_as,
+            round_to=recipe.round_to,
         )
         self.checkpoints = {name: generator_identity(made) for name, made in self.setting.generators.items()}
         self.checkpoints |= {name: made.identity for name, made in self.setting.compressors.items()}
@@ -115,6 +116,8 @@ class Evaluation:
                 "chosen_rows": recipe.chosen_rows,
                 "rows_sent_as": recipe.rows_sent_as,
             }
+            if recipe.round_to > 1:
+                self.identity["round_to"] = recipe.round_to
             if recipe.noise:
                 self.identity["noise"] = recipe.noise
 

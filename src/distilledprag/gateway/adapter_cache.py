@@ -1,8 +1,8 @@
-"""Adapters by content: generated once for the same passages, uploaded once, uploaded again when the engine has lost them.
+"""Adapters by content: generated once for the same passages, uploaded once to an engine, again when that has lost them.
 
 State adapters, or plain LoRA adapters for an engine that takes only these.
 
-    passages --hash--> Adapter in memory (bounded, least recently used goes first) --upload--> id at the engine
+    passages --hash--> Adapter in memory (bounded, least recently used goes first) --upload--> id at an engine
 
 Use within one event loop.
 """
@@ -20,9 +20,10 @@ from typing import Any
 import torch
 
 from distilledprag.base.architecture import split_module_key
-from distilledprag.gateway.engine_client import AdapterQuotaError, EngineClient, SentRequest, UploadedAdapter
+from distilledprag.gateway.engine_client import AdapterQuotaError, EngineBusyError, EngineClient, SentRequest
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.rules import AdapterRule
+from distilledprag.gateway.replicas import EngineReplicas
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.pipeline import DistilledPRAG
@@ -33,9 +34,17 @@ _MOST_REMOVED = 64  # adapters at the engine, to make room for one
 _NO_DOCUMENT = "."
 
 
+@dataclass(frozen=True)
+class Upload:
+    """id: at the engine; ends: when it goes there, by the monotonic clock."""
+
+    id: str
+    ends: float
+
+
 @dataclass
 class Adapter:
-    """An adapter and where it is. data: as it is sent; upload_id: at the engine, None when it is not there.
+    """An adapter and where it is. data: as it is sent; uploads: by the address of the engine that has it.
 
     summary: its form, for people. The number of rows is no secret: the masked prompt has as many masks. states: whether it is a
     state adapter, else a plain LoRA.
@@ -46,22 +55,23 @@ class Adapter:
     summary: dict[str, Any]
     documents: frozenset[str]
     states: bool = True
-    upload_id: str | None = None
-    ends: float = float("inf")
+    uploads: dict[str, Upload] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def is_there(self) -> bool:
-        """Whether the engine should still have it, as far as is known here."""
-        return self.upload_id is not None and time.monotonic() < self.ends - _MARGIN
+    def upload_at(self, engine: EngineClient) -> Upload | None:
+        """Where the engine should still have it, as far as is known here."""
+        upload = self.uploads.get(engine.url)
+        return upload if upload and time.monotonic() < upload.ends - _MARGIN else None
 
 
 class AdapterCache:
-    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept."""
+    """Makes and uploads adapters. `capacity`: bytes of adapters to keep; at least the newest one is kept. round_to: as for
+    `PromptBuilder.context`."""
 
-    def __init__(self, prag: DistilledPRAG, engine: EngineClient, capacity: int = CAPACITY) -> None:
+    def __init__(self, prag: DistilledPRAG, engines: EngineReplicas, capacity: int = CAPACITY, round_to: int = 1) -> None:
         self._prag = prag
-        self._engine = engine
-        self._capacity = capacity
+        self._engines = engines
+        self._capacity, self._round_to = capacity, round_to
         self._kept: OrderedDict[str, Adapter] = OrderedDict()
         self._making: dict[str, asyncio.Task[Adapter]] = {}
         self._generator = asyncio.Lock()
@@ -81,7 +91,7 @@ class AdapterCache:
 
         whole: the passages that these hold chosen sentences of, or the same. documents: the id of the document that each is from.
         """
-        states = self._engine.bounds.states
+        states = self._engines.bounds.states
         parts = [self._generator_identity, states, *passages, *whole]
         key = hashlib.sha256(repr(parts).encode("utf-8", "surrogatepass")).hexdigest()
         if key in self._kept:
@@ -92,46 +102,49 @@ class AdapterCache:
             self._making[key] = asyncio.create_task(self._make(key, list(passages), list(whole), frozenset(documents), states))
         return await asyncio.shield(self._making[key]), made
 
-    async def uploaded(self, adapter: Adapter, rows: int, protected: Protected, ledger: list[SentRequest]) -> str:
+    async def uploaded(
+        self, adapter: Adapter, engine: EngineClient, rows: int, protected: Protected, ledger: list[SentRequest]
+    ) -> str:
         """The adapter's id at the engine, where it is put if it is not there. Errors as in `EngineClient.upload`.
 
         rows: that it must have, counted apart from the generator.
         """
         async with adapter.lock:
-            if not adapter.is_there():
+            upload = adapter.upload_at(engine)
+            if upload is None:
                 states = adapter.states
                 if states not in self._no_document:
                     self._no_document[states] = await self._encode([_NO_DOCUMENT], [_NO_DOCUMENT], states)
                 rule = AdapterRule(protected, _blank(self._no_document[states], rows))
-                result = await self._upload(adapter, rule, ledger)
-                adapter.upload_id = result.id
-                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
-                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
-                adapter.ends = time.monotonic() + result.lifetime if known and result.lifetime else float("inf")
-            assert adapter.upload_id is not None
-            return adapter.upload_id
+                upload = adapter.uploads[engine.url] = await self._upload(adapter, engine, rule, ledger)
+            return upload.id
 
-    async def _upload(self, adapter: Adapter, rule: AdapterRule, ledger: list[SentRequest]) -> UploadedAdapter:
+    async def _upload(self, adapter: Adapter, engine: EngineClient, rule: AdapterRule, ledger: list[SentRequest]) -> Upload:
         """Where the engine has no room, this key's oldest adapters make some: ours, or those of a gateway that was killed."""
         for _ in range(_MOST_REMOVED):
             try:
-                return await self._engine.upload(adapter.data, rule, ledger)
+                result = await engine.upload(adapter.data, rule, ledger)
             except AdapterQuotaError:
-                there = await self._engine.uploaded()
+                there = await engine.uploaded()
                 if not there:
                     raise
                 for kept in self._kept.values():
-                    self.lost(kept, there[0])
-                await self._engine.remove(there[0])
-        return await self._engine.upload(adapter.data, rule, ledger)
+                    self.lost(kept, engine, there[0])
+                await engine.remove(there[0])
+            else:
+                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
+                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
+                return Upload(result.id, time.monotonic() + result.lifetime if known and result.lifetime else float("inf"))
+        raise EngineBusyError(f"the engine has no room for a further adapter, although {_MOST_REMOVED} were deleted there")
 
-    def lost(self, adapter: Adapter, upload_id: str) -> None:
+    def lost(self, adapter: Adapter, engine: EngineClient, upload_id: str) -> None:
         """The engine said that it does not have this upload."""
-        if adapter.upload_id == upload_id:
-            adapter.upload_id = None
+        upload = adapter.uploads.get(engine.url)
+        if upload and upload.id == upload_id:
+            del adapter.uploads[engine.url]
 
     async def forget(self, document: str, texts: Sequence[str]) -> None:
-        """Drop, here and at the engine, what was made from a document: adapters, and the generator's states of its passages'
+        """Drop, here and at the engines, what was made from a document: adapters, and the generator's states of its passages'
         texts."""
         self._gone.add(document)
         for adapter in [adapter for adapter in self._kept.values() if document in adapter.documents]:
@@ -140,7 +153,7 @@ class AdapterCache:
             await asyncio.to_thread(self._prag.states.forget, texts)
 
     async def close(self) -> None:
-        """Drop everything; waits until the engine was told."""
+        """Drop everything; waits until the engines were told."""
         for adapter in list(self._kept.values()):
             self._drop(adapter)
         if self._removals:
@@ -163,15 +176,15 @@ class AdapterCache:
         """One generator pass at a time: more would only share the same cores."""
         encode = self._prag.encode_states if states else self._prag.encode
         async with self._generator:
-            return await asyncio.to_thread(encode, passages, whole)
+            return await asyncio.to_thread(encode, passages, whole, round_to=self._round_to)
 
     def _drop(self, adapter: Adapter) -> None:
         self._kept.pop(adapter.key, None)
-        if adapter.upload_id is not None:
-            task = asyncio.create_task(self._engine.remove(adapter.upload_id))
+        for url, upload in adapter.uploads.items():
+            task = asyncio.create_task(self._engines.at(url).remove(upload.id))
             self._removals.add(task)
             task.add_done_callback(self._removals.discard)
-            adapter.upload_id = None
+        adapter.uploads.clear()
 
 
 def summary_of(adapter: StateAdapter | LoraWeights, size: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 question -> quotes? -> passages -> adapter -> masked prompt -> engine (through the guard) -> answer, piece by piece
                                                                  adapter gone (404)? upload it again, once
+                                                                 no answer, or busy? the next engine
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import StoreError
 from distilledprag.gateway.adapter_cache import Adapter, AdapterCache
-from distilledprag.gateway.engine_client import AdapterGoneError, EngineClient, SentRequest
+from distilledprag.gateway.engine_client import AdapterGoneError, EngineBusyError, EngineClient, SentRequest
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.reference import EgressReference
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
+from distilledprag.gateway.replicas import ELSEWHERE, EngineReplicas
 from distilledprag.gateway.search import passage_record
 from distilledprag.http import telemetry
 from distilledprag.http.answers import Piece
@@ -123,25 +125,27 @@ class Reply:
 
 class Answering:
     """Make it before the first document is read. allow_plaintext: documents may be sent in the open when a request asks for that.
-    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all. finder: what finds the
+    rows: a share up to 1 or a number of rows to choose from the passages for each question; None: all. round_to: as for
+    `PromptBuilder.context`. finder: what finds the
     passages of a collection; None: BM25."""
 
     def __init__(
         self,
         prag: DistilledPRAG,
         store: DocumentStore,
-        engine: EngineClient,
+        engines: EngineReplicas,
         adapters: AdapterCache,
         quotes: QuotePolicy,
         *,
         allow_plaintext: bool = False,
         rows: float | None = None,
+        round_to: int = 1,
         finder: Callable[[str], Finder] | None = None,
     ) -> None:
-        self._prag, self._store, self._engine = prag, store, engine
+        self._prag, self._store, self._engines = prag, store, engines
         self._finder = finder or (lambda collection: StoreRetriever(store.database, collection))
-        self._adapters, self._quotes, self._rows = adapters, quotes, rows
-        self._reference = EgressReference(prag.prompts, prag.base.tokenizer)
+        self._adapters, self._quotes, self._rows, self._round_to = adapters, quotes, rows, round_to
+        self._reference = EgressReference(prag.prompts, prag.base.tokenizer, round_to)
         self.allow_plaintext = allow_plaintext
 
     @property
@@ -168,7 +172,7 @@ class Answering:
             report.texts = await asyncio.to_thread(self._prag.choice.chosen, asked.question, whole, self._rows)
             self._note_left_out(report, whole, "as the gateway's --rows says")
         clock.lap("retrieve")
-        await self._engine.base_name(self._prag.base.id)  # and with it the engine's bounds
+        await self._engines.base_name(self._prag.base.id)  # and with it the engines' bounds
         prompts = await self._build(asked, report)
         async with contextlib.AsyncExitStack() as stack:
             pieces = await self._open(stack, asked, report, prompts, clock)
@@ -186,7 +190,7 @@ class Answering:
 
         Where the model has no room for all passages, the sentences that the question seems to need are sent; where it has none
         for an answer as long as was asked for, a shorter one is asked for. The report's warnings say both."""
-        bounds, own = self._engine.bounds, self._prag.base.context_length
+        bounds, own = self._engines.bounds, self._prag.base.context_length
         context = min(own, bounds.context or own)
         most = min(asked.wanted_tokens, bounds.answer or asked.wanted_tokens)
         room = max(1, context - min(most, MAX_ANSWER_TOKENS))
@@ -194,10 +198,12 @@ class Answering:
         place = room - len(frame)
         if report.mode == "parametric" and bounds.rows:
             place = min(place, bounds.rows)
+        round_to = self._round_to if report.mode == "parametric" else 1
+        place = max(1, place - (round_to - 1) * len(report.texts))
         whole = report.texts
         report.texts = await asyncio.to_thread(self._prag.choice.fitting, asked.question, whole, place)
         self._note_left_out(report, whole, f"since the model has room for {place} of them")
-        prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room)
+        prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room, round_to=round_to)
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids
         longest = min(most, context - len(ids))
         if longest < asked.wanted_tokens and asked.max_tokens:
@@ -226,11 +232,10 @@ class Answering:
     async def _open(
         self, stack: contextlib.AsyncExitStack, asked: Asked, report: Report, prompts: Prompts, clock: _Clock
     ) -> AsyncGenerator[Piece, None]:
-        """The engine's answer, begun. An adapter that it no longer has is uploaded again, once."""
+        """The answer of the first engine that gives one, begun."""
         passages = [passage for passage, _, _ in report.passages]
         messages = [*(message["content"] for message in asked.history), asked.question, *asked.own_settings]
         protected = await asyncio.to_thread(self._reference.protected, passages, messages)
-        base = await self._engine.base_name(self._prag.base.id)
         if report.mode == "parametric":
             documents = [id for _, _, id in report.passages]
             report.adapter, report.adapter_was_made = await self._adapters.get(
@@ -238,23 +243,50 @@ class Answering:
             )
             clock.lap("encode")
         masks = self._reference.masks(report.texts)
+        failures: list[Exception] = []
+        for engine in self._engines.order(report.adapter.key if report.adapter else None):
+            try:
+                return await self._open_at(engine, stack, asked, report, prompts, protected, masks, clock)
+            except ELSEWHERE as error:
+                self._engines.failed(engine, error)
+                failures.append(error)
+        raise next((error for error in failures if isinstance(error, EngineBusyError)), failures[-1])
+
+    async def _open_at(
+        self,
+        engine: EngineClient,
+        stack: contextlib.AsyncExitStack,
+        asked: Asked,
+        report: Report,
+        prompts: Prompts,
+        protected: Protected,
+        masks: Masks,
+        clock: _Clock,
+    ) -> AsyncGenerator[Piece, None]:
+        """An engine's answer, begun; among several engines, with its first piece. An adapter that it no longer has is uploaded
+        again, once."""
         for attempt in (1, 2):
-            model, upload_id = base, ""
+            model = base = await engine.base_name(self._prag.base.id)
+            upload_id = ""
             if report.adapter is not None:
-                upload_id = await self._adapters.uploaded(report.adapter, sum(masks.lengths), protected, report.requests)
+                upload_id = await self._adapters.uploaded(report.adapter, engine, sum(masks.lengths), protected, report.requests)
                 model = f"{base}:{upload_id}"
                 clock.lap("upload")
             fields = request_fields(asked, prompts, model)
             rule = self._rule(asked, report, prompts, protected, masks, model)
             try:
-                return await stack.enter_async_context(self._engine.complete(fields, rule, report.requests))
+                async with contextlib.AsyncExitStack() as opened:
+                    pieces = await opened.enter_async_context(engine.complete(fields, rule, report.requests))
+                    if len(self._engines) > 1:  # until something was read another engine may still answer in its place
+                        pieces = _with_first(await anext(pieces, None), pieces)
+                    stack.push_async_exit(opened.pop_all())
+                    return pieces
             except AdapterGoneError:
-                self._engine.forget_base_name()
+                engine.forget_base_name()
                 if attempt == 2:
                     raise
-                base = await self._engine.base_name(self._prag.base.id)
                 if report.adapter is not None:
-                    self._adapters.lost(report.adapter, upload_id)
+                    self._adapters.lost(report.adapter, engine, upload_id)
         raise AssertionError("the loop returns or raises")
 
     def _rule(self, asked: Asked, report: Report, prompts: Prompts, protected: Protected, masks: Masks, model: str) -> EgressRule:
@@ -298,7 +330,7 @@ class Answering:
                     clock.note("total")
                     with contextlib.suppress(StoreError):  # a full disk costs the answer its way back as history, nothing more
                         for answer in filter(None, given):
-                            await asyncio.to_thread(self._store.remember_answer, self._engine.url, answer)
+                            await asyncio.to_thread(self._store.remember_answer, self._engines.name, answer)
                 yield replace(piece, text=text)
 
 
@@ -329,6 +361,15 @@ class _Clock:
 
     def note(self, name: str) -> None:
         self.seconds[name] = time.perf_counter() - self._begin
+
+
+async def _with_first(first: Piece | None, pieces: AsyncGenerator[Piece, None]) -> AsyncGenerator[Piece, None]:
+    """The pieces, of which one was read already."""
+    async with contextlib.aclosing(pieces):
+        if first is not None:
+            yield first
+        async for piece in pieces:
+            yield piece
 
 
 def request_fields(asked: Asked, prompts: Prompts, model: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from distilledprag.gateway.document_routes import MAX_UPLOAD, document_routes
 from distilledprag.gateway.engine_client import EngineClient
 from distilledprag.gateway.quotes import QUOTED_WORDS, Policy, QuotePolicy
 from distilledprag.gateway.reading_desk import ReadingDesk
+from distilledprag.gateway.replicas import EngineReplicas
 from distilledprag.gateway.search import search_routes
 from distilledprag.http.bodies import BodyReader, describe_bodies
 from distilledprag.http.errors import InternalError, NotFoundError, RequestError, StoppingError
@@ -41,12 +42,14 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".
 @dataclass(frozen=True)
 class Options:
     """allow_plaintext: documents may be sent in the open when a request asks for that; rows: send only the sentences that the
-    question needs, a share up to 1 or a number of rows (None: all); quotes: what to do when the user's words repeat a document;
-    adapter_memory, max_upload: bytes; body_seconds: for one request's body to arrive; accept_any_model: the gateway answers
-    whatever model a request names; finder: what finds the passages of a collection, by its name (None: BM25)."""
+    question needs, a share up to 1 or a number of rows (None: all); round_masks_to: a passage's masks and rows are rounded up
+    to a multiple; quotes: what to do when the user's words repeat a document; adapter_memory, max_upload: bytes; body_seconds:
+    for one request's body to arrive; accept_any_model: the gateway answers whatever model a request names; finder: what finds
+    the passages of a collection, by its name (None: BM25)."""
 
     allow_plaintext: bool = False
     rows: float | None = None
+    round_masks_to: int = 1
     quotes: Policy = "refuse"
     quoted_words: int = QUOTED_WORDS
     adapter_memory: int = CAPACITY
@@ -60,17 +63,27 @@ def build_application(
     prag: DistilledPRAG,
     store: DocumentStore,
     reading: ReadingPool,
-    engine: EngineClient,
+    clients: Sequence[EngineClient],
     keys: ApiKeys,
     hosts: AllowedHosts,
     options: Options | None = None,
 ) -> ASGIApp:
-    """The gateway, ready to be served. Closes `engine` when it ends; store and reading processes are the caller's to close."""
+    """The gateway, ready to be served. clients: of one engine or of several that serve the same base, closed when the gateway
+    ends; store and reading processes are the caller's to close. Raises ConfigError for no engine, or one named twice."""
     options = options or Options()
-    adapters = AdapterCache(prag, engine, options.adapter_memory)
-    quotes = QuotePolicy(store, engine.url, options.quotes, options.quoted_words)
+    engines = EngineReplicas(clients)
+    adapters = AdapterCache(prag, engines, options.adapter_memory, options.round_masks_to)
+    quotes = QuotePolicy(store, engines.name, options.quotes, options.quoted_words)
     answering = Answering(
-        prag, store, engine, adapters, quotes, allow_plaintext=options.allow_plaintext, rows=options.rows, finder=options.finder
+        prag,
+        store,
+        engines,
+        adapters,
+        quotes,
+        allow_plaintext=options.allow_plaintext,
+        rows=options.rows,
+        round_to=options.round_masks_to,
+        finder=options.finder,
     )
 
     desk = ReadingDesk(reading)
@@ -80,7 +93,7 @@ def build_application(
         yield
         desk.close()
         await adapters.close()
-        await engine.aclose()
+        await engines.aclose()
 
     def count_tokens(text: str) -> int:
         return len(prag.base.tokenizer(text, add_special_tokens=False).input_ids)
@@ -95,14 +108,15 @@ def build_application(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        ready, documents = await asyncio.gather(engine.healthy(), asyncio.to_thread(store.count))
+        ready, documents = await asyncio.gather(engines.healthy(), asyncio.to_thread(store.count))
         # What the page must know.
         known = {
             "allow_plaintext": options.allow_plaintext,
             "key_required": keys.required,
             "formats": sorted(readable(reading.ocr is not None)),
         }
-        return {"status": "ok", "engine": "ready" if ready else "unreachable", "documents": documents, **known}
+        said = {"engine": "ready" if ready else "unreachable", "engines": {"ready": ready, "all": len(engines)}}
+        return {"status": "ok", **said, "documents": documents, **known}
 
     describe_bodies(app, ChatRequest)
     return Middleware(app, "gateway", keys, explain, hosts)

@@ -1,4 +1,4 @@
-"""The only door to the engine: its interface as the gateway uses it, and the transport that sends what an egress rule lets pass.
+"""The only door to an engine: its interface as the gateway uses it, and the transport that sends what an egress rule lets pass.
 
     EngineClient: models, adapters, completions -> request with its rule -> GuardedTransport: rule, headers -> socket
 
@@ -45,6 +45,10 @@ class EngineError(RequestError):
     """The engine refused, failed, or cannot be reached."""
 
     status, kind, code = 502, "server_error", "engine"
+
+
+class EngineUnreachableError(EngineError):
+    """No answer came, or half of one: nothing listens there, or the connection ended."""
 
 
 class EngineBusyError(EngineError):
@@ -246,7 +250,7 @@ class EngineClient:
                 async for piece in pieces:
                     yield piece
         except httpx2.HTTPError as error:
-            raise EngineError(
+            raise EngineUnreachableError(
                 f"the connection to the engine ended in the middle of the answer ({type(error).__name__}); ask again"
             ) from None
 
@@ -273,7 +277,7 @@ class EngineClient:
                     f"the certificate of the engine at {self.url} is not trusted here; if it is your own, name it or its "
                     "authority: --engine-ca FILE"
                 ) from None
-            raise EngineError(
+            raise EngineUnreachableError(
                 f"the engine at {self.url} cannot be reached ({type(error).__name__}); check that `dprag engine` runs there and "
                 "that --engine is its address"
             ) from None
@@ -345,7 +349,7 @@ async def _streamed(response: httpx2.Response) -> AsyncGenerator[Piece, None]:
                 yield piece
     unfinished = sorted(begun - finished)
     if unfinished and not ended:
-        raise EngineError("the engine ended the answer in the middle; ask again")
+        raise EngineUnreachableError("the engine ended the answer in the middle; ask again")
     for number in unfinished:
         yield Piece("", number, finish="stop")
 

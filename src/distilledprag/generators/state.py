@@ -33,6 +33,7 @@ from distilledprag.generators.kept_states import KeptStates
 from distilledprag.lora.states import StateAdapter, from_int8, to_int8
 from distilledprag.lora.weights import STATES, LoraPair, LoraWeights
 from distilledprag.prompts import PromptBuilder
+from distilledprag.prompts.builder import filler, rounded
 from distilledprag.text import sentences
 
 _CACHED_TOKENS = 200_000
@@ -150,23 +151,29 @@ class StateGenerator:
         """States (n, D) after `layer` of a question's tokens, read as a passage is; they are not kept."""
         return passage_states(self.base, self.prompts, [question], [layer])[layer][question]
 
-    def states(self, passages: Sequence[str], whole: Sequence[str] | None = None, layer: int | None = None) -> StateAdapter:
+    def states(
+        self, passages: Sequence[str], whole: Sequence[str] | None = None, layer: int | None = None, *, round_to: int = 1
+    ) -> StateAdapter:
         """The exact path's adapter for passages in their order. Raises InputError when they hold no text.
 
         whole: where the passages hold chosen sentences only, those that they were cut from, in the same order. Their rows are
         then taken from the whole passages': each sentence was read in its place, and what is kept of a passage serves any choice.
-        layer: None takes the generator's.
+        layer: None takes the generator's. round_to: as for `PromptBuilder.context`; the filler's rows are the same for every
+        passage.
         """
         layer = self.layer if layer is None else layer
-        rows = self._rows_of(passages, whole, layer)
+        rows = self._rows_of(passages, whole, layer, round_to)
         if not sum(map(len, rows)):
             raise InputError(_NO_TEXT)
         return StateAdapter(torch.cat([each.float().cpu() for each in rows]), layer, self.base.identity)
 
-    def _rows_of(self, passages: Sequence[str], whole: Sequence[str] | None, layer: int) -> list[Tensor]:
-        if whole is None or list(whole) == list(passages):
-            return self.rows(passages, layer)
-        return self._cut_rows(passages, whole, layer)
+    def _rows_of(self, passages: Sequence[str], whole: Sequence[str] | None, layer: int, round_to: int) -> list[Tensor]:
+        is_whole = whole is None or list(whole) == list(passages)
+        found = self.rows(passages, layer) if is_whole else self._cut_rows(passages, whole or [], layer)
+        if round_to == 1:
+            return found
+        (filling,) = self.rows([filler(round_to)], layer)
+        return [torch.cat([rows, filling[: rounded(len(rows), round_to) - len(rows)].to(rows)]) for rows in found]
 
     @torch.inference_mode()
     def _cut_rows(self, parts: Sequence[str], whole: Sequence[str], layer: int) -> list[Tensor]:
@@ -214,21 +221,21 @@ class StateGenerator:
         return ids
 
     @torch.inference_mode()
-    def plain_lora(self, passages: Sequence[str], whole: Sequence[str] | None = None) -> LoraWeights:
-        """A PEFT adapter for any LoRA server: rank = number of masks, one down projection, alpha = rank. whole: as for `states`.
+    def plain_lora(self, passages: Sequence[str], whole: Sequence[str] | None = None, *, round_to: int = 1) -> LoraWeights:
+        """A PEFT adapter for any LoRA server: rank = number of masks, one down projection, alpha = rank. whole, round_to: as for
+        `states`.
 
         Raises InputError for more tokens than numbered masks, ConfigError for a base whose layers norm the MLP's output.
         """
         if not adds_mlp_output(self.base.model):
             raise ConfigError(f"{self.base.model.config.model_type} norms its MLP's output, so a LoRA there cannot write states")
-        lengths = [self.prompts.document_length(text) for text in passages]
+        lengths = [rounded(self.prompts.document_length(text), round_to) for text in passages]
         if not sum(lengths):
             raise InputError(_NO_TEXT)
         self.numbered(self.prompts.masked_context(lengths))  # refuses too many before they are encoded
         assert self.plain is not None
-        return self.lora_of(
-            torch.cat([each.float().to(self.base.device) for each in self._rows_of(passages, whole, self.plain.layer)]), lengths
-        )
+        rows = self._rows_of(passages, whole, self.plain.layer, round_to)
+        return self.lora_of(torch.cat([each.float().to(self.base.device) for each in rows]), lengths)
 
     @torch.inference_mode()
     def present(self, lengths: Sequence[int]) -> Tensor:

@@ -82,13 +82,14 @@ class PromptBuilder:
         history: Sequence[Message] = (),
         *,
         max_tokens: int | None = None,
+        round_to: int = 1,
     ) -> Prompt:
-        """The whole prompt, ready for the answer; without passages, the closed-book prompt.
+        """The whole prompt, ready for the answer; without passages, the closed-book prompt. round_to: as for `context`.
 
         Raises InputError for an unusable text and for a prompt longer than `max_tokens` (default: the
         builder's).
         """
-        prompt = self.context(passages, history).followed_by(self.question(question, history))
+        prompt = self.context(passages, history, round_to=round_to).followed_by(self.question(question, history))
         limit = max_tokens or self.max_tokens
         if limit is not None and len(prompt) > limit:
             raise InputError(
@@ -97,10 +98,12 @@ class PromptBuilder:
             )
         return prompt
 
-    def context(self, passages: Sequence[str], history: Sequence[Message] = ()) -> Prompt:
+    def context(self, passages: Sequence[str], history: Sequence[Message] = (), *, round_to: int = 1) -> Prompt:
         """All of the prompt up to (not including) the question.
 
-        An empty passage keeps its number and spans nothing. Raises InputError for an unusable text.
+        round_to: each passage is followed by filler, masked like itself, up to a multiple of so many tokens, so that the masks
+        tell its length no more precisely than that. An empty passage keeps its number and spans nothing. Raises InputError for
+        an unusable text.
         """
         if isinstance(passages, str):
             raise InputError("passages must be a list of strings, not one string; write [passage]")
@@ -109,6 +112,7 @@ class PromptBuilder:
         for number, passage in enumerate(passages, start=1):
             check_text(passage, f"passage {number}")
             label, document = self.passage_label(number), self._spaced(passage)
+            document = document + self._filler(rounded(len(document), round_to) - len(document))
             ids += label + document
             is_document += [False] * len(label) + [True] * len(document)
         masked = [self.mask_token_id if hidden else index for index, hidden in zip(ids, is_document, strict=True)]
@@ -159,6 +163,9 @@ class PromptBuilder:
             raise InputError("the answer is empty; write one")
         return [*self._spaced(answer), self.end_of_turn_id]
 
+    def _filler(self, count: int) -> list[int]:
+        return self._spaced(filler(count))[:count] if count else []
+
     def _spaced(self, text: str) -> list[int]:
         """Ids of a text with one space before it and none around it; nothing for an empty text."""
         stripped = text.strip()
@@ -205,6 +212,16 @@ class PromptBuilder:
                 self._frames.clear()
             self._frames[roles] = frame
         return _Conversation(frame, tuple(content for _, content in turns), preface)
+
+
+def rounded(length: int, round_to: int) -> int:
+    """How many masks a passage of so many tokens has: the next multiple of `round_to`."""
+    return -(-length // round_to) * round_to
+
+
+def filler(count: int) -> str:
+    """A text that says nothing, of `count` tokens at least."""
+    return " .." * count
 
 
 @dataclass(frozen=True)

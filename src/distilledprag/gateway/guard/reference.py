@@ -9,6 +9,7 @@ So a fault of the prompt builder that writes a passage into every prompt is foun
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -34,10 +35,10 @@ _CONVERSATIONS = (
 
 
 class EgressReference:
-    """Make it before the first document is read: `prompts` is used here and never again."""
+    """Make it before the first document is read: `prompts` is used here and never again. round_to: of a passage's masks."""
 
-    def __init__(self, prompts: PromptBuilder, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, prompts: PromptBuilder, tokenizer: Any, round_to: int = 1) -> None:
+        self._tokenizer, self._round_to = tokenizer, round_to
         self._mask_id = prompts.mask_token_id
         self._encoder = PlainTextEncoder(tokenizer, prompts.mask_token_id, ChatTemplate(tokenizer).source)
         counts = range(MOST_PASSAGES + 1)
@@ -74,7 +75,7 @@ class EgressReference:
         for text, label in zip(texts, self._labels, strict=False):
             before = before + label
             if length := len(self._ids(text)):
-                lengths.append(length)
+                lengths.append(math.ceil(length / self._round_to) * self._round_to)
                 labels.append(before)
                 before = []
         return Masks(self._mask_id, lengths, labels)

@@ -124,7 +124,8 @@ class AnswerSettings:
 
 @dataclass(frozen=True)
 class Masks:
-    """Where masks belong. `lengths`: tokens of each passage; `labels`: the ids that stand right before each of them."""
+    """Where masks belong. `lengths`: of each passage, in tokens, rounded up where that is wanted; `labels`: the ids that stand
+    right before each of them."""
 
     mask_id: int
     lengths: Sequence[int]
