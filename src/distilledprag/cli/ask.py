@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from distilledprag.cli.reading import USUAL, Reading
 from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.documents.loading import Loaded, load_documents, printable
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import InputError
 from distilledprag.retrieval import usual_k
 from distilledprag.retrieval.bm25 import check_request

@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from distilledprag.cli.ask import load_with_progress, shortened
-from distilledprag.cli.reading import USUAL
 from distilledprag.distillation.contexts import passage_text
+from distilledprag.documents.reading import USUAL
 from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.evaluation.metrics import best_token_scores, exact_match, squad_scores
 from distilledprag.pipeline import DistilledPRAG

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distilledprag.cli.ask import load_with_progress
-from distilledprag.cli.reading import USUAL, Reading
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically
 

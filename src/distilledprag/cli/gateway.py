@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distilledprag.cli.reading import Reading
 from distilledprag.cli.search import Search
 from distilledprag.cli.states import drop_others
+from distilledprag.documents.reading import Reading
 from distilledprag.errors import ConfigError
 
 

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from distilledprag.cli.reading import USUAL, Reading
 from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.cli.states import COLUMNS, States, drop_others
 from distilledprag.documents.indexing import IndexReport, index_path
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import InputError
 
 

@@ -98,8 +98,8 @@ def ask(
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
-    from distilledprag.cli.reading import Reading
     from distilledprag.cli.search import Search
+    from distilledprag.documents.reading import Reading
 
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
@@ -131,7 +131,7 @@ def encode(
 ) -> None:
     """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.cli import encode as command
-    from distilledprag.cli.reading import Reading
+    from distilledprag.documents.reading import Reading
 
     reading = Reading(limits, ocr, ocr_language)
     if ray:
@@ -245,7 +245,7 @@ def synthesize(
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
-    from distilledprag.cli.reading import Reading
+    from distilledprag.documents.reading import Reading
 
     command.run(
         command.Options(
@@ -387,9 +387,9 @@ def index(
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import index as command
-    from distilledprag.cli.reading import Reading
     from distilledprag.cli.search import Search
     from distilledprag.cli.states import States
+    from distilledprag.documents.reading import Reading
 
     states = States(base, states_limit) if encode or base else None
     files, search = Reading(limits, ocr, ocr_language), Search(retriever, encoder, language)
@@ -473,8 +473,8 @@ def serve(
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
-    from distilledprag.cli.reading import Reading
     from distilledprag.cli.search import Search
+    from distilledprag.documents.reading import Reading
 
     search, files = Search(retriever, encoder, language), Reading(limits, ocr, ocr_language)
     command.run(store, port, engine_port, base, rows, allow_plaintext, browser, files, search)
@@ -506,8 +506,8 @@ def gateway(
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.cli import gateway as command
-    from distilledprag.cli.reading import Reading
     from distilledprag.cli.search import Search
+    from distilledprag.documents.reading import Reading
 
     options = command.GatewayOptions(
         host=host, port=port, engines=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distilledprag.cli.reading import USUAL, Reading
 from distilledprag.cli.search import BY_WORDS, Search
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import ConfigError
 
 _START_SECONDS = 120.0  # for a server to answer

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from distilledprag.cli.reading import Reading
+from distilledprag.documents.reading import Reading
 from distilledprag.errors import ConfigError, EndpointError, InputError
 from distilledprag.files import write_atomically
 from distilledprag.synthesis import DocumentSample, QaSettings, Replies, Synthesis, plan_items, read_documents

@@ -215,7 +215,7 @@ class PostgresDatabase:
     def candidates(
         self, connection: Connection, importance: Mapping[str, float], collection: str | None, limit: int
     ) -> list[tuple[Any, ...]]:
-        """Those with the greatest sum of the importance of their words, each word counted once: a tsvector does not keep how often."""
+        """Those with the greatest sum of the importance of their words, each counted once: no tsvector tells how often."""
         quoted = [_quoted(word) for word in importance]
         rows: list[tuple[Any, ...]] = connection.execute(
             "SELECT passages.id, document, name, place, title, text, passages.words, NULL FROM passages "

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,7 @@ from distilledprag.documents.limits import Limits, remedy
 from distilledprag.documents.loading import LoadedDocument, printable
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.readers.ocr import Ocr
-from distilledprag.errors import DistilledPRAGError, DocumentError
+from distilledprag.errors import ConfigError, DistilledPRAGError, DocumentError
 
 WORKERS = 2  # processes at a time
 _LOOK = 0.05  # seconds between two looks whether a file is still wanted
@@ -211,3 +212,41 @@ class _Worker:
 def _check(stops: list[threading.Event]) -> None:
     if any(stop.is_set() for stop in stops):
         raise ReadingStoppedError("reading was stopped")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read, as the options of commands say: --limits, --ocr, --ocr-language.
+
+    limits: `NAME=NUMBER,...`; ocr: whether scans are read; language: of the scans, None for English.
+
+    Raises ConfigError for limits that do not exist, for a language without OCR, and where OCR is not installed.
+    """
+
+    limits: str | None = None
+    ocr: bool = False
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        Limits.parse(self.limits)
+        if self.language is not None and not self.ocr:
+            raise ConfigError(f"--ocr-language {self.language} is for scans; add --ocr")
+        if self.ocr:
+            Ocr(self.ocr_language or "").check()
+
+    @property
+    def ocr_language(self) -> str | None:
+        """None: no scans are read."""
+        return (self.language or Ocr.language) if self.ocr else None
+
+    def pool(self) -> ReadingPool:
+        """The processes that read files so."""
+        return ReadingPool(Limits.parse(self.limits), ocr=self.ocr_language)
+
+    def arguments(self) -> list[str]:
+        """These options for another command."""
+        named = {"--limits": self.limits, "--ocr-language": self.language}
+        return [*(["--ocr"] if self.ocr else []), *(part for name, value in named.items() if value for part in (name, value))]
+
+
+USUAL = Reading()

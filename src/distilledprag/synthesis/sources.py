@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from distilledprag.documents.loading import LoadFile, load_document, named_notes, printable
 from distilledprag.documents.readers import readable
-from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
+from distilledprag.documents.readers.text import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.json_lines import json_rows, text_lines
 

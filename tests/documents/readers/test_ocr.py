@@ -13,12 +13,11 @@ import ocr_cases
 import pytest
 from waiting import until
 
-from distilledprag.cli.reading import Reading
 from distilledprag.documents.indexing import index_path
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import load_document, load_documents
 from distilledprag.documents.readers.ocr import PROGRAM, Ocr
-from distilledprag.documents.reading import ReadingPool, ReadingStoppedError
+from distilledprag.documents.reading import Reading, ReadingPool, ReadingStoppedError
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import ConfigError, DocumentError
 

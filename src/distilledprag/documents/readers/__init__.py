@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.passages import ReadDocument
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DocumentError, InputError
 
@@ -27,17 +27,17 @@ READERS = {
     ".pptm": ("slides", "read_slides"),
     ".xlsx": ("spreadsheet", "read_workbook"),
     ".xlsm": ("spreadsheet", "read_workbook"),
-    ".csv": ("delimited", "read_delimited"),
-    ".tsv": ("delimited", "read_delimited"),
+    ".csv": ("text", "read_delimited"),
+    ".tsv": ("text", "read_delimited"),
     ".epub": ("epub", "read_epub"),
     ".eml": ("mail", "read_eml"),
     ".msg": ("mail", "read_msg"),
-    ".jsonl": ("json_records", "read_jsonl"),
-    ".json": ("json_records", "read_json"),
+    ".jsonl": ("text", "read_jsonl"),
+    ".json": ("text", "read_json"),
 }
 PICTURES = {suffix: ("ocr", "read_picture") for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")}
 SCANS = frozenset({*PICTURES, ".pdf", ".eml", ".msg"})  # may hold pictures of text: these readers are given an Ocr
-VERSION = 2  # raised when readers give other passages for the same file, so that indexes read it anew
+VERSION = 3  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
 def readable(pictures: bool) -> dict[str, tuple[str, str]]:

@@ -14,9 +14,8 @@ from email.message import EmailMessage
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from distilledprag.documents.passages import Block, Outline, clean
+from distilledprag.documents.passages import Block, Outline, ReadDocument, clean
 from distilledprag.documents.readers.html import decode_html, html_blocks
-from distilledprag.documents.readers.interface import ReadDocument
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.text import add_text
 from distilledprag.encodings import decode

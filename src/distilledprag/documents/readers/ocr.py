@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument, listed
+from distilledprag.documents.passages import Outline, ReadDocument, clean, listed
 from distilledprag.documents.readers.layout import FEWEST_ROWS, GAP, Line, add_pages, items_of
 from distilledprag.errors import ConfigError, DocumentError
 

@@ -14,8 +14,7 @@ from typing import Any
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument, listed, not_read
+from distilledprag.documents.passages import Outline, ReadDocument, clean, listed, not_read
 from distilledprag.documents.readers.layout import Item, Line, Table, add_pages, head_rows, items_of
 from distilledprag.documents.readers.ocr import DPI, Ocr, Recognised, UnreadPictureError, recognition_notes
 from distilledprag.documents.readers.pdf_page import PageText, read_page

@@ -17,8 +17,7 @@ from typing import Any
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from distilledprag.documents.passages import clean
-from distilledprag.documents.readers.interface import comment
+from distilledprag.documents.passages import clean, comment
 from distilledprag.documents.readers.layout import GAP, Line
 
 _BOLD = re.compile(r"bold|black|heavy|cmbx", re.IGNORECASE)
