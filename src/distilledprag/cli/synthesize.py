@@ -75,10 +75,15 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
         except KeyboardInterrupt:
             console.print(f"{len(replies):,} answered requests are kept in {journal_file}; run again to go on", soft_wrap=True)
             raise
+        reading = options.reading
         report = make_report(
             synthesis, outcomes, sample,
             retried=getattr(model, "retried", {}), changed=getattr(model, "changed", []), seconds=time.perf_counter() - started,
-            config={name: _plain(value) for name, value in vars(options).items() if name not in ("model", "api_key_file")},
+            config={
+                name: _plain(value)
+                for name, value in (vars(options) | {"limits": reading.limits, "ocr": reading.ocr_language}).items()
+                if name not in ("model", "api_key_file", "reading")
+            },
         )  # fmt: skip
     _write(options.out, outcomes, report)
     _show(options.out, report)
