@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import ocr_cases
 import office_cases
 import pdf_cases
 import text_cases
@@ -29,7 +30,7 @@ from reader_cases import Case
 from distilledprag.documents.loading import load_document
 from distilledprag.files import write_section
 
-CASES = [*pdf_cases.CASES.all, *office_cases.CASES.all, *text_cases.CASES.all]
+CASES = [*pdf_cases.CASES.all, *office_cases.CASES.all, *text_cases.CASES.all, *ocr_cases.CASES.all]
 GROUPS = {
     "PDF": (".pdf",),
     "Word": (".docx", ".docm"),
@@ -132,7 +133,7 @@ def passes(case: Case, text: str) -> bool:
 def score(read: Callable[[Path], str], suffixes: tuple[str, ...]) -> tuple[int, int, list[str]]:
     """Cases passed, cases in all, and the names of the others."""
     failed: list[str] = []
-    cases = [case for case in CASES if case.suffix in suffixes and not case.refused]
+    cases = [case for case in CASES if case.suffix in suffixes and not case.refused and not case.ocr]
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             file = Path(folder) / f"document{case.suffix}"

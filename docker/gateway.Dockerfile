@@ -1,6 +1,7 @@
 # The trusted side: documents, generator and page. Documents are kept in the volume /store.
 #   docker build -f docker/gateway.Dockerfile -t dprag-gateway .
 FROM python:3.11-slim
+RUN apt-get update && apt-get install -y --no-install-recommends tesseract-ocr && rm -rf /var/lib/apt/lists/*  # for --ocr
 RUN useradd --create-home --uid 1000 dprag && install -d -o dprag -m 700 /store
 WORKDIR /app
 COPY pyproject.toml constraints.txt README.md LICENSE ./

@@ -35,7 +35,7 @@ def test_all_readable_files_below_a_folder_are_indexed(store, folder):
 
 def test_unchanged_files_are_not_read_again(store, folder, monkeypatch):
     index_path(store, folder)
-    monkeypatch.setattr(indexing, "prepare_file", lambda file, load: pytest.fail(f"{file} was read"))
+    monkeypatch.setattr(indexing, "prepare_file", lambda file, load, ocr: pytest.fail(f"{file} was read"))
     report = index_path(store, folder)
     assert (report.added, report.changed, report.unchanged, report.deleted) == (0, 0, 3, 0)
 

@@ -201,7 +201,7 @@ def test_limits_are_read_from_one_option():
 
 def test_answers_of_a_process_are_json_lines_and_nothing_that_a_library_prints(tmp_path):
     file = written(tmp_path, "a.jsonl", b"".join(json.dumps({"text": f"Record {n}."}).encode() + b"\n" for n in range(600)))
-    request = {"file": str(file), "longest": 80, "scratch": None, "limits": {}}
+    request = {"file": str(file), "longest": 80, "scratch": None, "limits": {}, "ocr": None}
     command = [sys.executable, "-m", "distilledprag.documents.worker"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         process.stdin.write(json.dumps(request) + "\n")

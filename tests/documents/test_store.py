@@ -170,7 +170,7 @@ def test_unreadable_uploads_are_refused_by_their_name_and_leave_no_copy(store):
     with pytest.raises(InputError, match=r"^scan\.pdf"):
         prepare_bytes("folder/scan.pdf", b"not a pdf", store.reading_folder)
     with pytest.raises(InputError, match="not supported"):
-        prepare_bytes("picture.png", b"\x89PNG", store.reading_folder)
+        prepare_bytes("film.mp4", b"\x89PNG", store.reading_folder)
     with pytest.raises(InputError, match="empty"):
         prepare_text("a.txt", "  ", store.reading_folder)
     assert all(file.name.startswith("store.sqlite") for file in store.reading_folder.iterdir())

@@ -11,9 +11,8 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from distilledprag.cli.store import BY_WORDS, Search
-from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import Loaded, load_documents, printable
-from distilledprag.documents.reading import ReadingPool
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import InputError
 from distilledprag.retrieval import usual_k
 from distilledprag.retrieval.bm25 import check_request
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
     from distilledprag.pipeline import Answer
 
 
-def load_with_progress(paths: list[Path], console: Console, limits: str | None) -> Loaded:
-    """Load files within `limits`, in processes of their own; the status line counts them.
+def load_with_progress(paths: list[Path], console: Console, files: Reading) -> Loaded:
+    """Load files as `files` says, in processes of their own; the status line counts them.
 
     Says which files could not be read, and what of others could not. Raises InputError when none could be read.
     """
-    bounds = Limits.parse(limits)
-    with console.status("reading documents") as status, ReadingPool(bounds) as reading:
+    with console.status("reading documents") as status, files.pool() as reading:
         count = 0
 
         def tell(file: Path) -> None:
@@ -36,7 +34,7 @@ def load_with_progress(paths: list[Path], console: Console, limits: str | None) 
             count += 1
             status.update(f"reading documents: {count} ({escape(printable(Path(file.name)))})")
 
-        loaded = load_documents(paths, load=reading.read, on_file=tell)
+        loaded = load_documents(paths, load=reading.read, on_file=tell, pictures=files.ocr)
     if not loaded.passages:
         raise InputError("; ".join(loaded.failed))
     for note in loaded.notes:
@@ -66,7 +64,7 @@ def run(
     generator: str | None = None,
     rows: float | None = None,
     layer: int | None = None,
-    limits: str | None = None,
+    files: Reading = USUAL,
     search: Search = BY_WORDS,
 ) -> None:
     """Raises InputError for an empty question, for --rows or --top-k that cannot be, and at the end when a file could not be
@@ -74,7 +72,7 @@ def run(
     if not question.strip():
         raise InputError("the question is empty; write one")
     console = Console(stderr=as_json)
-    loaded = load_with_progress(docs, console, limits)
+    loaded = load_with_progress(docs, console, files)
     retriever = search.over(loaded.passages, Console(stderr=True).print)
     top_k = usual_k(retriever) if top_k is None else top_k
     check_request(question, top_k, len(retriever))  # fail before the model loads

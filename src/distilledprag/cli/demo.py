@@ -15,6 +15,7 @@ from rich.table import Table
 
 from distilledprag.cli.ask import load_with_progress, shortened
 from distilledprag.distillation.contexts import passage_text
+from distilledprag.documents.reading import USUAL
 from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.evaluation.metrics import best_token_scores, exact_match, squad_scores
 from distilledprag.pipeline import DistilledPRAG
@@ -31,7 +32,7 @@ def run() -> None:
     documents, questions = EXAMPLES / "documents", EXAMPLES / "questions.jsonl"
     if not questions.exists():
         raise InputError(f"the sample documents are not at {EXAMPLES}; run the demo from a checkout of the repository")
-    retriever = BM25Retriever(load_with_progress([documents], console, None).passages)
+    retriever = BM25Retriever(load_with_progress([documents], console, USUAL).passages)
     files = sorted({Path(passage.source).name for passage in retriever.passages})
     console.print(f"[bold]{len(retriever.passages)} passages[/bold] from {', '.join(files)}. They stay on this machine.\n")
     prag = DistilledPRAG.from_pretrained(say=console.print)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from distilledprag.cli.ask import load_with_progress
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically
 
@@ -61,7 +62,7 @@ def run(
     as_json: bool,
     base: str | None,
     generator: str | None = None,
-    limits: str | None = None,
+    reading: Reading = USUAL,
 ) -> None:
     """Raises ConfigError for options that do not go together, InputError when a file cannot be read: an adapter that silently
     lacks one would be taken for whole."""
@@ -70,7 +71,7 @@ def run(
     if question is None and rows is not None:
         raise ConfigError("--rows needs --question: the question decides which rows are kept")
     console = Console(stderr=True)
-    loaded = load_with_progress(files, console, limits)
+    loaded = load_with_progress(files, console, reading)
     if loaded.failed:
         raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
     whole = passages = [passage.text for passage in loaded.passages]
@@ -109,7 +110,7 @@ def run_in_bulk(
     files: list[str],
     out: str,
     base: str | None,
-    limits: str | None,
+    reading: Reading,
     as_json: bool,
     workers: int,
     shard_passages: int,
@@ -123,7 +124,7 @@ def run_in_bulk(
     console = Console(stderr=True)
     parquet = [file for file in files if file.endswith(".parquet")]
     others = [Path(file) for file in files if not file.endswith(".parquet")]
-    loaded = load_with_progress(others, console, limits) if others else None
+    loaded = load_with_progress(others, console, reading) if others else None
     columns = (TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("passages encoded", total=None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distilledprag.cli.store import Search, drop_others
+from distilledprag.documents.reading import Reading
 from distilledprag.errors import ConfigError
 
 
@@ -31,7 +32,7 @@ class GatewayOptions:
     engine_ca: Path | None
     accept_any_model: bool
     base: str | None
-    limits: str | None
+    reading: Reading
     states_limit: int
     search: Search
 
@@ -39,8 +40,6 @@ class GatewayOptions:
 def run(options: GatewayOptions) -> None:
     """Serve until stopped. Raises ConfigError for options that cannot be."""
     require_packages()
-    from distilledprag.documents.limits import Limits
-    from distilledprag.documents.reading import ReadingPool
     from distilledprag.gateway.application import Options, build_application
     from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
     from distilledprag.gateway.quotes import POLICIES
@@ -56,7 +55,7 @@ def run(options: GatewayOptions) -> None:
     policy = next((policy for policy in POLICIES if policy == options.quotes), None)
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
-    reading = ReadingPool(Limits.parse(options.limits))
+    reading = options.reading.pool()
     key = os.environ.get(KEY_VARIABLE) or None
     clients = [EngineClient(url, key, options.engine_ca) for url in options.engines]
     store = options.search.store(options.store)

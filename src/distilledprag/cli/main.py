@@ -54,6 +54,11 @@ Limits = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="What reading one file may cost, such as cpu=120,memory=2048. All of them: docs/gateway.md."),
 ]
+WithOcr = Annotated[bool, typer.Option("--ocr", help="Read scanned pages and pictures by OCR (apt install tesseract-ocr).")]
+OcrLanguage = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="With --ocr: the scans' language as tesseract names it, such as deu or deu+eng. Default: eng."),
+]
 StatesLimit = Annotated[int, typer.Option(min=1, help="MiB of passages' states kept beside the store.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
@@ -88,17 +93,20 @@ def ask(
     encoder: Encoder = None,
     language: Language = None,
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
     from distilledprag.cli.store import Search
+    from distilledprag.documents.reading import Reading
 
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
     search = Search(retriever, encoder, language)
-    paths = [*docs, *(more_docs or [])]
-    command.run(question, paths, top_k, compare, show_wire, as_json, base, generator, rows, layer, limits, search)
+    paths, files = [*docs, *(more_docs or [])], Reading(limits, ocr, ocr_language)
+    command.run(question, paths, top_k, compare, show_wire, as_json, base, generator, rows, layer, files, search)
 
 
 @app.command()
@@ -114,6 +122,8 @@ def encode(
     base: Base = None,
     generator: Generator = None,
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
     ray: Annotated[bool, typer.Option("--ray", help="Encode each passage for itself, in bulk and resumably, by Ray.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="With --ray: processes that encode.")] = 2,
     shard_passages: Annotated[int, typer.Option(min=1, help="With --ray: passages in a file, at most.")] = 256,
@@ -121,13 +131,15 @@ def encode(
 ) -> None:
     """Turn documents into an adapter folder, and print the masked prompt that goes with it."""
     from distilledprag.cli import encode as command
+    from distilledprag.documents.reading import Reading
 
+    reading = Reading(limits, ocr, ocr_language)
     if ray:
         if question is not None or rows is not None or generator is not None:
             raise ConfigError("--ray encodes passages whole, as states; leave out --question, --rows and --generator")
-        command.run_in_bulk(files, out, base, limits, as_json, workers, shard_passages, text_column)
+        command.run_in_bulk(files, out, base, reading, as_json, workers, shard_passages, text_column)
     else:
-        command.run(list(map(Path, files)), Path(out), target, question, rows, as_json, base, generator, limits)
+        command.run(list(map(Path, files)), Path(out), target, question, rows, as_json, base, generator, reading)
 
 
 @app.command()
@@ -228,15 +240,18 @@ def synthesize(
     completion_price: Annotated[Optional[float], typer.Option(min=0, help="Dollars per million completion tokens.")] = None,  # noqa: UP045
     budget: Annotated[Optional[float], typer.Option(help="Stop when this many dollars are spent.")] = None,  # noqa: UP045
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
 ) -> None:
     """Let an LLM write question-answer pairs about documents, for training. Run again to go on after any stop."""
     from distilledprag.cli import synthesize as command
+    from distilledprag.documents.reading import Reading
 
     command.run(
         command.Options(
             docs=docs, out=out, model=model, base_url=base_url, api_key_file=api_key_file, journal=journal, limit=limit,
             partners=partners, passage_words=passage_words, min_words=min_words, titles=titles, seed=seed, retries=retries,
-            timeout=timeout, response_format=response_format, extra_body=extra_body, limits=limits,
+            timeout=timeout, response_format=response_format, extra_body=extra_body, reading=Reading(limits, ocr, ocr_language),
         ),
         {
             "single_min": single_min, "single_max": single_max, "cross_min": cross_min, "attempts": attempts, "verify": verify,
@@ -356,6 +371,8 @@ def index(
         bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
     ] = False,
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
     retriever: Retriever = "bm25",
     encoder: Encoder = None,
     language: Language = None,
@@ -370,9 +387,11 @@ def index(
 ) -> None:
     """Put documents into a store: only what is new or changed is read, what is gone is deleted."""
     from distilledprag.cli import store as command
+    from distilledprag.documents.reading import Reading
 
     states = command.States(base, states_limit) if encode or base else None
-    command.index(path, store, collection, allow_empty, limits, command.Search(retriever, encoder, language), states)
+    files, search = Reading(limits, ocr, ocr_language), command.Search(retriever, encoder, language)
+    command.index(path, store, collection, allow_empty, files, search, states)
 
 
 @app.command()
@@ -447,13 +466,16 @@ def serve(
     encoder: Encoder = None,
     language: Language = None,
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
 ) -> None:
     """Engine and gateway on this machine with the default base, and the page: drop documents and ask."""
     from distilledprag.cli import serve as command
     from distilledprag.cli.store import Search
+    from distilledprag.documents.reading import Reading
 
-    search = Search(retriever, encoder, language)
-    command.run(store, port, engine_port, base, rows, allow_plaintext, browser, limits, search)
+    search, files = Search(retriever, encoder, language), Reading(limits, ocr, ocr_language)
+    command.run(store, port, engine_port, base, rows, allow_plaintext, browser, files, search)
 
 
 @app.command()
@@ -477,16 +499,19 @@ def gateway(
     encoder: Encoder = None,
     language: Language = None,
     limits: Limits = None,
+    ocr: WithOcr = False,
+    ocr_language: OcrLanguage = None,
 ) -> None:
     """Serve the trusted side to OpenAI clients and browsers: documents stay here, the engine gets adapters and masked prompts."""
     from distilledprag.cli import gateway as command
     from distilledprag.cli.store import Search
+    from distilledprag.documents.reading import Reading
 
     options = command.GatewayOptions(
         host=host, port=port, engines=engine, store=store, api_key_file=api_key_file, allowed_hosts=allowed_host or [],
         allow_plaintext=allow_plaintext, rows=rows, round_masks_to=round_masks_to, quotes=quotes,
         adapter_memory=adapter_memory, engine_ca=engine_ca, accept_any_model=accept_any_model,
-        base=base, limits=limits, states_limit=states_limit,
+        base=base, reading=Reading(limits, ocr, ocr_language), states_limit=states_limit,
         search=Search(retriever, encoder, language),
     )  # fmt: skip
     command.run(options)

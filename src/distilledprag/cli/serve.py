@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distilledprag.cli.store import BY_WORDS, Search
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import ConfigError
 
 _START_SECONDS = 120.0  # for a server to answer
@@ -38,17 +39,15 @@ def run(
     rows: float | None,
     allow_plaintext: bool,
     browser: bool,
-    limits: str | None = None,
+    files: Reading = USUAL,
     search: Search = BY_WORDS,
 ) -> None:
     """Start both servers, and stop both when this process is stopped. Raises ConfigError when one does not start, or ends."""
     from distilledprag.base.default import default_base
     from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
-    from distilledprag.documents.limits import Limits
     from distilledprag.documents.store import without_password
 
-    Limits.parse(limits)  # a mistake is told before anything starts
     engine.require_packages()
     gateway.require_packages()
     console = Console(highlight=False)
@@ -75,8 +74,7 @@ def run(
                 command += ["--base", str(encoder)]
                 command += ["--allow-plaintext"] if allow_plaintext else []
                 command += [] if rows is None else ["--rows", str(rows)]
-                command += ["--limits", limits] if limits else []
-                command += search.arguments()
+                command += files.arguments() + search.arguments()
                 gateway_process, url = stack.enter_context(_server(command, DPRAG_ENGINE_API_KEY=key))
             print(f"gateway on {url}", flush=True)
             kept = without_password(store)

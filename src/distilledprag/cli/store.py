@@ -13,9 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distilledprag.documents.indexing import IndexReport, index_path, texts_of
-from distilledprag.documents.limits import Limits
 from distilledprag.documents.passages import Passage
-from distilledprag.documents.reading import ReadingPool
+from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
 from distilledprag.retrieval.bm25 import BM25Retriever, Finder
@@ -131,27 +130,28 @@ def index(
     place: str,
     collection: str,
     allow_empty: bool,
-    limits: str | None = None,
+    files: Reading = USUAL,
     search: Search = BY_WORDS,
     states: States | None = None,
 ) -> None:
     """`dprag index`: put files and folders into a document store.
 
     Raises InputError at the end when files could not be read; all others are in the store then. states: how passages are
-    encoded ahead; None: they are not."""
-    bounds = Limits.parse(limits)
+    encoded ahead; None: they are not. files: how files are read."""
     console = Console(stderr=True, highlight=False)
     if not path.exists():
         raise InputError(f"{path} does not exist; check the path")
     store = search.store(place)
     try:
-        with Progress(*COLUMNS, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
+        with Progress(*COLUMNS, console=console, transient=True) as progress, files.pool() as reading:
             task = progress.add_task("indexing", total=None)
 
             def tell(done: int, total: int, _: Path) -> None:
                 progress.update(task, completed=done, total=total)
 
-            report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read)
+            report = index_path(
+                store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read, ocr=reading.ocr
+            )
         show(console, report)
         if (vectors := search.vectors(store, console.print)) is not None:
             with console.status("reading the passages' meaning"):

@@ -17,8 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from distilledprag.documents.limits import Limits
-from distilledprag.documents.reading import ReadingPool
+from distilledprag.documents.reading import Reading
 from distilledprag.errors import ConfigError, EndpointError, InputError
 from distilledprag.files import write_atomically
 from distilledprag.synthesis import DocumentSample, QaSettings, Replies, Synthesis, plan_items, read_documents
@@ -50,18 +49,17 @@ class Options:
     timeout: float
     response_format: str
     extra_body: str | None
-    limits: str | None
+    reading: Reading
 
 
 def run(options: Options, questions: Mapping[str, Any]) -> None:
     """Write pairs, report and rejected pairs. Raises EndpointError at the end if some requests failed, InputError if some files
     could not be read."""
     settings = _settings(questions)
-    limits = Limits.parse(options.limits)
     check_output(options.out)
     endpoint = _endpoint_settings(options)
     console = Console(stderr=True)
-    sample = _read(options, limits, console)
+    sample = _read(options, console)
     items = plan_items(sample.documents, options.partners, options.seed)
     journal_file = options.journal or options.out.with_name(options.out.name + ".journal.jsonl")
     with Replies(journal_file) as replies:
@@ -77,10 +75,15 @@ def run(options: Options, questions: Mapping[str, Any]) -> None:
         except KeyboardInterrupt:
             console.print(f"{len(replies):,} answered requests are kept in {journal_file}; run again to go on", soft_wrap=True)
             raise
+        reading = options.reading
         report = make_report(
             synthesis, outcomes, sample,
             retried=getattr(model, "retried", {}), changed=getattr(model, "changed", []), seconds=time.perf_counter() - started,
-            config={name: _plain(value) for name, value in vars(options).items() if name not in ("model", "api_key_file")},
+            config={
+                name: _plain(value)
+                for name, value in (vars(options) | {"limits": reading.limits, "ocr": reading.ocr_language}).items()
+                if name not in ("model", "api_key_file", "reading")
+            },
         )  # fmt: skip
     _write(options.out, outcomes, report)
     _show(options.out, report)
@@ -134,11 +137,11 @@ def _local(path: str, batch: int) -> LanguageModel:
     return LocalModel(path, batch)
 
 
-def _read(options: Options, limits: Limits, console: Console) -> DocumentSample:
-    with console.status("reading documents") as status, ReadingPool(limits) as reading:
+def _read(options: Options, console: Console) -> DocumentSample:
+    with console.status("reading documents") as status, options.reading.pool() as reading:
         sample = read_documents(
             options.docs, limit=options.limit, seed=options.seed, passage_words=options.passage_words,
-            min_words=options.min_words, titles=options.titles, load=reading.read,
+            min_words=options.min_words, titles=options.titles, load=reading.read, pictures=options.reading.ocr,
             on_file=lambda file: status.update(f"reading documents ({escape(file.name)})"),
         )  # fmt: skip
     for note in sample.notes:

@@ -68,7 +68,7 @@ class Database(Protocol):
         self, connection: Connection, importance: Mapping[str, float], collection: str | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """At most `limit` passages with one of the words, those that probably rank highest: (number, document's id, its name,
-        place, title, text, count of words)."""
+        place, title, text, count of words, all its words between spaces or, where they are not kept in full, None)."""
 
     def add_vectors(
         self, connection: Connection, encoder: str, rows: Sequence[tuple[NDArray[np.float32], int, str, str]]

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from distilledprag.documents.database import READING
 from distilledprag.documents.loading import LONGEST, LoadFile, documents_of, load_document, named_notes, printable
-from distilledprag.documents.readers import VERSION
+from distilledprag.documents.readers import SCANS, VERSION
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, checked_collection
 from distilledprag.errors import DocumentError, InputError, storage_error
@@ -55,13 +55,15 @@ def index_path(
     allow_empty: bool = False,
     on_file: OnFile | None = None,
     load: LoadFile = load_document,
+    ocr: str | None = None,
 ) -> IndexReport:
     """Make the store hold what is at `path` now: a file, or a folder with its subfolders.
 
     Files that were indexed from there before and are gone are deleted from the store. Raises InputError when `path` does
     not exist, and when a folder that had documents before has none at all now (a disk that is not mounted looks like that)
     unless `allow_empty`; DiskFullError, with everything of earlier batches stored. A file that cannot be read is named in the
-    report, and the others are indexed. load: how a file is read, such as `ReadingPool.read`.
+    report, and the others are indexed. load: how a file is read, such as `ReadingPool.read`; ocr:
+    language in which `load` reads scans, if it does: files that may hold some are read again where that was not so before.
     """
     checked_collection(collection)
     if not path.exists():
@@ -73,7 +75,7 @@ def index_path(
         for source, known in store.indexed(collection).items()
         if Path(source) == root or root in Path(source).parents
     }
-    files = _files(path, report, bool(before), allow_empty)
+    files = _files(path, report, bool(before), allow_empty, pictures=ocr is not None)
     batch: list[PreparedDocument] = []
 
     def store_batch() -> None:
@@ -84,7 +86,7 @@ def index_path(
 
     try:
         for done, file in enumerate(files, start=1):
-            prepared = _prepare_if_changed(file, before, report, load)
+            prepared = _prepare_if_changed(file, before, report, load, ocr)
             if prepared is not None:
                 batch.append(prepared)
             if len(batch) >= BATCH:
@@ -130,7 +132,7 @@ def _note_copies(
                 report.added -= 1
 
 
-def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bool) -> list[Path]:
+def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bool, *, pictures: bool) -> list[Path]:
     if not path.is_dir():
         return [path]
 
@@ -138,7 +140,7 @@ def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bo
         report.skipped += 1
 
     try:
-        return documents_of(path, count)
+        return documents_of(path, count, pictures=pictures)
     except InputError as error:
         if not had_documents:
             raise
@@ -151,14 +153,14 @@ def _files(path: Path, report: IndexReport, had_documents: bool, allow_empty: bo
 
 
 def _prepare_if_changed(
-    file: Path, before: dict[str, tuple[str, str]], report: IndexReport, load: LoadFile
+    file: Path, before: dict[str, tuple[str, str]], report: IndexReport, load: LoadFile, ocr: str | None
 ) -> PreparedDocument | None:
     known = before.get(_source(file))
     try:
-        if known is not None and known[1] == _file_hash(file):
+        if known is not None and known[1] == _file_hash(file, ocr):
             report.unchanged += 1
             return None
-        prepared = prepare_file(file, load)
+        prepared = prepare_file(file, load, ocr)
     except (InputError, OSError) as error:
         report.failed.append((file, str(error)))
         return None
@@ -175,23 +177,31 @@ def _source(file: Path) -> str:
     return printable(file.resolve())
 
 
-def content_hash(data: bytes) -> str:
-    """SHA-256 (hex) of a document's bytes and of what its passages depend on besides: their length and the readers."""
-    return hashlib.sha256(_SALT + data).hexdigest()
+def content_hash(data: bytes, suffix: str = "", ocr: str | None = None) -> str:
+    """SHA-256 (hex) of a document's bytes and of what its passages depend on besides: their length, the readers, and the
+    language of OCR where its type may hold scans."""
+    return hashlib.sha256(_salt(suffix, ocr) + data).hexdigest()
 
 
-def _file_hash(file: Path) -> str:
+def _salt(suffix: str, ocr: str | None) -> bytes:
+    return _SALT + (f"ocr {ocr}\0".encode() if ocr is not None and suffix.lower() in SCANS else b"")
+
+
+def _file_hash(file: Path, ocr: str | None) -> str:
     """The `content_hash` of a file of any size."""
-    digest = hashlib.sha256(_SALT)
+    digest = hashlib.sha256(_salt(file.suffix, ocr))
     with file.open("rb") as stream:
         while piece := stream.read(2**20):
             digest.update(piece)
     return digest.hexdigest()
 
 
-def prepare_file(file: Path, load: LoadFile = load_document) -> PreparedDocument:
-    """A file on this machine. Raises InputError as `load_document` does, OSError when it cannot be opened."""
-    hash, size = _file_hash(file), file.stat().st_size  # before it is read: a change meanwhile is found by the next run
+def prepare_file(file: Path, load: LoadFile = load_document, ocr: str | None = None) -> PreparedDocument:
+    """A file on this machine. ocr: language in which `load` reads scans, if it does.
+
+    Raises InputError as `load_document` does, OSError when the file cannot be opened.
+    """
+    hash, size = _file_hash(file, ocr), file.stat().st_size  # before it is read: a change meanwhile is found by the next run
     loaded = load(file, LONGEST)
     return PreparedDocument(checked_name(printable(file)), loaded.passages, hash, size, _source(file), loaded.notes)
 
@@ -219,7 +229,8 @@ def prepare_bytes(
                 raise DocumentError(str(error).replace(str(file), name)) from None
     except OSError as error:
         raise storage_error(folder, error) from error
-    return PreparedDocument(name, loaded.passages, content_hash(data), len(data), notes=loaded.notes)
+    hash = content_hash(data, PurePosixPath(name).suffix, reading.ocr if reading else None)
+    return PreparedDocument(name, loaded.passages, hash, len(data), notes=loaded.notes)
 
 
 def prepare_text(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilledprag.documents.passages import Passage, split_blocks
-from distilledprag.documents.readers import READERS, SUPPORTED, read
+from distilledprag.documents.readers import read, readable
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DocumentError, InputError
 
 LONGEST = 80  # words of a passage, unless told otherwise
@@ -39,8 +40,8 @@ class Loaded:
 LoadFile = Callable[[Path, int], LoadedDocument]  # a file, the longest passage in words; raises DocumentError
 
 
-def load_document(file: Path, longest: int = LONGEST) -> LoadedDocument:
-    """One file, read in this process: its paragraphs, cut at sentence ends into at most `longest` words.
+def load_document(file: Path, longest: int = LONGEST, ocr: Ocr | None = None) -> LoadedDocument:
+    """One file, read in this process: its paragraphs, cut at sentence ends into at most `longest` words. ocr: reads scans.
 
     `ReadingPool.read` does the same in a process of its own, within limits. Raises DocumentError as `read` does, and for a
     missing file or one without text; InputError for a `longest` below 1.
@@ -54,9 +55,9 @@ def load_document(file: Path, longest: int = LONGEST) -> LoadedDocument:
         if not file.is_file():
             kind = "a folder" if file.is_dir() else "neither a file nor a folder"
             raise DocumentError(f"{name} is {kind}; name a file")
-        if not file.stat().st_size and file.suffix.lower() in READERS:
+        if not file.stat().st_size and file.suffix.lower() in readable(ocr is not None):
             raise DocumentError(f"{name} is empty; remove it or give it text")
-        found = read(file)
+        found = read(file, ocr)
     except OSError as error:
         raise DocumentError(f"{name} cannot be opened ({error.strerror or error}); check its permissions") from error
     pieces = split_blocks(found.blocks, longest)
@@ -75,17 +76,20 @@ def load_documents(
     longest: int = LONGEST,
     load: LoadFile = load_document,
     on_file: Callable[[Path], None] | None = None,
+    *,
+    pictures: bool = False,
 ) -> Loaded:
     """The passages of files and folders (recursively, alphabetically), each file once.
 
-    load: how one file is read, such as `ReadingPool.read`; on_file: called after each file. A file that cannot be read is named
-    in `failed`, and the others are read. Files of an unsupported type in folders are passed over, hidden ones and editors' lock
-    files (`~$...`) too. Raises InputError for a path that does not exist and for a folder without documents.
+    load: how one file is read, such as `ReadingPool.read`; on_file: called after each file; pictures: they are documents too,
+    since `load` reads them by OCR. A file that cannot be read is named in `failed`, and the others are read. Files of an
+    unsupported type in folders are passed over, hidden ones and editors' lock files (`~$...`) too. Raises InputError for a path
+    that does not exist and for a folder without documents.
     """
     loaded = Loaded()
     seen: set[str] = set()
-    for path in _named(paths):
-        for file in documents_of(path) if path.is_dir() else [path]:
+    for path in _named(paths, pictures):
+        for file in documents_of(path, pictures=pictures) if path.is_dir() else [path]:
             place = os.path.realpath(file)  # unlike Path.resolve, it copes with links that lead in circles
             if place in seen:
                 continue
@@ -125,10 +129,10 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _named(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+def _named(paths: str | Path | Iterable[str | Path], pictures: bool) -> list[Path]:
     named = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
     if not named:
-        raise InputError(f"there are no documents; name files or folders with {SUPPORTED} files")
+        raise InputError(f"there are no documents; name files or folders with {', '.join(readable(pictures))} files")
     for path in named:
         if not path.exists():
             raise InputError(
@@ -137,17 +141,18 @@ def _named(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return named
 
 
-def documents_of(folder: Path, on_skipped: Callable[[Path], None] | None = None) -> list[Path]:
-    """The folder's files of supported types, alphabetically. Raises InputError when there are none."""
+def documents_of(folder: Path, on_skipped: Callable[[Path], None] | None = None, *, pictures: bool = False) -> list[Path]:
+    """The folder's files of supported types, alphabetically; `pictures`: these too. Raises InputError when there are none."""
+    types = readable(pictures)
     documents: list[Path] = []
     skipped: list[Path] = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "~$")) for part in path.relative_to(folder).parts)
         if not hidden and path.is_file():
-            (documents if path.suffix.lower() in READERS else skipped).append(path)
+            (documents if path.suffix.lower() in types else skipped).append(path)
     if not documents:
         others = f" (only {len(skipped)} of other types, such as {skipped[0].name})" if skipped else ""
-        raise InputError(f"{folder} holds no readable documents{others}; put {SUPPORTED} files there")
+        raise InputError(f"{folder} holds no readable documents{others}; put {', '.join(types)} files there")
     if on_skipped:
         for path in skipped:
             on_skipped(path)

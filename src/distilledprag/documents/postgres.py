@@ -215,10 +215,10 @@ class PostgresDatabase:
     def candidates(
         self, connection: Connection, importance: Mapping[str, float], collection: str | None, limit: int
     ) -> list[tuple[Any, ...]]:
-        """Those with the greatest sum of the importance of their words, each word counted once."""
+        """Those with the greatest sum of the importance of their words, each counted once: no tsvector tells how often."""
         quoted = [_quoted(word) for word in importance]
         rows: list[tuple[Any, ...]] = connection.execute(
-            "SELECT passages.id, document, name, place, title, text, passages.words FROM passages "
+            "SELECT passages.id, document, name, place, title, text, passages.words, NULL FROM passages "
             "JOIN documents ON documents.id = document "
             "WHERE lexemes @@ CAST(? AS tsquery) AND (CAST(? AS text) IS NULL OR collection = ?) "
             "ORDER BY (SELECT sum(weight) FROM unnest(CAST(? AS text[]), CAST(? AS float8[])) AS asked (quoted, weight) "

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,8 @@ from typing import Any
 from distilledprag.documents.limits import Limits, remedy
 from distilledprag.documents.loading import LoadedDocument, printable
 from distilledprag.documents.passages import Passage
-from distilledprag.errors import DistilledPRAGError, DocumentError
+from distilledprag.documents.readers.ocr import Ocr
+from distilledprag.errors import ConfigError, DistilledPRAGError, DocumentError
 
 WORKERS = 2  # processes at a time
 _LOOK = 0.05  # seconds between two looks whether a file is still wanted
@@ -39,8 +41,11 @@ class ReadingStoppedError(DistilledPRAGError):
 class ReadingPool:
     """Up to `workers` reading processes; safe to share between threads, each of which waits for a free one."""
 
-    def __init__(self, limits: Limits | None = None, workers: int = WORKERS) -> None:
-        self.limits, self.workers = limits or Limits(), workers
+    def __init__(self, limits: Limits | None = None, workers: int = WORKERS, ocr: str | None = None) -> None:
+        """ocr: language of the scans that are read by OCR; None: no scans are. Raises ConfigError where it cannot be."""
+        self.limits, self.workers, self.ocr = limits or Limits(), workers, ocr
+        if ocr is not None:
+            Ocr(ocr).check()
         self._turn = threading.Semaphore(workers)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -65,7 +70,7 @@ class ReadingPool:
                 worker.stop()
                 worker = _Worker()
             try:
-                loaded = worker.read(file, longest, scratch, self.limits, stops)
+                loaded = worker.read(file, longest, scratch, self.limits, self.ocr, stops)
             except DocumentError:
                 self._keep(worker)
                 raise
@@ -117,11 +122,17 @@ class _Worker:
         self.is_usable = True
 
     def read(
-        self, file: Path, longest: int, scratch: Path | None, limits: Limits, stops: list[threading.Event]
+        self,
+        file: Path,
+        longest: int,
+        scratch: Path | None,
+        limits: Limits,
+        ocr: str | None,
+        stops: list[threading.Event],
     ) -> LoadedDocument:
         """Raises DocumentError; when the process cannot go on it is ended, and no longer usable."""
         deadline = time.monotonic() + limits.seconds
-        request = {"file": os.path.abspath(file), "longest": longest, "scratch": scratch and os.path.abspath(scratch)}
+        request = {"file": os.path.abspath(file), "longest": longest, "scratch": scratch and os.path.abspath(scratch), "ocr": ocr}
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; the answer will say so
             self._process.stdin.write((json.dumps({**request, "limits": dataclasses.asdict(limits)}) + "\n").encode())
@@ -201,3 +212,41 @@ class _Worker:
 def _check(stops: list[threading.Event]) -> None:
     if any(stop.is_set() for stop in stops):
         raise ReadingStoppedError("reading was stopped")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How files are read, as the options of commands say: --limits, --ocr, --ocr-language.
+
+    limits: `NAME=NUMBER,...`; ocr: whether scans are read; language: of the scans, None for English.
+
+    Raises ConfigError for limits that do not exist, for a language without OCR, and where OCR is not installed.
+    """
+
+    limits: str | None = None
+    ocr: bool = False
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        Limits.parse(self.limits)
+        if self.language is not None and not self.ocr:
+            raise ConfigError(f"--ocr-language {self.language} is for scans; add --ocr")
+        if self.ocr:
+            Ocr(self.ocr_language or "").check()
+
+    @property
+    def ocr_language(self) -> str | None:
+        """None: no scans are read."""
+        return (self.language or Ocr.language) if self.ocr else None
+
+    def pool(self) -> ReadingPool:
+        """The processes that read files so."""
+        return ReadingPool(Limits.parse(self.limits), ocr=self.ocr_language)
+
+    def arguments(self) -> list[str]:
+        """These options for another command."""
+        named = {"--limits": self.limits, "--ocr-language": self.language}
+        return [*(["--ocr"] if self.ocr else []), *(part for name, value in named.items() if value for part in (name, value))]
+
+
+USUAL = Reading()

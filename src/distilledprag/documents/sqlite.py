@@ -179,7 +179,8 @@ class SqliteDatabase:
             )
             values = (query, collection)
         rows: list[tuple[Any, ...]] = connection.execute(
-            "SELECT passages.id, document, name, place, title, text, passages.words FROM passages "
+            "SELECT passages.id, document, name, place, title, text, passages.words, passage_words.words FROM passages "
+            "JOIN passage_words ON passage_words.rowid = passages.id "
             f"JOIN documents ON documents.id = document WHERE passages.id IN ({chosen} ORDER BY rank LIMIT ?)",
             (*values, limit),
         ).fetchall()

@@ -1,11 +1,11 @@
 """The process that reads files: no file that is damaged or made to do harm costs more than its limits, or anybody else anything.
 
-    stdin:  {"file", "longest", "scratch", "limits"}, one JSON object a line
+    stdin:  {"file", "longest", "scratch", "limits", "ocr"}, one JSON object a line
     stdout: {"passages": [[text, title], ...]}, any number of lines, then {"notes", "last"} or {"error", "last"}
 
 `last`: this process ends now and another one has to be started. It ends by itself when stdin is closed, that is when the process
-that asked ends, however it ends; the folder `scratch` is removed then. Answers are JSON, so that a reader that was taken over by
-its file cannot run anything in the process that asked.
+that asked ends, however it ends; the folder `scratch` is removed then, and the program that reads scans ends too. Answers are
+JSON, so that a reader that was taken over by its file cannot run anything in the process that asked.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -24,6 +25,7 @@ from typing import Any
 
 from distilledprag.documents.limits import MIB, Limits, check, remedy
 from distilledprag.documents.loading import LoadedDocument, load_document
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DistilledPRAGError, DocumentError
 
 NICE = 5  # reading gives way to answering
@@ -49,7 +51,8 @@ def main() -> None:
         try:
             limits = Limits(**request["limits"])
             _apply(limits, own)
-            loaded = read(Path(request["file"]), request["longest"], limits)
+            ocr = Ocr(request["ocr"], limits.ocr) if request["ocr"] else None
+            loaded = read(Path(request["file"]), request["longest"], limits, ocr)
             end: dict[str, Any] = {"notes": loaded.notes}
             for begin in range(0, len(loaded.passages), PASSAGES_A_LINE):
                 some = loaded.passages[begin : begin + PASSAGES_A_LINE]
@@ -65,11 +68,11 @@ def main() -> None:
             return
 
 
-def read(file: Path, longest: int, limits: Limits) -> LoadedDocument:
+def read(file: Path, longest: int, limits: Limits, ocr: Ocr | None = None) -> LoadedDocument:
     """The file's passages. Raises DocumentError, MemoryError, and nothing else."""
     try:
         check(file, limits)
-        loaded = load_document(file, longest)
+        loaded = load_document(file, longest, ocr)
     except MemoryError:
         raise
     except Exception as error:
@@ -134,6 +137,8 @@ class _Watch:
         if self._alone and self._reads:  # otherwise there may be a request left, and then the end of stdin
             if self._scratch:
                 shutil.rmtree(self._scratch, ignore_errors=True)
+            if os.getpgrp() == os.getpid():
+                os.killpg(0, signal.SIGKILL)  # what it started too
             os._exit(1)
 
 

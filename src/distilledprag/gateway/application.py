@@ -13,7 +13,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from distilledprag.documents.readers import READERS
+from distilledprag.documents.readers import readable
 from distilledprag.documents.reading import ReadingPool, ReadingStoppedError
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import DiskFullError, DistilledPRAGError, StoreError, UnknownDocumentError
@@ -108,7 +108,11 @@ def build_application(
     async def health() -> dict[str, Any]:
         ready, documents = await asyncio.gather(engines.healthy(), asyncio.to_thread(store.count))
         # What the page must know.
-        known = {"allow_plaintext": options.allow_plaintext, "key_required": keys.required, "formats": sorted(READERS)}
+        known = {
+            "allow_plaintext": options.allow_plaintext,
+            "key_required": keys.required,
+            "formats": sorted(readable(reading.ocr is not None)),
+        }
         said = {"engine": "ready" if ready else "unreachable", "engines": {"ready": ready, "all": len(engines)}}
         return {"status": "ok", **said, "documents": documents, **known}
 

@@ -153,8 +153,8 @@ class StoreRetriever:
             limit = max(k, CANDIDATES)
             rows = self._database.candidates(connection, importance, self._collection, limit) if importance else []
         scored = []
-        for id, document, name, place, title, text, length in rows:
-            found = Counter(words_of(f"{title} {text}", rule))
+        for id, document, name, place, title, text, length, kept in rows:
+            found = Counter(words_of(f"{title} {text}", rule) if kept is None else kept.split(" "))
             shrink = K1 * (1 - B + B * length * passages / words)
             score = sum(weight * found[word] / (found[word] + shrink) for word, weight in importance.items())
             scored.append((-score, id, Passage(text, name, title, place), document))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distilledprag.documents.passages import clean
-from distilledprag.documents.readers.json_records import title_and_text
+from distilledprag.documents.readers.text import title_and_text
 from distilledprag.errors import InputError
 
 TSV_HEADER = ["id", "text", "title"]

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilledprag.documents.loading import LoadFile, load_document, named_notes, printable
-from distilledprag.documents.readers import READERS
-from distilledprag.documents.readers.json_records import TEXT_KEYS, read_json, title_and_text
+from distilledprag.documents.readers import readable
+from distilledprag.documents.readers.text import TEXT_KEYS, read_json, title_and_text
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.json_lines import json_rows, text_lines
 
@@ -58,12 +58,13 @@ def read_documents(
     titles: bool = False,
     on_file: Callable[[Path], None] | None = None,
     load: LoadFile = load_document,
+    pictures: bool = False,
 ) -> DocumentSample:
     """The documents of files and folders; with `limit`, a seeded uniform sample of that many.
 
     passage_words: longest passage cut from a text file (DPR's passages have 100 words); min_words: shorter documents are left
     out; titles: put a document's title before its text, so that it is asked about and trained on; on_file: called after each;
-    load: how a text file is read, such as `ReadingPool.read`.
+    load: how a text file is read, such as `ReadingPool.read`; pictures: it reads these too, by OCR.
 
     A file that cannot be read, or has a row that is none, is named in `failed`; what was read of it before is kept, and the
     others are read. Raises InputError (missing path, no document at all) and ConfigError (limit).
@@ -77,7 +78,7 @@ def read_documents(
     failed: list[str] = []
     notes: list[str] = []
     eligible = number = 0
-    for file in _files(paths):
+    for file in _files(paths, pictures):
         try:
             for document in _documents(file, passage_words, load, notes):
                 number += 1
@@ -160,17 +161,18 @@ def _sample(
     texts.add(new[1].text)
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def _files(paths: list[Path], pictures: bool) -> list[Path]:
     """The files named and those of known types in the folders named, each once."""
     if not paths:
         raise InputError("there are no documents; name files or folders with --docs")
+    types = readable(pictures)
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
-            known = [p for p in inside if _kind(p) in READERS or _kind(p) in COLLECTIONS]
+            known = [p for p in inside if _kind(p) in types or _kind(p) in COLLECTIONS]
             if not known:
-                kinds = ", ".join(dict.fromkeys([*READERS, *COLLECTIONS]))
+                kinds = ", ".join(dict.fromkeys([*types, *COLLECTIONS]))
                 raise InputError(f"{path} holds no readable documents; put {kinds} files there")
             files += known
         elif path.exists():

@@ -24,7 +24,7 @@ COLUMNS = (("Name", "Anna Berg", "City", "Oakport", "Salary", "4711"), ("Ben Tar
 @dataclass(frozen=True)
 class Case:
     """make: writes the file. facts: groups of words, each of which must stand together in one passage; absent: words that no
-    passage may hold; note: what must be reported; refused: what the error must say."""
+    passage may hold; note: what must be reported; refused: what the error must say; ocr: whether scans are read."""
 
     suffix: str
     feature: str
@@ -33,6 +33,7 @@ class Case:
     absent: tuple[str, ...] = ()
     note: str = ""
     refused: str = ""
+    ocr: bool = False
 
     @property
     def name(self) -> str:
@@ -40,7 +41,9 @@ class Case:
 
     @property
     def outcome(self) -> str:
-        return "refused" if self.refused else "reported" if self.note else "left out" if not self.facts else "read"
+        return (
+            "refused" if self.refused else "reported" if self.note and not self.ocr else "left out" if not self.facts else "read"
+        )
 
 
 @dataclass
@@ -49,9 +52,9 @@ class Cases:
 
     all: list[Case] = field(default_factory=list)
 
-    def add(self, suffix, feature, *facts, absent=(), note="", refused=""):
+    def add(self, suffix, feature, *facts, absent=(), note="", refused="", ocr=False):
         def keep(make):
-            self.all.append(Case(suffix, feature, make, facts, tuple(absent), note, refused))
+            self.all.append(Case(suffix, feature, make, facts, tuple(absent), note, refused, ocr))
             return make
 
         return keep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from email.message import EmailMessage
+from pathlib import Path
 
 from reader_cases import COLUMNS, FACT, HEADS, STAFF, Cases
 
@@ -134,6 +135,24 @@ def attached():
 
 
 CASES.text(".eml", "damaged", "just a text", refused="no e-mail")
+OUTLOOK = Path(__file__).parents[2] / "data" / "outlook"
+CASES.text(
+    ".msg",
+    "attachments",
+    (OUTLOOK / "msgInMsg.msg").read_bytes(),
+    ("I have attachments!",),
+    ("Microsoft Outlook テスト メッセージ", "xmailuser@xmailserver.test", "2020-05-12"),
+    ("アカウントの設定のテスト中に",),
+    note="attachment green.png is not read",
+)
+CASES.text(
+    ".msg",
+    "text in an unnamed code page",
+    (OUTLOOK / "nonUnicodeCP932.msg").read_bytes(),
+    ("日本語 Non Unicode 本文",),
+    ("日本語 Non Unicode タイトル", "xmailuser2@xmailserver.test"),
+    note=r"shift_jis \(a guess\)",
+)
 CASES.text(".msg", "damaged", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", refused="cannot be read as an Outlook message")
 
 

@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.passages import ReadDocument
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DocumentError, InputError
 
 # Suffix -> module in this folder and function(file) -> ReadDocument. A module is imported when a file needs it.
@@ -26,33 +27,42 @@ READERS = {
     ".pptm": ("slides", "read_slides"),
     ".xlsx": ("spreadsheet", "read_workbook"),
     ".xlsm": ("spreadsheet", "read_workbook"),
-    ".csv": ("delimited", "read_delimited"),
-    ".tsv": ("delimited", "read_delimited"),
+    ".csv": ("text", "read_delimited"),
+    ".tsv": ("text", "read_delimited"),
     ".epub": ("epub", "read_epub"),
     ".eml": ("mail", "read_eml"),
     ".msg": ("mail", "read_msg"),
-    ".jsonl": ("json_records", "read_jsonl"),
-    ".json": ("json_records", "read_json"),
+    ".jsonl": ("text", "read_jsonl"),
+    ".json": ("text", "read_json"),
 }
-SUPPORTED = ", ".join(READERS)
-VERSION = 2  # raised when readers give other passages for the same file, so that indexes read it anew
+PICTURES = {suffix: ("ocr", "read_picture") for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")}
+SCANS = frozenset({*PICTURES, ".pdf", ".eml", ".msg"})  # may hold pictures of text: these readers are given an Ocr
+VERSION = 3  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
-def read(file: Path) -> ReadDocument:
-    """The file's text, by the reader of its suffix.
+def readable(pictures: bool) -> dict[str, tuple[str, str]]:
+    """The readers of all types that are read: of pictures only where there is OCR."""
+    return {**READERS, **PICTURES} if pictures else READERS
+
+
+def read(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """The file's text, by the reader of its suffix. ocr: reads what is a picture of text.
 
     Raises DocumentError, naming the file and what to do: an unsupported type, a damaged, locked or binary file, or a reader
     whose library is not installed. No other exception escapes, except OSError when the file cannot be opened and MemoryError.
     """
-    named = READERS.get(file.suffix.lower())
+    suffix = file.suffix.lower()
+    named = READERS.get(suffix) or PICTURES.get(suffix)
     if named is None:
-        raise DocumentError(f"{file}: files of type {file.suffix or '(none)'} are not supported; use {SUPPORTED}")
+        raise DocumentError(
+            f"{file}: files of type {file.suffix or '(none)'} are not supported; use {', '.join(readable(ocr is not None))}"
+        )
     module, function = named
     try:
-        reader: Callable[[Path], ReadDocument] = getattr(
+        reader: Callable[..., ReadDocument] = getattr(
             importlib.import_module(f"distilledprag.documents.readers.{module}"), function
         )
-        return reader(file)
+        return reader(file, ocr) if suffix in SCANS else reader(file)
     except (DocumentError, OSError, MemoryError):
         raise
     except InputError as error:

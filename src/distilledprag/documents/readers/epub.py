@@ -6,9 +6,8 @@ import posixpath
 from pathlib import Path
 from urllib.parse import unquote
 
-from distilledprag.documents.passages import Block
+from distilledprag.documents.passages import Block, ReadDocument
 from distilledprag.documents.readers.html import decode_html, html_blocks
-from distilledprag.documents.readers.interface import ReadDocument
 from distilledprag.documents.readers.packages import Package
 from distilledprag.errors import DocumentError
 

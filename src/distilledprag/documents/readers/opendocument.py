@@ -6,8 +6,7 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.passages import Kind, Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument, comment
+from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment
 from distilledprag.documents.readers.packages import Package
 from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError

@@ -1,63 +1,43 @@
-"""PDF -> blocks. A PDF only says where text stands on the page; paragraphs and headings are found from the layout.
+"""PDF -> blocks. A PDF only says where text stands on the page; layout.py finds paragraphs and headings from that.
 
-Lengths are in points, y grows upwards. Scanned pages (pictures) have no text here; the notes name them.
+Lengths are in points, y grows upwards. Pages that are pictures (scans) are read by OCR if it is asked for, else noted.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import re
-import statistics
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from distilledprag.documents.passages import Outline
-from distilledprag.documents.readers.interface import ReadDocument, not_read
-from distilledprag.documents.readers.pdf_layout import Table, arranged, head_rows
-from distilledprag.documents.readers.pdf_page import Line, PageText, read_page
-from distilledprag.documents.readers.pdf_tables import RuledTable, RuledTables
-from distilledprag.documents.readers.tables import add_table
+from distilledprag.documents.passages import Outline, ReadDocument, clean, listed, not_read
+from distilledprag.documents.readers.layout import Item, Line, Table, add_pages, head_rows, items_of
+from distilledprag.documents.readers.ocr import DPI, Ocr, Recognised, UnreadPictureError, recognition_notes
+from distilledprag.documents.readers.pdf_page import PageText, read_page
+from distilledprag.documents.readers.tables import Cell
 from distilledprag.errors import DocumentError
 
-_SENTENCE_END = re.compile(r"[.!?…:][\"'”’»)\]]*$")
-_PAGE_NUMBER = re.compile(r"[-–—\s]*(?:page|seite|p\.)?\s*(\d{1,5})\s*(?:(?:/|of|von)\s*\d{1,5})?[-–—\s]*", re.IGNORECASE)
-_LIST_MARK = re.compile(r"(?:[•▪◦‣·●○■–*-]|\(?\d{1,2}[.)]|\(?[a-z][.)])\s+")
-PARAGRAPH_GAP = 1.25  # a gap this many times the usual line distance separates paragraphs
-HEADING_SIZE = 1.15  # letters this many times the body's size are a heading
-HEADING_WORDS = 14
-
-Item = Line | tuple[Table, int]  # a line, or a table and the number of its rows that name the columns
+LARGEST = 50e6  # points of a picture that is recognised; A4 has 9 million
+SLACK = 2.0  # points
 
 
-def read_pdf(file: Path) -> ReadDocument:
-    """Paragraphs under their headings. Raises DocumentError for a damaged PDF, one with a password, and one without text."""
-    pages, notes = _pages(file)
+def read_pdf(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """Paragraphs under their headings. Raises DocumentError for a damaged PDF, one with a password, and one without text.
+
+    ocr: reads pages that are pictures, or whose fonts do not tell what their letters mean.
+    """
+    pages, notes = _pages(file, ocr)
     texts = [_arranged(page, tables) for page, tables in pages]
     if not any(texts) and not any(page.fields or page.comments for page, _ in pages):
-        raise DocumentError(f"{file} has no text, it may be a scan; run character recognition (OCR) on it first")
+        if ocr is None:
+            raise DocumentError(f"{file} has no text, it may be a scan; --ocr reads scans by character recognition (OCR)")
+        raise DocumentError(f"{file} has no text, not for OCR either ({'; '.join(notes)}); give a sharper scan")
     outline = Outline()
-    texts, running = _without_running_lines(texts)
-    for text in running:
-        outline.add(f"On every page: {text}")
-    body_size, body_bold = _body_style(texts)
-    for group in _paragraphs(texts):
-        if not isinstance(group, list):
-            add_table(outline, *group)
-            continue
-        text = _join(group)
-        larger = min(line.size for line in group) >= HEADING_SIZE * body_size
-        bolder = not body_bold and all(line.bold for line in group)
-        if (larger or bolder) and len(text.split()) <= HEADING_WORDS and not text.endswith((".", ",", ";")):
-            outline.heading(text, -round(10 * group[0].size))
-        elif mark := _LIST_MARK.match(text):
-            outline.add(text[mark.end() :] if not mark.group()[0].isalnum() else text, "item")
-        else:
-            outline.add(text)
+    add_pages(outline, texts)
     for number, (page, _) in enumerate(pages, start=1):
         if page.fields:
             outline.heading(f"Form fields on page {number}", 0)
@@ -70,7 +50,7 @@ def read_pdf(file: Path) -> ReadDocument:
     return ReadDocument(tuple(outline.finish()), notes)
 
 
-def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[str, ...]]:
+def _pages(file: Path, ocr: Ocr | None) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[str, ...]]:
     """Every page with its ruled tables, empty where it is damaged, and notes on what has no text. Raises DocumentError."""
     try:
         document = pdfium.PdfDocument(file)
@@ -78,6 +58,7 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
         if "password" in str(error).lower():
             raise DocumentError(f"{file} needs a password; save a copy without one") from error
         raise DocumentError(f"{file} cannot be read as PDF ({error}); it is damaged, save or download it again") from error
+    recognised: dict[int, Recognised | UnreadPictureError] = {}
     with document, RuledTables(file) as ruled:
         if document.get_formtype() != pdfium_c.FORMTYPE_NONE:
             document.init_forms()
@@ -92,6 +73,8 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
                 continue
             with contextlib.closing(page):
                 text = read_page(document, page)
+                if ocr is not None and text.needs_ocr:
+                    text, recognised[number + 1] = _with_ocr(page, text, ocr)
             tables: list[RuledTable] = []
             if text.ruled and text.rows:
                 try:
@@ -102,7 +85,7 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
                     tables = []
             pages.append((text, tables))
         attached = pdfium_c.FPDFDoc_GetAttachmentCount(document)
-    notes = []
+    notes = recognition_notes(recognised)
     numbered = list(enumerate((page for page, _ in pages), start=1))
     for what, found in (
         ("cannot be read (damaged)", broken),
@@ -112,22 +95,30 @@ def _pages(file: Path) -> tuple[list[tuple[PageText, list[RuledTable]]], tuple[s
     ):
         if found:
             verb = "" if found is broken else "hold " if len(found) > 1 else "holds "
-            notes.append(f"page{'s' if len(found) > 1 else ''} {_listed(found)} {verb}{what}")
+            notes.append(f"{listed('page', found)} {verb}{what}")
     if attached:
         notes.append(not_read(attached, "attached file"))
     return pages, tuple(notes)
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    """`2 and 3`, `1, 4 to 9 and 12`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    words = [str(n) for run in runs for n in ([f"{run[0]} to {run[-1]}"] if len(run) > 2 else run)]
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+def _with_ocr(page: pdfium.PdfPage, text: PageText, ocr: Ocr) -> tuple[PageText, Recognised | UnreadPictureError]:
+    """The page's text as OCR completes it, and what OCR found, or why it found nothing."""
+    try:
+        width, height = page.get_size()
+        scale = min(DPI / 72, (LARGEST / (width * height)) ** 0.5)
+        bitmap = page.render(scale, grayscale=True)
+        rows = memoryview(bitmap.buffer).cast("B")
+        lines = (rows[begin : begin + bitmap.width] for begin in range(0, bitmap.height * bitmap.stride, bitmap.stride))
+        picture = b"P5 %d %d 255\n%b" % (bitmap.width, bitmap.height, b"".join(lines))  # Netpbm's grey map
+        bitmap.close()
+        (found,) = ocr.recognise(picture, round(72 * scale))
+    except UnreadPictureError as error:
+        return replace(text, picture=False), error
+    if not text.picture:
+        return replace(text, rows=found.rows, unmapped=0), found
+    known = [part for row in text.rows for part in row]
+    more = [row for row in found.rows if not any(part.covers(other) for part in row for other in known)]
+    return replace(text, rows=text.rows + more, picture=False), found
 
 
 def _arranged(page: PageText, tables: list[RuledTable]) -> list[Item]:
@@ -137,8 +128,7 @@ def _arranged(page: PageText, tables: list[RuledTable]) -> list[Item]:
     placed: set[int] = set()
 
     def arrange() -> None:
-        for found in arranged(free):
-            items.append(found if isinstance(found, Line) else (found, head_rows(found, [])))
+        items.extend(items_of(free))
         free.clear()
 
     for row in page.rows:
@@ -158,104 +148,72 @@ def _arranged(page: PageText, tables: list[RuledTable]) -> list[Item]:
     return items
 
 
-def _body_style(pages: list[list[Item]]) -> tuple[float, bool]:
-    """The letter size that most of the text has, and whether most of the text is bold."""
-    sizes: Counter[float] = Counter()
-    bold: Counter[bool] = Counter()
-    for line in (item for items in pages for item in items if isinstance(item, Line)):
-        sizes[round(line.size, 1)] += len(line.text)
-        bold[line.bold] += len(line.text)
-    return (sizes.most_common(1)[0][0] if sizes else 1.0), bold[True] > bold[False]
+@dataclass(frozen=True)
+class RuledTable:
+    """Where it is on the page (points, y upwards), its cells, and the upper and lower end of each row."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+    cells: Table
+    rows: list[tuple[float, float]]
+
+    def holds(self, line: Line) -> bool:
+        """Whether the line begins in the table."""
+        return self.left - SLACK <= line.x <= self.right + SLACK and self.bottom - SLACK <= line.y <= self.top + SLACK
 
 
-def _without_running_lines(pages: list[list[Item]]) -> tuple[list[list[Item]], list[str]]:
-    """Drop page numbers, and gather headers and footers.
+class RuledTables:
+    """Opens the file when a page is first asked for. Close it after use."""
 
-    Those are lines that stand at the same height at the beginning or end of at least three pages and half of them, alike.
-    """
-    ends: Counter[tuple[str, int]] = Counter()
-    numbers: Counter[int] = Counter()
-    for place, items in enumerate(pages):
-        edge = {_placed(item) for item in (*items[:2], *items[-2:]) if isinstance(item, Line)}
-        ends.update(edge)
-        numbers.update({int(found[1]) - place for text, _ in edge if (found := _PAGE_NUMBER.fullmatch(text))})
-    running = {placed for placed, count in ends.items() if count >= max(3, len(pages) / 2)}
-    # The number that most pages have when their place in the file is subtracted; one page's lone number may be a fact.
-    offset = next((number for number, count in numbers.most_common(1) if count >= max(2, len(pages) / 2)), None)
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._open: Any = None
 
-    def drops(item: Item, place: int) -> bool:
-        if not isinstance(item, Line):
-            return False
-        found = _PAGE_NUMBER.fullmatch(item.text)
-        says_page = found is not None and not item.text.strip("-–— ").isdigit()
-        return _placed(item) in running or says_page or (found is not None and int(found[1]) - place == offset)
+    def __enter__(self) -> RuledTables:
+        return self
 
-    kept = []
-    for place, items in enumerate(pages):
-        for _ in range(2):  # a header or footer and the page number beside it
-            for end in (0, -1):
-                if items and drops(items[end], place):
-                    items = items[1:] if end == 0 else items[:-1]
-        kept.append(items)
-    gathered = dict.fromkeys(text for text, place in ends if (text, place) in running and not _PAGE_NUMBER.fullmatch(text))
-    return kept, list(gathered)
+    def __exit__(self, *_: object) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def on_page(self, number: int, rows: Sequence[Sequence[Line]]) -> list[RuledTable]:
+        """The tables of page `number` (from 0) that hold all the text that stands where they are: none may be lost."""
+        if self._open is None:
+            import pdfplumber  # here, because it is slow to import and few files need it
+
+            self._open = pdfplumber.open(self._file)
+        page = self._open.pages[number]
+        try:
+            found = [_table(page, table) for table in page.find_tables()]
+        finally:
+            page.close()
+        return [table for table in found if table is not None and _is_whole(table, rows)]
 
 
-def _placed(line: Line) -> tuple[str, int]:
-    """A line's text and its height on the page, roughly."""
-    return line.text, round(line.y / 4)
+def _table(page: Any, table: Any) -> RuledTable | None:
+    texts = table.extract()
+    columns = sorted({cell[0] for cell in table.cells})
+    tops = sorted({cell[1] for cell in table.cells})
+    if len(columns) < 2 or len(tops) < 2:
+        return None
+    cells = []
+    for row, line in zip(table.rows, texts, strict=True):
+        made = []
+        for box, text in zip(row.cells, line, strict=True):
+            if box is not None:
+                wide = sum(box[0] - 1 <= column < box[2] - 1 for column in columns)
+                high = sum(box[1] - 1 <= top < box[3] - 1 for top in tops)
+                made.append(Cell(clean(text or ""), max(high, 1), max(wide, 1), head=abs(box[0] - columns[0]) < 1))
+        cells.append(made)
+    left, top, right, bottom = table.bbox
+    height = float(page.height)
+    ends = [(height - row.bbox[1], height - row.bbox[3]) for row in table.rows]
+    return RuledTable(left, right, height - bottom, height - top, cells, ends)
 
 
-def _paragraphs(pages: list[list[Item]]) -> Iterator[list[Line] | tuple[Table, int]]:
-    """Groups of lines that make one paragraph (or heading), and tables; a paragraph may go on across a page break."""
-    lines_of = [[item for item in items if isinstance(item, Line)] for items in pages]
-    gaps = [a.y - b.y for lines in lines_of for a, b in itertools.pairwise(lines) if a.y - b.y > 0.5 * b.size]
-    # Within paragraphs gaps are smallest; a low quantile finds them even where most paragraphs are short.
-    usual = statistics.quantiles(gaps, n=4)[0] if len(gaps) > 1 else (gaps[0] if gaps else 0.0)
-    width = max((len(line.text) for lines in lines_of for line in lines), default=0)
-    current: list[Line] = []
-    for items in pages:
-        for number, item in enumerate(items):
-            if not isinstance(item, Line):
-                if current:
-                    yield current
-                    current = []
-                yield item
-                continue
-            if current and _begins_paragraph(current[-1], item, usual, width, new_page=number == 0):
-                yield current
-                current = []
-            current.append(item)
-    if current:
-        yield current
-
-
-def _begins_paragraph(before: Line, line: Line, usual: float, width: int, new_page: bool) -> bool:
-    """Whether `line` begins a paragraph. usual: line distance (points); width: the longest line's number of characters."""
-    if abs(before.size - line.size) > 0.1 * line.size or (before.bold and not line.bold and not new_page):
-        return True
-    ended = bool(_SENTENCE_END.search(before.text))
-    gap = before.y - line.y
-    if new_page or gap < -line.size:  # the next page or column
-        return ended
-    if abs(gap) <= 0.5 * line.size:  # the same line in pieces
-        return False
-    if gap > PARAGRAPH_GAP * usual or (ended and gap > 1.8 * line.size):
-        return True
-    if _LIST_MARK.match(line.text) and (ended or _LIST_MARK.match(before.text) is not None):
-        return True
-    # Where the next word would still have fitted, the line break is meant; letters differ in width, hence the slack.
-    meant = len(before.text) + 1 + len(line.text.split(maxsplit=1)[0]) < 0.9 * width
-    return ended and (meant or line.x > before.x + line.size)
-
-
-def _join(lines: Sequence[Line]) -> str:
-    """One line of text. A hyphen at a line's end goes where it joins two halves of a word, and stays in `K-4821`."""
-    text = lines[0].text
-    for line in lines[1:]:
-        if re.search(r"\w-$", text) and line.text[:1].isalnum():
-            halves = text[-2].islower() and line.text[0].islower()
-            text = (text[:-1] if halves else text) + line.text
-        else:
-            text = f"{text} {line.text}"
-    return text
+def _is_whole(table: RuledTable, rows: Sequence[Sequence[Line]]) -> bool:
+    there = "".join(sorted("".join(part.text for row in rows for part in row if table.holds(part)).replace(" ", "")))
+    read = "".join(sorted("".join(cell.text for row in table.cells for cell in row).replace(" ", "")))
+    return bool(there) and there == read

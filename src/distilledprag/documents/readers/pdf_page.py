@@ -17,27 +17,15 @@ from typing import Any
 import pypdfium2 as pdfium
 import pypdfium2.raw as pdfium_c
 
-from distilledprag.documents.passages import clean
-from distilledprag.documents.readers.interface import comment
+from distilledprag.documents.passages import clean, comment
+from distilledprag.documents.readers.layout import GAP, Line
 
 _BOLD = re.compile(r"bold|black|heavy|cmbx", re.IGNORECASE)
 _LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
 _SOFT_HYPHEN = "\x02"  # PDFium's sign for a hyphen that it found at the end of a line
-GAP = 1.2  # a space this many times the letters' size may separate columns
 PICTURE_SHARE = 0.5  # of the page: a picture this large may be a scan
 FEW_LETTERS = 200
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of text, or the part of one in a column: its ends and its baseline, the size of its letters."""
-
-    text: str
-    x: float
-    end: float
-    y: float
-    size: float
-    bold: bool
+UNMAPPED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,12 @@ class PageText:
     picture: bool
     unmapped: int
     ruled: bool
+
+    @property
+    def needs_ocr(self) -> bool:
+        """Whether it is a picture, or its fonts do not tell what a tenth of its letters mean."""
+        letters = sum(len(part.text) for row in self.rows for part in row)
+        return self.picture or self.unmapped > UNMAPPED_SHARE * letters
 
 
 def read_page(document: pdfium.PdfDocument, page: pdfium.PdfPage) -> PageText:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from striprtf.striprtf import rtf_to_text
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument, not_read
+from distilledprag.documents.passages import Outline, ReadDocument, clean, not_read
 from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.documents.readers.text import add_text
 from distilledprag.errors import DocumentError

@@ -9,8 +9,7 @@ from typing import Any
 import pptx
 from pptx.enum.shapes import MSO_SHAPE_TYPE
 
-from distilledprag.documents.passages import Outline
-from distilledprag.documents.readers.interface import ReadDocument
+from distilledprag.documents.passages import Outline, ReadDocument
 from distilledprag.documents.readers.packages import Package, drawn_paragraphs
 from distilledprag.documents.readers.tables import Cell, add_table
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import openpyxl
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.interface import ReadDocument, not_read
+from distilledprag.documents.passages import Outline, ReadDocument, clean, not_read
 from distilledprag.documents.readers.packages import Package, drawn_paragraphs
 from distilledprag.documents.readers.tables import Cell, add_table
 

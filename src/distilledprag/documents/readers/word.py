@@ -14,10 +14,8 @@ from typing import Any
 
 from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the letters of symbol fonts
 
-from distilledprag.documents.passages import Outline, clean
-from distilledprag.documents.readers.equations import equation
-from distilledprag.documents.readers.inline import lowered, raised
-from distilledprag.documents.readers.interface import ReadDocument, comment, not_read
+from distilledprag.documents.passages import Outline, ReadDocument, clean, comment, not_read
+from distilledprag.documents.readers.formulas import equation, lowered, raised
 from distilledprag.documents.readers.packages import Package
 from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
