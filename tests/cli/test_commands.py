@@ -83,6 +83,19 @@ def test_ask_and_index_say_what_could_not_be_read_of_a_file(dprag, half_scanned,
     assert code == 0 and note in err and "1 added" in err
 
 
+def test_index_takes_several_paths_and_counts_them_together(dprag, documents, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Bram Keller lives in Dunburg.")
+    code, out, err = dprag("index", documents, other, "--store", tmp_path / "store")
+    assert code == 0 and "2 added" in err and "2 documents in collection default" in out
+    (documents / "a.txt").unlink()
+    (documents / "c.txt").write_text("Cem Aksoy lives in Reeth.")
+    code, _, err = dprag("index", documents, other, "--store", tmp_path / "store")
+    assert code == 0 and "1 added, 0 changed, 1 unchanged, 1 deleted" in " ".join(err.split())
+    code, _, err = dprag("index", documents, tmp_path / "absent", "--store", tmp_path / "none")
+    assert code == 1 and "does not exist" in err and not (tmp_path / "none").exists()
+
+
 def test_index_encodes_ahead_when_a_base_is_named_and_drops_states_with_their_documents(dprag, documents, models, tmp_path):
     store = tmp_path / "store"
     (documents / "b.txt").write_text("Bram Keller lives in Dunburg.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,7 @@ from distilledprag.errors import InputError
 
 
 def run(
-    path: Path,
+    paths: Sequence[Path],
     place: str,
     collection: str,
     allow_empty: bool,
@@ -29,8 +30,9 @@ def run(
     encoded ahead; None: they are not."""
     bounds = Limits.parse(limits)
     console = Console(stderr=True, highlight=False)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path (nothing was changed in the store)")
     store = search.store(place)
     try:
         with Progress(*COLUMNS, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
@@ -39,7 +41,9 @@ def run(
             def tell(done: int, total: int, _: Path) -> None:
                 progress.update(task, completed=done, total=total)
 
-            report = index_path(store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read)
+            report = IndexReport()
+            for path in paths:
+                report += index_path(store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read)
         show(console, report)
         if (vectors := search.vectors(store, console.print)) is not None:
             with console.status("reading the passages' meaning"):

@@ -349,11 +349,11 @@ def report(
 
 @app.command()
 def index(
-    path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders; of a folder everything below it.")],
     store: Store,
     collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
     allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
+        bool, typer.Option("--allow-empty", help="Delete all documents of a folder that is empty now.")
     ] = False,
     limits: Limits = None,
     retriever: Retriever = "bm25",
@@ -374,7 +374,7 @@ def index(
     from distilledprag.cli.states import States
 
     states = States(base, states_limit) if encode or base else None
-    command.run(path, store, collection, allow_empty, limits, Search(retriever, encoder, language), states)
+    command.run(paths, store, collection, allow_empty, limits, Search(retriever, encoder, language), states)
 
 
 @app.command()
