@@ -75,6 +75,15 @@ def test_one_bad_file_takes_no_other_with_it_and_the_exit_code_tells(dprag, docu
     assert code == 1 and "there is no limit 'speed'" in err
 
 
+def test_a_wrong_base_is_told_before_any_document_is_read(dprag, documents, tmp_path):
+    (documents / "b.txt").write_bytes(b"\0\1\2")
+    for command in (["ask", "Where?", "--docs", documents], ["encode", documents, "--out", tmp_path / "adapter"]):
+        code, _, err = dprag(*command, "--base", tmp_path)
+        assert code == 1 and "is no prepared base" in err and "not read" not in err
+    code, _, err = dprag("index", documents, "--store", tmp_path / "store", "--base", tmp_path)
+    assert code == 1 and "is no prepared base" in err and not (tmp_path / "store").exists()
+
+
 def test_ask_and_index_say_what_could_not_be_read_of_a_file(dprag, half_scanned, models, tmp_path):
     note = f"{half_scanned}: pages 2 and 3 hold no text (scanned?)"
     code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", half_scanned, "--json", *models)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from distilledprag.base.prepared import prepared_record
 from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.documents.limits import Limits
 from distilledprag.documents.loading import Loaded, load_documents, printable
@@ -46,6 +47,13 @@ def load_with_progress(paths: list[Path], console: Console, limits: str | None) 
     return loaded
 
 
+def check_base(base: str | None, generator: str | None = None) -> None:
+    """Raise CheckpointError for a folder that is no prepared base, before documents are read and the model loads. A trained
+    generator may belong to a base that was not prepared."""
+    if base is not None and generator is None:
+        prepared_record(Path(base).expanduser())
+
+
 def check_all_read(loaded: Loaded) -> None:
     """Raise InputError, so that the exit code tells, when files could not be read; for the end of a command."""
     if loaded.failed:
@@ -73,6 +81,7 @@ def run(
     read."""
     if not question.strip():
         raise InputError("the question is empty; write one")
+    check_base(base, generator)
     console = Console(stderr=as_json)
     loaded = load_with_progress(docs, console, limits)
     retriever = search.over(loaded.passages, Console(stderr=True).print)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distilledprag.cli.ask import load_with_progress
+from distilledprag.cli.ask import check_base, load_with_progress
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically
 
@@ -67,6 +67,7 @@ def run(
         raise ConfigError(f"--for must be peft or engine, not {target!r}")
     if question is None and rows is not None:
         raise ConfigError("--rows needs --question: the question decides which rows are kept")
+    check_base(base, generator)
     console = Console(stderr=True)
     loaded = load_with_progress(files, console, limits)
     if loaded.failed:
@@ -118,6 +119,7 @@ def run_in_bulk(
     from distilledprag.base.default import default_base
     from distilledprag.bulk_encoding import encode_all
 
+    check_base(base)
     console = Console(stderr=True)
     parquet = [file for file in files if file.endswith(".parquet")]
     others = [Path(file) for file in files if not file.endswith(".parquet")]

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
+from distilledprag.cli.ask import check_base
 from distilledprag.cli.search import BY_WORDS, Search
 from distilledprag.cli.states import COLUMNS, States, drop_others
 from distilledprag.documents.indexing import IndexReport, index_path
@@ -33,6 +34,8 @@ def run(
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path (nothing was changed in the store)")
+    if states is not None:
+        check_base(states.base)
     store = search.store(place)
     try:
         with Progress(*COLUMNS, console=console, transient=True) as progress, ReadingPool(bounds) as reading:
