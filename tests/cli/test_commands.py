@@ -75,6 +75,15 @@ def test_one_bad_file_takes_no_other_with_it_and_the_exit_code_tells(dprag, docu
     assert code == 1 and "there is no limit 'speed'" in err
 
 
+@pytest.mark.parametrize("kind", ["peft", "engine"])
+def test_encode_never_deletes_what_is_no_adapters(dprag, documents, models, kind):
+    before = (documents / "a.txt").read_bytes()
+    code, _, err = dprag("encode", documents, "--for", kind, "--out", documents, *models)
+    assert code == 1 and "holds other files (a.txt)" in " ".join(err.split()) and (documents / "a.txt").read_bytes() == before
+    for again in (kind, "engine", "peft"):
+        assert dprag("encode", documents, "--for", again, "--out", documents.parent / "adapter", *models)[0] == 0
+
+
 def test_a_wrong_base_is_told_before_any_document_is_read(dprag, documents, tmp_path):
     (documents / "b.txt").write_bytes(b"\0\1\2")
     for command in (["ask", "Where?", "--docs", documents], ["encode", documents, "--out", tmp_path / "adapter"]):

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from distilledprag.pipeline import DistilledPRAG
 
 PLACE = "{question}"
-STATES = "states.safetensors"
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,16 @@ def run(
     generator: str | None = None,
     limits: str | None = None,
 ) -> None:
-    """Raises ConfigError for options that do not go together, InputError when a file cannot be read: an adapter that silently
-    lacks one would be taken for whole."""
+    """Raises ConfigError for options that do not go together, CheckpointError for an `out` that holds other files, InputError
+    when a file cannot be read: an adapter that silently lacks one would be taken for whole."""
     if target not in ("peft", "engine"):
         raise ConfigError(f"--for must be peft or engine, not {target!r}")
     if question is None and rows is not None:
         raise ConfigError("--rows needs --question: the question decides which rows are kept")
     check_base(base, generator)
+    from distilledprag.lora.peft_format import check_adapter_folder
+
+    check_adapter_folder(out)  # before the work
     console = Console(stderr=True)
     loaded = load_with_progress(files, console, limits)
     if loaded.failed:
@@ -157,9 +159,12 @@ def write_peft_folder(prag: DistilledPRAG, adapter: LoraWeights, lengths: Sequen
 
 def write_engine_folder(prag: DistilledPRAG, states: bytes, lengths: Sequence[int], out: Path) -> dict[str, Any]:
     """The compact adapter with its prompt, and what is told about it."""
+    from distilledprag.lora.peft_format import STATES_FILE, check_adapter_folder
+
+    check_adapter_folder(out)
     ids = [*prag.prompts.masked_context(lengths), *prag.prompts.question(PLACE)]
     with replace_folder(out) as folder:
-        (folder / STATES).write_bytes(states)
+        (folder / STATES_FILE).write_bytes(states)
     return _told(prag, ids, lengths, len(states), out)
 
 

@@ -7,18 +7,21 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distilledprag.cli.encode import STATES, AdapterPrompt, write_engine_folder, write_peft_folder
+from distilledprag.cli.encode import AdapterPrompt, write_engine_folder, write_peft_folder
 from distilledprag.errors import CheckpointError, InputError
 from distilledprag.generators.joining import Part, joined_lora, joined_states
+from distilledprag.lora.peft_format import STATES_FILE, check_adapter_folder
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
 from distilledprag.pipeline import DistilledPRAG
 
 
 def run(folders: list[Path], out: Path, as_json: bool, base: str | None) -> None:
-    """Raises InputError for fewer than two adapters, CheckpointError for folders that `dprag encode` did not write."""
+    """Raises InputError for fewer than two adapters, CheckpointError for folders that `dprag encode` did not write, and for
+    an `out` that holds other files."""
     if len(folders) < 2:
         raise InputError("give two adapters or more to put side by side")
+    check_adapter_folder(out)
     parts = [_part(folder) for folder in folders]
     kinds = {type(part.adapter) for part in parts}
     if len(kinds) > 1:
@@ -41,6 +44,6 @@ def run(folders: list[Path], out: Path, as_json: bool, base: str | None) -> None
 
 def _part(folder: Path) -> Part:
     prompt = AdapterPrompt.read(folder)
-    states = folder / STATES
+    states = folder / STATES_FILE
     adapter = StateAdapter.from_bytes(states.read_bytes()) if states.is_file() else LoraWeights.from_pretrained(folder)
     return Part(adapter, prompt.passages, str(folder))
