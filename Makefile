@@ -20,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-c
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) -e '.[dev]'
-	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|py312_' $(VENV)/lib
+	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|py312_|/olefile2' $(VENV)/lib
 	touch $(STAMP)
 
 demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine

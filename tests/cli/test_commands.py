@@ -75,12 +75,43 @@ def test_one_bad_file_takes_no_other_with_it_and_the_exit_code_tells(dprag, docu
     assert code == 1 and "there is no limit 'speed'" in err
 
 
+@pytest.mark.parametrize("kind", ["peft", "engine"])
+def test_encode_never_deletes_what_is_no_adapters(dprag, documents, models, kind):
+    before = (documents / "a.txt").read_bytes()
+    code, _, err = dprag("encode", documents, "--for", kind, "--out", documents, *models)
+    assert code == 1 and "holds other files (a.txt)" in " ".join(err.split()) and (documents / "a.txt").read_bytes() == before
+    for again in (kind, "engine", "peft"):
+        assert dprag("encode", documents, "--for", again, "--out", documents.parent / "adapter", *models)[0] == 0
+
+
+def test_a_wrong_base_is_told_before_any_document_is_read(dprag, documents, tmp_path):
+    (documents / "b.txt").write_bytes(b"\0\1\2")
+    for command in (["ask", "Where?", "--docs", documents], ["encode", documents, "--out", tmp_path / "adapter"]):
+        code, _, err = dprag(*command, "--base", tmp_path)
+        assert code == 1 and "is no prepared base" in err and "not read" not in err
+    code, _, err = dprag("index", documents, "--store", tmp_path / "store", "--base", tmp_path)
+    assert code == 1 and "is no prepared base" in err and not (tmp_path / "store").exists()
+
+
 def test_ask_and_index_say_what_could_not_be_read_of_a_file(dprag, half_scanned, models, tmp_path):
     note = f"{half_scanned}: pages 2 and 3 hold no text (scanned?)"
     code, out, err = dprag("ask", "Where does Anna Tovberg live?", "--docs", half_scanned, "--json", *models)
     assert code == 0 and note in err and note in json.loads(out)["notes"]
     code, _, err = dprag("index", half_scanned, "--store", tmp_path / "store")
     assert code == 0 and note in err and "1 added" in err
+
+
+def test_index_takes_several_paths_and_counts_them_together(dprag, documents, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("Bram Keller lives in Dunburg.")
+    code, out, err = dprag("index", documents, other, "--store", tmp_path / "store")
+    assert code == 0 and "2 added" in err and "2 documents in collection default" in out
+    (documents / "a.txt").unlink()
+    (documents / "c.txt").write_text("Cem Aksoy lives in Reeth.")
+    code, _, err = dprag("index", documents, other, "--store", tmp_path / "store")
+    assert code == 0 and "1 added, 0 changed, 1 unchanged, 1 deleted" in " ".join(err.split())
+    code, _, err = dprag("index", documents, tmp_path / "absent", "--store", tmp_path / "none")
+    assert code == 1 and "does not exist" in err and not (tmp_path / "none").exists()
 
 
 def test_index_encodes_ahead_when_a_base_is_named_and_drops_states_with_their_documents(dprag, documents, models, tmp_path):

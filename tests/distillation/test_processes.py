@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 import yaml
 from pairs import write_pairs
 from test_reader_training import TINY_RUN, write_rows
@@ -20,6 +21,15 @@ from distilledprag.distillation.processes import Processes
 from distilledprag.distillation.reader_training import ReaderTraining, train_reader
 from distilledprag.distillation.recipes import DistillRecipe
 from distilledprag.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the processes of `in_two`: sums of more threads round differently, and Adam makes steps of what is left of zero."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def in_two(recipe, tmp_path, *options):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from distilledprag.base.prepared import check_base
 from distilledprag.cli.store import BY_WORDS, Search
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import USUAL, Reading
@@ -71,6 +72,7 @@ def run(
     read."""
     if not question.strip():
         raise InputError("the question is empty; write one")
+    check_base(base, generator)
     console = Console(stderr=as_json)
     loaded = load_with_progress(docs, console, files)
     retriever = search.over(loaded.passages, Console(stderr=True).print)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from distilledprag.base.prepared import check_base
 from distilledprag.cli.ask import load_with_progress
 from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import CheckpointError, ConfigError, InputError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from distilledprag.lora.weights import LoraWeights
     from distilledprag.pipeline import DistilledPRAG
 PLACE = "{question}"
-STATES = "states.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,16 @@ def run(
     generator: str | None = None,
     reading: Reading = USUAL,
 ) -> None:
-    """Raises ConfigError for options that do not go together, InputError when a file cannot be read: an adapter that silently
-    lacks one would be taken for whole."""
+    """Raises ConfigError for options that do not go together, CheckpointError for an `out` that holds other files, InputError
+    when a file cannot be read: an adapter that silently lacks one would be taken for whole."""
     if target not in ("peft", "engine"):
         raise ConfigError(f"--for must be peft or engine, not {target!r}")
     if question is None and rows is not None:
         raise ConfigError("--rows needs --question: the question decides which rows are kept")
+    check_base(base, generator)
+    from distilledprag.lora.peft_format import check_adapter_folder
+
+    check_adapter_folder(out)  # before the work
     console = Console(stderr=True)
     loaded = load_with_progress(files, console, reading)
     if loaded.failed:
@@ -121,6 +125,7 @@ def run_in_bulk(
     from distilledprag.base.default import default_base
     from distilledprag.bulk_encoding import encode_all
 
+    check_base(base)
     console = Console(stderr=True)
     parquet = [file for file in files if file.endswith(".parquet")]
     others = [Path(file) for file in files if not file.endswith(".parquet")]
@@ -158,9 +163,12 @@ def write_peft_folder(prag: DistilledPRAG, adapter: LoraWeights, lengths: Sequen
 
 def write_engine_folder(prag: DistilledPRAG, states: bytes, lengths: Sequence[int], out: Path) -> dict[str, Any]:
     """The compact adapter with its prompt, and what is told about it."""
+    from distilledprag.lora.peft_format import STATES_FILE, check_adapter_folder
+
+    check_adapter_folder(out)
     ids = [*prag.prompts.masked_context(lengths), *prag.prompts.question(PLACE)]
     with replace_folder(out) as folder:
-        (folder / STATES).write_bytes(states)
+        (folder / STATES_FILE).write_bytes(states)
     return _told(prag, ids, lengths, len(states), out)
 
 
@@ -176,14 +184,17 @@ def _told(prag: DistilledPRAG, ids: list[int], lengths: Sequence[int], size: int
 def join(folders: list[Path], out: Path, as_json: bool, base: str | None) -> None:
     """`dprag join`: the adapters of `folders` side by side, in a folder of its own.
 
-    Raises InputError for fewer than two adapters, CheckpointError for folders that `dprag encode` did not write.
+    Raises InputError for fewer than two adapters, CheckpointError for folders that `dprag encode` did not write, and for an
+    `out` that holds other files.
     """
     if len(folders) < 2:
         raise InputError("give two adapters or more to put side by side")
     from distilledprag.generators.state import joined_lora, joined_states
+    from distilledprag.lora.peft_format import check_adapter_folder
     from distilledprag.lora.states import StateAdapter
     from distilledprag.pipeline import DistilledPRAG
 
+    check_adapter_folder(out)
     parts = [_part(folder) for folder in folders]
     kinds = {type(part.adapter) for part in parts}
     if len(kinds) > 1:
@@ -206,10 +217,11 @@ def join(folders: list[Path], out: Path, as_json: bool, base: str | None) -> Non
 
 def _part(folder: Path) -> Part:
     from distilledprag.generators.state import Part
+    from distilledprag.lora.peft_format import STATES_FILE
     from distilledprag.lora.states import StateAdapter
     from distilledprag.lora.weights import LoraWeights
 
     prompt = AdapterPrompt.read(folder)
-    states = folder / STATES
+    states = folder / STATES_FILE
     adapter = StateAdapter.from_bytes(states.read_bytes()) if states.is_file() else LoraWeights.from_pretrained(folder)
     return Part(adapter, prompt.passages, str(folder))

@@ -364,11 +364,11 @@ def report(
 
 @app.command()
 def index(
-    path: Annotated[Path, typer.Argument(help="File or folder; of a folder everything below it.")],
+    paths: Annotated[list[Path], typer.Argument(help="Files or folders; of a folder everything below it.")],
     store: Store,
     collection: Annotated[str, typer.Option(help="Which collection of the store.")] = "default",
     allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Delete all documents of PATH when it is empty now.")
+        bool, typer.Option("--allow-empty", help="Delete all documents of a folder that is empty now.")
     ] = False,
     limits: Limits = None,
     ocr: WithOcr = False,
@@ -391,7 +391,7 @@ def index(
 
     states = command.States(base, states_limit) if encode or base else None
     files, search = Reading(limits, ocr, ocr_language), command.Search(retriever, encoder, language)
-    command.index(path, store, collection, allow_empty, files, search, states)
+    command.index(paths, store, collection, allow_empty, files, search, states)
 
 
 @app.command()

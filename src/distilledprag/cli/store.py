@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distilledprag.base.prepared import check_base
 from distilledprag.documents.indexing import IndexReport, index_path, texts_of
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.reading import USUAL, Reading
@@ -126,7 +127,7 @@ def drop_others(store: DocumentStore) -> None:
 
 
 def index(
-    path: Path,
+    paths: Sequence[Path],
     place: str,
     collection: str,
     allow_empty: bool,
@@ -139,8 +140,11 @@ def index(
     Raises InputError at the end when files could not be read; all others are in the store then. states: how passages are
     encoded ahead; None: they are not. files: how files are read."""
     console = Console(stderr=True, highlight=False)
-    if not path.exists():
-        raise InputError(f"{path} does not exist; check the path")
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; check the path (nothing was changed in the store)")
+    if states is not None:
+        check_base(states.base)
     store = search.store(place)
     try:
         with Progress(*COLUMNS, console=console, transient=True) as progress, files.pool() as reading:
@@ -149,9 +153,11 @@ def index(
             def tell(done: int, total: int, _: Path) -> None:
                 progress.update(task, completed=done, total=total)
 
-            report = index_path(
-                store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read, ocr=reading.ocr
-            )
+            report = IndexReport()
+            for path in paths:
+                report += index_path(
+                    store, path, collection, allow_empty=allow_empty, on_file=tell, load=reading.read, ocr=reading.ocr
+                )
         show(console, report)
         if (vectors := search.vectors(store, console.print)) is not None:
             with console.status("reading the passages' meaning"):

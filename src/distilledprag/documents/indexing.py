@@ -13,7 +13,7 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath
 
 from distilledprag.documents.database import READING
@@ -45,6 +45,10 @@ class IndexReport:
     failed: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     skipped: int = 0
+
+    def __add__(self, other: IndexReport) -> IndexReport:
+        """What both runs did together."""
+        return IndexReport(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(self)))
 
 
 def index_path(

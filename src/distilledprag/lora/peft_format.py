@@ -26,6 +26,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 RECORD_FILE = "distilledprag.json"
 PROMPT_FILE = "prompt.json"  # the masked prompt that `dprag encode` writes beside an adapter
+STATES_FILE = "states.safetensors"  # the compact adapter that `dprag encode --for engine` writes in place of the others
 METADATA_KEY = "distilledprag"
 
 _PREFIX = f"base_model.model.{BACKBONE_PATH}."
@@ -149,22 +150,31 @@ def adapter_config(record: AdapterRecord, modules: Iterable[str]) -> dict[str, A
     return {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
 
 
-def write_folder(folder: str | Path, weights: bytes, record: AdapterRecord, modules: Iterable[str]) -> None:
-    """Write a PEFT adapter folder in one step: a crash leaves the old folder or the new one.
+def check_adapter_folder(folder: str | Path) -> None:
+    """Whether an adapter may be written there, which replaces the folder.
 
-    Raises `CheckpointError` when `folder` is a file or holds files that are no adapter's: replacing it would
-    delete them.
+    Raises `CheckpointError` when `folder` is a file or holds files that are no adapter's, which would be deleted, and when
+    nothing can be written there.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; an adapter needs a folder. Choose another path.")
     present = set(os.listdir(folder)) if folder.exists() else set()
-    foreign = sorted(present - {CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, PROMPT_FILE})
+    foreign = sorted(present - {CONFIG_FILE, WEIGHTS_FILE, RECORD_FILE, PROMPT_FILE, STATES_FILE})
     if foreign:
         raise CheckpointError(
             f"{folder} holds other files ({', '.join(foreign[:3])}), which writing an adapter there would "
             "delete. Choose a new or empty folder."
         )
+    there = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not os.access(there, os.W_OK):
+        raise CheckpointError(f"{folder} cannot be made: {there} is read-only. Choose another path.")
+
+
+def write_folder(folder: str | Path, weights: bytes, record: AdapterRecord, modules: Iterable[str]) -> None:
+    """Write a PEFT adapter folder in one step: a crash leaves the old folder or the new one. Errors as in
+    `check_adapter_folder`."""
+    check_adapter_folder(folder)
     config = json.dumps(adapter_config(record, modules), indent=2, sort_keys=True)
     with replace_folder(folder) as temporary:
         (temporary / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
