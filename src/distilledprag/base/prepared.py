@@ -69,10 +69,3 @@ def part_of(folder: str | Path, name: str) -> Path:
 def encoder_folder(base: str | Path) -> Path:
     """Where the trusted side's part of a prepared base lies."""
     return Path(base).with_name(Path(base).name + "-encoder")
-
-
-def check_base(base: str | None, generator: str | None = None) -> None:
-    """Raise CheckpointError for a folder that is no prepared base, before documents are read and the model loads. A trained
-    generator may belong to a base that was not prepared."""
-    if base is not None and generator is None:
-        prepared_record(Path(base).expanduser())

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from distilledprag.base.prepared import check_base
+from distilledprag.base.prepared import prepared_record
 from distilledprag.cli.store import BY_WORDS, Search
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import USUAL, Reading
@@ -43,6 +43,13 @@ def load_with_progress(paths: list[Path], console: Console, files: Reading) -> L
     for reason in loaded.failed:
         console.print(f"[yellow]not read:[/yellow] {escape(reason)}", soft_wrap=True)
     return loaded
+
+
+def check_base(base: str | None, generator: str | None = None) -> None:
+    """Raise CheckpointError for a folder that is no prepared base, before documents are read and the model loads. A trained
+    generator may belong to a base that was not prepared."""
+    if base is not None and generator is None:
+        prepared_record(Path(base).expanduser())
 
 
 def check_all_read(loaded: Loaded) -> None:

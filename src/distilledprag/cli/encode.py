@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from distilledprag.base.prepared import check_base
-from distilledprag.cli.ask import load_with_progress
+from distilledprag.cli.ask import check_base, load_with_progress
 from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distilledprag.base.prepared import check_base
+from distilledprag.base.prepared import prepared_record
 from distilledprag.documents.indexing import IndexReport, index_path, texts_of
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.reading import USUAL, Reading
@@ -143,8 +143,8 @@ def index(
     for path in paths:
         if not path.exists():
             raise InputError(f"{path} does not exist; check the path (nothing was changed in the store)")
-    if states is not None:
-        check_base(states.base)
+    if states is not None and states.base is not None:
+        prepared_record(Path(states.base).expanduser())  # before the files are read
     store = search.store(place)
     try:
         with Progress(*COLUMNS, console=console, transient=True) as progress, files.pool() as reading:
