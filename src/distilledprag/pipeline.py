@@ -30,6 +30,7 @@ from distilledprag.lora.weights import LoraBatch, LoraWeights
 from distilledprag.prompts import PromptBuilder
 from distilledprag.prompts.token_ids import check_text
 from distilledprag.retrieval import BM25Retriever, Retriever, select, usual_k
+from distilledprag.words import titled
 
 _NO_LIMIT = 10**9  # tokens
 
@@ -191,7 +192,7 @@ class DistilledPRAG:
             retriever = BM25Retriever([Passage(text, f"document {number}") for number, text in enumerate(texts, start=1)])
             top_k = None if top_k is None else min(top_k, len(texts))
         found, notes = select(retriever, question, usual_k(retriever) if top_k is None else top_k)
-        whole = texts = [passage.text for passage, _ in found]
+        whole = texts = [titled(passage.title, passage.text) for passage, _ in found]
         if rows is not None and texts:
             texts = self.choice.chosen(question, texts, rows)
         chosen = texts

@@ -248,6 +248,13 @@ def _pieces(run: str) -> list[str]:
 
 # --- sentences
 
+
+def titled(title: str, text: str) -> str:
+    """A passage as the LLM reads it: first the title on a line of its own, unless the text begins with it."""
+    title, text = title.strip(), text.strip()
+    return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
+
+
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from distilledprag.base.llm import greedy_ids
 from distilledprag.documents import Passage
+from distilledprag.documents.loading import load_passages
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraWeights
@@ -123,3 +124,14 @@ def test_a_folder_without_a_base_is_refused(tmp_path):
 def test_a_layer_that_does_not_exist_is_refused(tiny_base):
     with pytest.raises(ConfigError, match="layers 0 to 2"):
         DistilledPRAG(tiny_base, layer=3)
+
+
+def test_a_passages_heading_is_read_with_it(prag, tmp_path):
+    """As in training: the title on a line of its own. A title that the text begins with is read once."""
+    (tmp_path / "rooms.md").write_text("# Opening hours\n\nFrom 8 to 12 on weekdays.\n\n# Deposit\n\nDeposit: two rents.\n")
+    passages = load_passages([tmp_path])
+    length = prag.prompts.document_length
+    answer = prag.answer("When are the opening hours?", retriever=BM25Retriever(passages), top_k=1)
+    assert answer.sent.masks == length("Opening hours\nFrom 8 to 12 on weekdays.") > length("From 8 to 12 on weekdays.")
+    answer = prag.answer("How high is the deposit?", retriever=BM25Retriever(passages), top_k=1)
+    assert answer.sent.masks == length("Deposit: two rents.")

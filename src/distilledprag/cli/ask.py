@@ -17,6 +17,7 @@ from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import InputError
 from distilledprag.retrieval import usual_k
 from distilledprag.retrieval.bm25 import check_request
+from distilledprag.words import titled
 
 if TYPE_CHECKING:
     from distilledprag.pipeline import Answer
@@ -98,7 +99,7 @@ def run(
     others: dict[str, str] = {}
     if compare:
         others["closed_book"] = prag.answer_closed_book(question)
-        others["rag"] = prag.answer_rag(question, [passage.text for passage, _ in answer.passages])
+        others["rag"] = prag.answer_rag(question, [titled(passage.title, passage.text) for passage, _ in answer.passages])
     if as_json:
         print(json.dumps(as_record(answer) | others, ensure_ascii=False))
     else:

@@ -20,6 +20,7 @@ from distilledprag.errors import DistilledPRAGError, InputError
 from distilledprag.evaluation.metrics import best_token_scores, exact_match, squad_scores
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval import BM25Retriever
+from distilledprag.words import titled
 
 _PACKAGED = Path(__file__).parents[1] / "examples"  # the wheel brings the sample documents; a checkout has them beside src
 EXAMPLES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[3] / "examples"
@@ -42,7 +43,7 @@ def run() -> None:
     for number, line in enumerate(lines, start=1):
         row = json.loads(line)
         answer = prag.answer(row["question"], retriever=retriever)
-        texts = [passage.text for passage, _ in answer.passages]
+        texts = [titled(passage.title, passage.text) for passage, _ in answer.passages]
         made = {"ours": answer.text, "closed": prag.answer_closed_book(row["question"])}
         made["rag"] = prag.answer_rag(row["question"], texts)
         console.rule(f"{number}. {escape(row['question'])}", align="left")

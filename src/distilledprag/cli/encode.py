@@ -17,6 +17,7 @@ from distilledprag.cli.ask import check_base, load_with_progress
 from distilledprag.documents.reading import USUAL, Reading
 from distilledprag.errors import CheckpointError, ConfigError, InputError
 from distilledprag.files import replace_folder, write_atomically
+from distilledprag.words import titled
 
 if TYPE_CHECKING:
     from distilledprag.generators.state import Part
@@ -77,7 +78,7 @@ def run(
     loaded = load_with_progress(files, console, reading)
     if loaded.failed:
         raise InputError(f"{len(loaded.failed)} of {loaded.files} files could not be read (named above); no adapter was made")
-    whole = passages = [passage.text for passage in loaded.passages]
+    whole = passages = [titled(passage.title, passage.text) for passage in loaded.passages]
     from distilledprag.pipeline import DistilledPRAG
 
     prag = DistilledPRAG.from_pretrained(base, generator=generator, say=console.print)
@@ -135,7 +136,7 @@ def run_in_bulk(
         manifest = encode_all(
             base or str(default_base(console.print)),
             out,
-            texts=[passage.text for passage in loaded.passages] if loaded else (),
+            texts=[titled(passage.title, passage.text) for passage in loaded.passages] if loaded else (),
             parquet=parquet,
             column=column,
             workers=workers,

@@ -19,7 +19,7 @@ from typing import Any
 
 from distilledprag.errors import InputError
 from distilledprag.json_lines import json_rows
-from distilledprag.words import sentences
+from distilledprag.words import sentences, titled
 
 NOT_FOUND = "not in the documents"
 LONGEST_ANSWER = 80  # characters; rows with a longer answer are left out of training
@@ -62,8 +62,7 @@ def is_question_row(row: Any) -> bool:
 
 def passage_text(document: dict[str, Any]) -> str:
     """A passage as it is read: the title first, where there is one that the text does not begin with."""
-    title, text = (document.get("title") or "").strip(), document["text"].strip()
-    return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
+    return titled(document.get("title") or "", document["text"])
 
 
 def question_of(row: dict[str, Any], longest_answer: int = LONGEST_ANSWER) -> tuple[tuple[str, ...], str, str] | None:

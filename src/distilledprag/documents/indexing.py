@@ -22,6 +22,7 @@ from distilledprag.documents.readers import SCANS, VERSION
 from distilledprag.documents.reading import ReadingPool
 from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, PreparedDocument, checked_collection
 from distilledprag.errors import DocumentError, InputError, storage_error
+from distilledprag.words import titled
 
 LONGEST_NAME = 255  # characters
 BATCH = 32  # documents stored at a time
@@ -110,11 +111,11 @@ def index_path(
 
 
 def texts_of(store: DocumentStore) -> Iterator[str]:
-    """The texts of all passages of a store."""
+    """All passages of a store, as they are read."""
     offset = 0
     while some := store.listed(limit=_PAGE, offset=offset, newest_first=False):
         for document in some:
-            yield from (passage.text for passage in store.passages(document.id))
+            yield from (titled(passage.title, passage.text) for passage in store.passages(document.id))
         offset += _PAGE
 
 

@@ -37,7 +37,7 @@ from distilledprag.retrieval.bm25 import Retriever
 from distilledprag.retrieval.corpus_index import CorpusIndex
 from distilledprag.retrieval.dense import SentenceEncoder, memory_retriever
 from distilledprag.retrieval.elasticsearch import ElasticsearchRetriever
-from distilledprag.words import sentences
+from distilledprag.words import sentences, titled
 
 Fits = Callable[[Sequence[str]], bool]
 
@@ -194,7 +194,7 @@ def _asked(recipe: EvaluationRecipe, question: BenchmarkQuestion, retriever: Ret
     return Question(
         text=question.question,
         answers=question.answers,
-        passages=tuple(f"{p.title}\n{p.text}" if recipe.titles and p.title else p.text for p in found),
+        passages=tuple(titled(p.title, p.text) if recipe.titles else p.text for p in found),
         index=index,
         id=question.id,
         dataset=question.benchmark,

@@ -33,6 +33,7 @@ from distilledprag.pipeline import DistilledPRAG
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval.bm25 import Finder, StoreRetriever
 from distilledprag.retrieval.selection import best_of, repeat_notes
+from distilledprag.words import titled
 
 Mode = Literal["parametric", "closed_book", "rag"]
 MODES: tuple[Mode, ...] = ("parametric", "closed_book", "rag")
@@ -164,7 +165,7 @@ class Answering:
             if not report.passages:
                 report.mode = "closed_book"
                 report.warnings.append(NOTHING_FOUND)
-        report.texts = [passage.text for passage, _, _ in report.passages]
+        report.texts = [titled(passage.title, passage.text) for passage, _, _ in report.passages]
         if self._rows is not None and report.mode == "parametric":
             whole = report.texts
             report.texts = await asyncio.to_thread(self._prag.choice.chosen, asked.question, whole, self._rows)
@@ -237,7 +238,7 @@ class Answering:
         if report.mode == "parametric":
             documents = [id for _, _, id in report.passages]
             report.adapter, report.adapter_was_made = await self._adapters.get(
-                report.texts, [passage.text for passage in passages], documents
+                report.texts, [titled(passage.title, passage.text) for passage in passages], documents
             )
             clock.lap("encode")
         masks = self._reference.masks(report.texts)

@@ -31,6 +31,7 @@ from distilledprag.http.bodies import BodyReader, body_of_type, while_there
 from distilledprag.http.errors import BusyError
 from distilledprag.http.openai import explained
 from distilledprag.retrieval.bm25 import StoreRetriever
+from distilledprag.words import titled
 
 MAX_UPLOAD = 64 * 2**20  # bytes of one request
 MOST_WAITING = 64  # uploads at a time, those that are being read included
@@ -100,7 +101,7 @@ def document_routes(
 
     @router.delete("/v1/documents/{id}")
     async def delete(id: str) -> dict[str, Any]:
-        texts = [passage.text for passage in await asyncio.to_thread(store.passages, id)]
+        texts = [titled(passage.title, passage.text) for passage in await asyncio.to_thread(store.passages, id)]
         await desk.store(lambda: store.delete([id]))
         await forget(id, texts)
         return {"id": id, "deleted": True}

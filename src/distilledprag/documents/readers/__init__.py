@@ -67,7 +67,9 @@ def read(file: Path, ocr: Ocr | None = None) -> ReadDocument:
         raise
     except InputError as error:
         raise DocumentError(str(error)) from error
-    except ModuleNotFoundError as error:
+    except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # a library that no longer finds room in the memory that is allowed
+            raise MemoryError from error
         raise DocumentError(f"reading {file} needs {error.name}: pip install 'distilledprag[documents]'") from error
     except Exception as error:  # a damaged or hostile file can break its library anywhere
         reason = str(error) or type(error).__name__
