@@ -31,14 +31,20 @@ def models(tiny_base_folder, tiny_generator_folder):
 
 @pytest.fixture
 def tasks(tmp_path, tiny_base, tiny_generator_folder):
-    """`cities` wants what the method paper answers, and `choose` what it finds likelier than the other cities."""
+    """`cities` wants what the method paper answers, and `choose` what it finds likelier than the same with more after it."""
     prompts = PromptBuilder(tiny_base.tokenizer, tiny_base.mask_token_id)
     setting = Setting(tiny_base, prompts, {"paper": load_generator(tiny_generator_folder, tiny_base)})
     rows = []
-    for question, _, document in ROWS:
-        made = METHODS["paper"](setting, [Question(question, passages=(document,))])
-        answer = greedy_texts(tiny_base, made.prompts, made.adapters, prompts.end_of_turn_id, 12)[0].split("\n")[0]
+    for question, _, text in ROWS:
+        answer = document = ""
+        for number in range(100):  # until the model, which has random weights, writes something on its first line
+            document = f"{text} {number} people know."
+            made = METHODS["paper"](setting, [Question(question, passages=(document,))])
+            answer = greedy_texts(tiny_base, made.prompts, made.adapters, prompts.end_of_turn_id, 12)[0].split("\n")[0].strip()
+            if answer:
+                break
         rows.append({"question": question, "answer": answer, "documents": [document]})
+    assert all(row["answer"] for row in rows)
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
     source = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
     source |= {"test_split": "test", "doc_to_text": "{{question}}"}
@@ -46,7 +52,11 @@ def tasks(tmp_path, tiny_base, tiny_generator_folder):
     generate = {**source, "task": "cities", "output_type": "generate_until", "doc_to_target": "{{answer}}"}
     generate |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 12}, "metric_list": [exact]}
     choose = {**source, "task": "choose", "output_type": "multiple_choice", "doc_to_target": "{{answer}}"}
-    choose |= {"doc_to_target": 0, "doc_to_choice": "{{[answer, 'Zzyzx 77 &%']}}", "metric_list": [exact | {"metric": "acc"}]}
+    choose |= {
+        "doc_to_target": 0,
+        "doc_to_choice": "{{[answer, answer ~ ' Zzyzx 77 &%']}}",
+        "metric_list": [exact | {"metric": "acc"}],
+    }
     for task in (generate, choose):
         (tmp_path / f"{task['task']}.yaml").write_text(json.dumps(task))
     return tmp_path
@@ -72,8 +82,8 @@ def test_choices_are_scored_by_their_likelihood(tasks, models):
 def test_documents_are_found_in_a_folder_where_rows_have_none(tasks, models, tmp_path):
     folder = tmp_path / "docs"
     folder.mkdir()
-    for number, (_, _, document) in enumerate(ROWS):
-        (folder / f"{number}.txt").write_text(document)
+    for number, line in enumerate((tasks / "rows.jsonl").read_text().splitlines()):
+        (folder / f"{number}.txt").write_text(json.loads(line)["documents"][0])
     options = {"method": "paper", "documents_field": "none", **models}
     model = DistilledPRAGHarness(docs=str(folder), top_k=1, **options)
     assert measured(model, tasks, "cities")["exact_match"] == 1.0

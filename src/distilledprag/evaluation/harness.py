@@ -34,6 +34,7 @@ from distilledprag.generators.state import PlainPath, StateGenerator
 from distilledprag.lora.injection import inject, written_states
 from distilledprag.prompts import PromptBuilder
 from distilledprag.retrieval import BM25Retriever
+from distilledprag.words import titled
 
 
 @register_model("distilledprag")
@@ -147,7 +148,7 @@ class DistilledPRAGHarness(LM):
         if self.retriever is None:
             return []
         found = self.retriever.retrieve(question, min(self.top_k, len(self.retriever.passages)))
-        return [passage.text for passage, _ in found]
+        return [titled(passage.title, passage.text) for passage, _ in found]
 
 
 if __name__ == "__main__":
