@@ -256,11 +256,11 @@ def test_several_benchmarks_run_as_one_table(values, tmp_path, dprag):
 
 def test_passages_come_from_a_corpus_index_too(values, tmp_path):
     corpus = tmp_path / "corpus.jsonl"
-    rows = [{"title": name, "text": f"{name} was born in {city}."} for name, city in PEOPLE]
+    rows = [{"title": name, "text": f"Birth: {name}, {city}."} for name, city in PEOPLE]
     corpus.write_text("".join(json.dumps(row) + "\n" for row in rows))
     retriever = {"kind": "corpus", "index": str(tmp_path / "index"), "corpus": str(corpus)}
     asked = load_questions(EvaluationRecipe(**{**values, "retriever": retriever, "top_k": 2}))
-    assert [one.passages[0] for one in asked] == [f"{name}\n{name} was born in {city}." for name, city in PEOPLE]
+    assert [one.passages[0] for one in asked] == [f"{name}\nBirth: {name}, {city}." for name, city in PEOPLE]
     assert all(len(one.passages) == 2 and one.recall == {"answer_recall": 1.0, "title_recall": 1.0} for one in asked)
 
 
