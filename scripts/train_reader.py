@@ -3,8 +3,7 @@
     python scripts/train_reader.py --base FOLDER --data FOLDER_OR_FILE... --out runs/reader --minutes 9 --device cuda
 
 Needs torch, transformers (which brings regex and tokenizers), safetensors and jinja2 only, so that it runs on a lent GPU machine
-without an installation
-(PYTHONPATH=src). `dprag train recipes/smollm2-135m.yaml` is the same from a recipe.
+without an installation (PYTHONPATH=src). `dprag train recipes/smollm2-135m.yaml` is the same from a recipe.
 """
 
 from __future__ import annotations

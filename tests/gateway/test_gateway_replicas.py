@@ -122,6 +122,13 @@ def test_engines_without_an_adapter_take_turns():
     assert len({replicas.order(None)[0].url for _ in range(3)}) == 3
 
 
+def test_questions_without_documents_are_shared_out(stage):
+    stage = stage(replicas=2)
+    for number in range(4):
+        assert stage.ask(f"Who are you, {number}?", distilledprag={"mode": "closed_book"}).status_code == 200
+    assert [len(engine.prompts()) for engine in stage.engines] == [2, 2]
+
+
 @pytest.mark.parametrize("urls", [[], ["http://engine:1", "http://engine:1/"]])
 def test_no_engine_or_one_named_twice_is_refused(urls):
     with pytest.raises(ConfigError, match="--engine"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from distilledprag.generators.state import Part
     from distilledprag.lora.weights import LoraWeights
     from distilledprag.pipeline import DistilledPRAG
+
 PLACE = "{question}"
 
 

@@ -193,9 +193,10 @@ def _state(
     generator, prompts, sent, read = _state_generator(setting), [], [], []
     for one in questions:
         whole = passages = list(one.other_passages if shuffled else one.passages)
-        if chosen:
-            by_answer = SentenceChoice(setting.prompts.document_length, AnswerScorer(one.answers))
-            choice = setting.choice if chosen == "question" else by_answer
+        if chosen == "question":
+            passages = setting.choice.chosen(one.text, whole, setting.chosen_rows)
+        elif chosen == "answer":
+            choice = SentenceChoice(setting.prompts.document_length, AnswerScorer(one.answers))
             passages = choice.chosen(one.text, whole, setting.chosen_rows)
         prompts.append(setting.prompts.build(one.text, passages, round_to=setting.round_to).masked_ids)
         sent.append(_as_sent(setting, generator.states(passages, whole, round_to=setting.round_to), passages))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from distilledprag.base.architecture import split_module_key
-from distilledprag.gateway.engine_client import AdapterQuotaError, EngineBusyError, EngineClient, SentRequest
+from distilledprag.gateway.engine_client import AdapterQuotaError, EngineClient, SentRequest, UploadedAdapter
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.rules import AdapterRule
 from distilledprag.gateway.replicas import EngineReplicas
@@ -116,14 +116,20 @@ class AdapterCache:
                 if states not in self._no_document:
                     self._no_document[states] = await self._encode([_NO_DOCUMENT], [_NO_DOCUMENT], states)
                 rule = AdapterRule(protected, _blank(self._no_document[states], rows))
-                upload = adapter.uploads[engine.url] = await self._upload(adapter, engine, rule, ledger)
+                result = await self._upload(adapter, engine, rule, ledger)
+                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
+                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
+                ends = time.monotonic() + result.lifetime if known and result.lifetime else float("inf")
+                upload = adapter.uploads[engine.url] = Upload(result.id, ends)
             return upload.id
 
-    async def _upload(self, adapter: Adapter, engine: EngineClient, rule: AdapterRule, ledger: list[SentRequest]) -> Upload:
+    async def _upload(
+        self, adapter: Adapter, engine: EngineClient, rule: AdapterRule, ledger: list[SentRequest]
+    ) -> UploadedAdapter:
         """Where the engine has no room, this key's oldest adapters make some: ours, or those of a gateway that was killed."""
         for _ in range(_MOST_REMOVED):
             try:
-                result = await engine.upload(adapter.data, rule, ledger)
+                return await engine.upload(adapter.data, rule, ledger)
             except AdapterQuotaError:
                 there = await engine.uploaded()
                 if not there:
@@ -131,11 +137,7 @@ class AdapterCache:
                 for kept in self._kept.values():
                     self.lost(kept, engine, there[0])
                 await engine.remove(there[0])
-            else:
-                # A lifetime no longer than the margin (a clock that is wrong) would mean an upload for every question.
-                known = result.lifetime is not None and result.lifetime > 2 * _MARGIN
-                return Upload(result.id, time.monotonic() + result.lifetime if known and result.lifetime else float("inf"))
-        raise EngineBusyError(f"the engine has no room for a further adapter, although {_MOST_REMOVED} were deleted there")
+        return await engine.upload(adapter.data, rule, ledger)
 
     def lost(self, adapter: Adapter, engine: EngineClient, upload_id: str) -> None:
         """The engine said that it does not have this upload."""

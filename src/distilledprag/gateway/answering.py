@@ -21,11 +21,11 @@ from distilledprag.documents import Passage
 from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import StoreError
 from distilledprag.gateway.adapter_cache import Adapter, AdapterCache
-from distilledprag.gateway.engine_client import AdapterGoneError, EngineBusyError, EngineClient, SentRequest
+from distilledprag.gateway.engine_client import AdapterGoneError, EngineClient, SentRequest
 from distilledprag.gateway.guard.protected import Protected
 from distilledprag.gateway.guard.rules import AnswerSettings, EgressReference, EgressRule, Masks, PlainTextRule, PromptRule
 from distilledprag.gateway.quotes import QuotePolicy
-from distilledprag.gateway.replicas import ELSEWHERE, EngineReplicas
+from distilledprag.gateway.replicas import EngineReplicas
 from distilledprag.http import telemetry
 from distilledprag.http.answers import Piece
 from distilledprag.http.errors import ForbiddenError
@@ -242,14 +242,10 @@ class Answering:
             )
             clock.lap("encode")
         masks = self._reference.masks(report.texts)
-        failures: list[Exception] = []
-        for engine in self._engines.order(report.adapter.key if report.adapter else None):
-            try:
-                return await self._open_at(engine, stack, asked, report, prompts, protected, masks, clock)
-            except ELSEWHERE as error:
-                self._engines.failed(engine, error)
-                failures.append(error)
-        raise next((error for error in failures if isinstance(error, EngineBusyError)), failures[-1])
+        return await self._engines.first(
+            report.adapter.key if report.adapter else None,
+            lambda engine: self._open_at(engine, stack, asked, report, prompts, protected, masks, clock),
+        )
 
     async def _open_at(
         self,

@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from distilledprag.errors import ConfigError
 from distilledprag.gateway.engine_client import Bounds, EngineBusyError, EngineClient, EngineUnreachableError
 
+T = TypeVar("T")
 ELSEWHERE = (EngineUnreachableError, EngineBusyError)  # after these another engine may still answer
 _REST = 5.0  # seconds for which an engine that did not answer comes last
 
@@ -61,19 +63,29 @@ class EngineReplicas:
             self._resting[engine.url] = time.monotonic() + _REST
             engine.forget_base_name()  # what starts there next may be another one
 
-    async def base_name(self, preferred: str) -> str:
-        """As `EngineClient.base_name`, of the first engine that answers; `bounds` are its own then. Raises EngineError."""
-        for left, engine in zip(range(len(self) - 1, -1, -1), self.order(None), strict=True):
+    async def first(self, key: str | None, ask: Callable[[EngineClient], Awaitable[T]]) -> T:
+        """What `ask` gives for the first engine that gives it, in the order for `key`.
+
+        Raises what it raises, of ELSEWHERE only when all engines do: that one has too much to do rather than that one is gone.
+        """
+        failures: list[Exception] = []
+        for engine in self.order(key):
             try:
-                name = await engine.base_name(preferred)
+                return await ask(engine)
             except ELSEWHERE as error:
                 self.failed(engine, error)
-                if not left:
-                    raise
-            else:
-                self.bounds = engine.bounds
-                return name
-        raise AssertionError("the loop returns or raises")
+                failures.append(error)
+        raise next((error for error in failures if isinstance(error, EngineBusyError)), failures[-1])
+
+    async def base_name(self, preferred: str) -> str:
+        """As `EngineClient.base_name`, of the first engine that answers; `bounds` are its own then. Raises EngineError."""
+
+        async def ask(engine: EngineClient) -> str:
+            name = await engine.base_name(preferred)
+            self.bounds = engine.bounds
+            return name
+
+        return await self.first(preferred, ask)  # by a key, so that it takes no question's turn
 
     async def healthy(self) -> int:
         """How many say that they are ready."""

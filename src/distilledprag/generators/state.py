@@ -177,8 +177,10 @@ class StateGenerator:
         return StateAdapter(torch.cat([each.float().cpu() for each in rows]), layer, self.base.identity)
 
     def _rows_of(self, passages: Sequence[str], whole: Sequence[str] | None, layer: int, round_to: int) -> list[Tensor]:
-        is_whole = whole is None or list(whole) == list(passages)
-        found = self.rows(passages, layer) if is_whole else self._cut_rows(passages, whole or [], layer)
+        if whole is None or list(whole) == list(passages):
+            found = self.rows(passages, layer)
+        else:
+            found = self._cut_rows(passages, whole, layer)
         if round_to == 1:
             return found
         (filling,) = self.rows([filler(round_to)], layer)

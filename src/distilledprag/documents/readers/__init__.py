@@ -37,6 +37,8 @@ READERS = {
 }
 PICTURES = {suffix: ("ocr", "read_picture") for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")}
 SCANS = frozenset({*PICTURES, ".pdf", ".eml", ".msg"})  # may hold pictures of text: these readers are given an Ocr
+# Of the loader, where a library finds no room in the memory that is allowed.
+_NO_ROOM = ("failed to map segment", "Cannot allocate memory")
 VERSION = 3  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
@@ -67,10 +69,12 @@ def read(file: Path, ocr: Ocr | None = None) -> ReadDocument:
         raise
     except InputError as error:
         raise DocumentError(str(error)) from error
-    except ImportError as error:
-        if not isinstance(error, ModuleNotFoundError):  # a library that no longer finds room in the memory that is allowed
-            raise MemoryError from error
+    except ModuleNotFoundError as error:
         raise DocumentError(f"reading {file} needs {error.name}: pip install 'distilledprag[documents]'") from error
+    except ImportError as error:
+        if any(said in str(error) for said in _NO_ROOM):
+            raise MemoryError from error
+        raise DocumentError(f"{file} cannot be read: its library does not load ({error}); install it again") from error
     except Exception as error:  # a damaged or hostile file can break its library anywhere
         reason = str(error) or type(error).__name__
         raise DocumentError(f"{file} cannot be read ({reason}); it may be damaged, save or download it again") from error
