@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument(
         "--shape",
         choices=SHAPES,
-        help="random weights, with the tokenizer of --base, an LLM that is not prepared; needs another --result",
+        help="random weights, with the tokenizer of --base (not prepared)",
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--result", type=Path, default=RESULT)

@@ -10,12 +10,10 @@ from distilledprag.base.masks import add_mask_tokens
 from distilledprag.lora.identity import BaseIdentity
 from distilledprag.pipeline import DistilledPRAG
 
-SHAPES = {
-    "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2},
-    "llama-3.2-1b": {
-        "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8,
-    },
-}  # fmt: skip
+SHAPES = {  # hidden size, MLP width, layers, heads, key-value heads
+    "tiny": (64, 128, 6, 4, 2),
+    "llama-3.2-1b": (2048, 8192, 16, 32, 8),
+}
 
 
 def random_base(shape: str, tokenizer: str, device: str) -> DistilledPRAG:
@@ -24,17 +22,21 @@ def random_base(shape: str, tokenizer: str, device: str) -> DistilledPRAG:
     The vocabulary is that tokenizer's (49 k tokens with SmolLM2's, where Llama 3.2 has 128 k), with tied embeddings.
     """
     words = AutoTokenizer.from_pretrained(tokenizer)
+    width, mlp, layers, heads, key_value_heads = SHAPES[shape]
     config = LlamaConfig(
         vocab_size=len(words),
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
         max_position_embeddings=16_384,
         tie_word_embeddings=True,
         eos_token_id=words.eos_token_id,
-        **SHAPES[shape],
     )
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.requires_grad_(False).eval()
     mask = add_mask_tokens(model, words, 512).mask_id
-    return DistilledPRAG(
-        BaseLLM(model, words, mask, BaseIdentity.of(model, mask, shape), shape), layer=config.num_hidden_layers // 3
-    )
+    base = BaseLLM(model, words, mask, BaseIdentity.of(model, mask, shape), shape)
+    return DistilledPRAG(base, layer=layers // 3)

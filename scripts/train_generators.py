@@ -4,10 +4,11 @@
     python scripts/train_generators.py --base FOLDER --data FOLDER --out FOLDER --minutes 4 compress
     python scripts/train_generators.py --out FOLDER --collect compress
 
-The name is a recipe's (recipes/evidence: compress, compress-decoder, paper, paper-tuned; recipes: sentence-scorer). FOLDER of --base:
-a served base. Some steps are timed first, then the number of steps is chosen that fits the minutes, so that the learning rate has
-come down at the end; several of these may run side by side on one GPU, begun at the same time. What to bring back lies in OUT/NAME:
-log.jsonl, config.json and the last checkpoint's weights in half precision; --collect puts it there for a run that was stopped.
+The name is a recipe's (recipes/evidence: compress, compress-decoder, paper, paper-tuned; recipes: sentence-scorer). FOLDER of
+--base: a served base. Some steps are timed first, then the number of steps is chosen that fits the minutes, so that the learning
+rate has come down at the end; several of these may run side by side on one GPU, begun at the same time. What to bring back lies
+in OUT/NAME: log.jsonl, config.json and the last checkpoint's weights in half precision; --collect puts it there for a run that
+was stopped.
 
 Dry run on a CPU: --minutes 0.5 --batch-size 2.
 """

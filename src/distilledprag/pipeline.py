@@ -21,10 +21,10 @@ from distilledprag.base.prepared import prepared_record
 from distilledprag.documents import Passage
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.generators import ParameterGenerator, generator_identity, load_generator
+from distilledprag.generators.cross_encoder import base_scorer, sentence_choice
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
 from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.cross_encoder import base_scorer, sentence_choice
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch, LoraWeights
 from distilledprag.prompts import PromptBuilder

@@ -18,6 +18,7 @@ It imports nothing of the package except the errors, so `lora/` may use it.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
@@ -218,6 +219,15 @@ def keep_layers(model: nn.Module, layers: int) -> None:
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
+
+
+def copied_layers(model: Any, layers: int) -> Any:
+    """A copy of a model that has its first `layers` layers only; embeddings and head are the model's own."""
+    shared = [module for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None]
+    with truncated(model, layers):
+        made = copy.deepcopy(model, {id(module): module for module in shared})
+    keep_layers(made, layers)
+    return made
 
 
 @contextlib.contextmanager

@@ -48,8 +48,8 @@ _TITLE_NOTE = re.compile(r"\s*\(.*?\)\s*$")
 
 
 class ScorerData(Settings):
-    """files: of question rows. contexts_per_file: at most, drawn by `seed`; None: all. held_out: the most questions, of a tenth of
-    the contexts, to evaluate on. distractors: share of questions that get passages of other contexts.
+    """files: of question rows. contexts_per_file: at most, drawn by `seed`; None: all. held_out: the most questions, of a tenth
+    of the contexts, to evaluate on. distractors: share of questions that get passages of other contexts.
 
     Contexts with fewer than `fewest` tokens are left out (they are always sent whole), and those with more than `most`.
     """
@@ -81,7 +81,7 @@ class ScorerRecipe(Settings):
     def read_at_a_time(self) -> ScorerRecipe:
         if self.data.most > self.scorer.longest:
             raise ValueError(
-                f"data.most {self.data.most}: contexts are read at a time, so at most scorer.longest {self.scorer.longest}"
+                f"data.most {self.data.most}: a context is read at once, so at most {self.scorer.longest} (scorer.longest)"
             )
         return self
 
@@ -225,8 +225,8 @@ class ScorerTask:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; and how often
-        every kind of wanted sentence is (`all_kept`)."""
+        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; and how
+        often every kind of wanted sentence is (`all_kept`)."""
         self.module.eval()
         kept: dict[str, list[bool]] = {}
         for begin in range(0, len(self.held_out), self.recipe.data.batch_size):
@@ -276,7 +276,7 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
             "base": base.identity.to_dict(),
             "training_questions": len(task.training),
             "held_out_questions": len(task.held_out),
-            "recipe": recipe.model_dump(mode="json", exclude={"output", "base"}),
+            "recipe": recipe.model_dump(mode="json", exclude={"output": True, "base": True, "data": {"files"}}),
             "answer_kept": task.evaluate(0),
         }
         write_atomically((target / SCORER_FILE).with_suffix(".json"), json.dumps(record, indent=1) + "\n")

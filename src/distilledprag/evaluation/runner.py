@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 import torch
 
-from distilledprag.base.default import default_base
 from distilledprag import __version__
+from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, chosen_device, greedy_ids, load_base, weights_hash
 from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
@@ -47,9 +47,9 @@ from distilledprag.evaluation.summary import Answered, recall_of, scores_of, sum
 from distilledprag.files import write_atomically
 from distilledprag.generators import generator_identity, load_generator
 from distilledprag.generators.compressed import StateCompressor, load_compressor
+from distilledprag.generators.cross_encoder import base_scorer
 from distilledprag.generators.interface import generator_names, mask_embedded_as, read_config
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.cross_encoder import base_scorer
 from distilledprag.journal import Journal
 from distilledprag.packages import cache_folder
 from distilledprag.prompts import PromptBuilder

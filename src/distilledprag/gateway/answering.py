@@ -146,6 +146,7 @@ class Answering:
         self._adapters, self._quotes, self._rows, self._round_to = adapters, quotes, rows, round_to
         self._reference = EgressReference(prag.prompts, prag.base.tokenizer, round_to)
         self.allow_plaintext = allow_plaintext
+        self._choice = prag.choice  # loaded before the first question
 
     @property
     def prompts(self) -> PromptBuilder:
@@ -168,7 +169,7 @@ class Answering:
         report.texts = [titled(passage.title, passage.text) for passage, _, _ in report.passages]
         if self._rows is not None and report.mode == "parametric":
             whole = report.texts
-            report.texts = await asyncio.to_thread(self._prag.choice.chosen, asked.question, whole, self._rows)
+            report.texts = await asyncio.to_thread(self._choice.chosen, asked.question, whole, self._rows)
             self._note_left_out(report, whole, "as the gateway's --rows says")
         clock.lap("retrieve")
         await self._engines.base_name(self._prag.base.id)  # and with it the engines' bounds
@@ -200,7 +201,7 @@ class Answering:
         round_to = self._round_to if report.mode == "parametric" else 1
         place = max(1, place - (round_to - 1) * len(report.texts))
         whole = report.texts
-        report.texts = await asyncio.to_thread(self._prag.choice.fitting, asked.question, whole, place)
+        report.texts = await asyncio.to_thread(self._choice.fitting, asked.question, whole, place)
         self._note_left_out(report, whole, f"since the model has room for {place} of them")
         prompt = self.prompts.build(asked.question, report.texts, asked.history, max_tokens=room, round_to=round_to)
         ids = prompt.open_ids if report.mode == "rag" else prompt.masked_ids

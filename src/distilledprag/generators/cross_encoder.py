@@ -5,14 +5,15 @@
     B = readings of a batch   T = tokens of a reading   D = hidden size of the base   S = sentences of a reading
 
 It reads question and passages together, so that it can tell that "who paid" is answered by "the bill was settled by", and which
-sentence of another passage says who "he" is. Scores add to those of `sentence_choice.WordScorer`, which is all that a base without
-a cross-encoder has. A question costs one pass of its passages through the encoder. Trained by `distillation/scorer_training.py`.
+sentence of another passage says who "he" is. Scores add to those of `sentence_choice.WordScorer`, which is all that a base
+without a cross-encoder has. A question costs one pass of its passages through the encoder. Trained by
+`distillation/scorer_training.py`.
 """
 
 from __future__ import annotations
 
-import copy
 import json
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,10 +32,10 @@ from torch import Tensor, nn
 from distilledprag.base.architecture import (
     ATTENTION_TARGETS,
     MLP_TARGETS,
+    copied_layers,
     hidden_after,
     module_shapes,
     split_module_key,
-    truncated,
 )
 from distilledprag.base.llm import BaseLLM
 from distilledprag.base.prepared import SCORER_FILE, part_of
@@ -189,13 +190,14 @@ def sentence_choice(prompts: PromptBuilder, base: BaseLLM, net: CrossEncoder | N
 
 
 class SentenceScorer:
-    """Scores sentences with a copy of the base's lower layers, into which the cross-encoder's LoRA is merged."""
+    """Scores sentences with a copy of the base's lower layers, into which the cross-encoder's LoRA is merged.
+
+    Threads take turns."""
 
     def __init__(self, prompts: PromptBuilder, base: BaseLLM, net: CrossEncoder) -> None:
         self._prompts, self._net = prompts, net
-        shared = [base.model.get_input_embeddings(), base.model.get_output_embeddings()]
-        with truncated(base.model, net.settings.layer + 1):
-            self._model = copy.deepcopy(base.model, {id(module): module for module in shared if module is not None})
+        self._turn = threading.Lock()
+        self._model = copied_layers(base.model, net.settings.layer + 1)
         (merged,) = net.lora.batch().unstack(base.identity, "sentence scorer")
         merge_into(self._model, merged)
 
@@ -207,6 +209,8 @@ class SentenceScorer:
         scores: list[float] = []
         for begin in range(0, len(found), _BATCH):
             batch = found[begin : begin + _BATCH]
-            for row, one in zip(self._net.scores(self._model, batch), batch, strict=True):
+            with self._turn:
+                made = self._net.scores(self._model, batch)
+            for row, one in zip(made, batch, strict=True):
                 scores += row[: len(one.word_scores)].tolist()
         return np.array(scores)
