@@ -88,9 +88,11 @@ format: $(STAMP)  ## let ruff fix what it can
 	$(BIN)/ruff check --fix src tests benchmarks scripts examples
 	$(BIN)/ruff format src tests benchmarks scripts examples
 
-train: $(STAMP)  ## train what ships (reader, joint stage, masks, word scorer), resumable: DEVICE=cuda MINUTES=9 DATA=folder
+train: $(STAMP)  ## train what ships (reader, joint stage, masks, scorers), resumable: DEVICE=cuda MINUTES=9 DATA=folder
 	$(BIN)/dprag train recipes/smollm2-135m.yaml --resume $(if $(DEVICE),--set device=$(DEVICE)) $(if $(MINUTES),--set training.minutes=$(MINUTES)) $(if $(DATA),--set 'data=[$(DATA)]')
 	$(BIN)/python scripts/ship_weights.py runs/smollm2-135m
+	$(BIN)/dprag train recipes/sentence-scorer.yaml --resume
+	$(BIN)/python scripts/ship_weights.py runs/sentence-scorer/model
 	$(BIN)/python scripts/train_word_scorer.py $(or $(DATA),../shared/data/qa/train)
 
 evaluate: $(STAMP)  ## the table of docs/results/reading.md: N questions a file, DATA=folder of eval files (hours, resumable)

@@ -39,7 +39,6 @@ ON_GPU: dict[str, dict[str, Any]] = {
     "compress": {"data": {"batch_size": 16}, "training": {"learning_rate": 0.001}},
     "compress-decoder": {"data": {"batch_size": 16}, "training": {"learning_rate": 0.001}},
     "paper-tuned": {"data": {"batch_size": 16}},
-    "sentence-scorer": {"data": {"batch_size": 48}, "training": {"learning_rate": 0.001, "log_every": 1}},
 }
 
 
