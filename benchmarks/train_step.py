@@ -48,7 +48,7 @@ QUESTIONS = 4  # behind a context
 def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
     """Examples a second and adapter memory of both."""
     base, contexts = prag.base, 1 if quick else 2
-    generator = build_generator(SETTINGS, base)
+    generator = build_generator(SETTINGS, base).to(base.device)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-5)
     with tempfile.TemporaryDirectory() as folder:
         task = DistillTask(base, generator, _recipe(Path(folder), contexts))

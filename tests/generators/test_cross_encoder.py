@@ -132,6 +132,14 @@ def test_long_passages_are_read_in_parts_and_no_base_weight_changes(base):
     assert all(torch.equal(before[name], tensor) for name, tensor in prag.base.model.state_dict().items())
 
 
+def test_what_has_no_end_is_read_in_part(base):
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    endless = "rent " * 30_000
+    sentences = cut([endless, "The rent is due to Keller."], prag.prompts.document_length)
+    parts = list(readings(prag.prompts, endless, sentences, np.zeros(2), longest=100))
+    assert len(parts) == 2 and all(len(part.ids) < 300 for part in parts)
+
+
 def test_every_token_sees_what_comes_after_it(base):
     prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
     net = base_scorer(base, prag.base)

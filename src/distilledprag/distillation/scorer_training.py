@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -145,7 +145,7 @@ class Examples(Dataset[Example]):
         return list(DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_as_it_is))
 
 
-def _as_it_is(example: Example) -> Example:
+def _as_it_is(example: Any) -> Any:
     return example
 
 

@@ -75,23 +75,26 @@ class Reading:
 def readings(
     prompts: PromptBuilder, question: str, sentences: Sequence[Sentence], word_scores: NDArray[np.float64], longest: int
 ) -> Iterator[Reading]:
-    """All sentences in their order, in as few readings as hold them; one that is longer than `longest` tokens is read alone.
+    """All sentences in their order, in as few readings as hold them. Of a sentence of more than `longest` tokens the beginning is
+    read, of such a question the end.
 
     Raises InputError for an unusable question.
     """
-    asked = prompts.question(question)
+    asked = prompts.question(question)[-longest:]
     begin = 0
     while begin < len(sentences):
         end, tokens = begin + 1, sentences[begin].size
         while end < len(sentences) and tokens + sentences[end].size <= longest:
             tokens += sentences[end].size
             end += 1
-        yield _reading(prompts, asked, sentences[begin:end], word_scores[begin:end])
+        yield _reading(prompts, asked, sentences[begin:end], word_scores[begin:end], longest)
         begin = end
 
 
-def _reading(prompts: PromptBuilder, asked: list[int], sentences: Sequence[Sentence], scores: NDArray[np.float64]) -> Reading:
-    tokens = [prompts.document_ids(sentence.text) for sentence in sentences]
+def _reading(
+    prompts: PromptBuilder, asked: list[int], sentences: Sequence[Sentence], scores: NDArray[np.float64], longest: int
+) -> Reading:
+    tokens = [prompts.document_ids(sentence.text)[:longest] for sentence in sentences]
     passages = groupby(range(len(sentences)), key=lambda number: sentences[number].passage)
     masked = prompts.masked_context([sum(len(tokens[number]) for number in own) for _, own in passages])
     ids = np.array([*masked, *asked], dtype=np.int32)
