@@ -71,6 +71,24 @@ def test_groups_of_one_token_without_training_are_the_states_themselves(tiny_bas
     assert similar.mean() > 0.9
 
 
+def test_kept_tokens_without_training_are_the_rarest_ones_states(tiny_base):
+    untrained = StateCompressor(CompressorSettings(ratios=(2,), layer=1, rank=2, memory="kept"), tiny_base)
+    untrained.learn_frequencies(["and and and works works for", "and and lives"])
+    prompts = untrained.prompts
+    ids = prompts.document_ids(TEXTS[0])
+    sizes = untrained.group(ids, 2)
+    assert sum(sizes) == len(ids) and len(sizes) == -(-len(ids) // 2) and min(sizes) > 0
+    kept = torch.tensor(sizes).cumsum(0) - 1
+    common = set(prompts.document_ids("and works for"))
+    dropped = set(range(len(ids))) - set(kept.tolist())
+    assert all(place in dropped for place, index in enumerate(ids) if index in common)
+    states = passage_states(tiny_base, prompts, TEXTS, [1])[1]
+    with torch.no_grad():
+        rows = untrained(tiny_base, TEXTS, [sizes, untrained.group(prompts.document_ids(TEXTS[1]), 4)])
+    torch.testing.assert_close(rows[0], states[TEXTS[0]][kept], atol=1e-5, rtol=1e-4)
+    assert untrained.group([], 2) == []
+
+
 @pytest.fixture
 def recipe(tmp_path, tiny_base_folder):
     rows = [
@@ -89,7 +107,9 @@ def recipe(tmp_path, tiny_base_folder):
     )
 
 
-def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_gives_the_same_rows(recipe, tiny_base, other_base_folder):
+@pytest.mark.parametrize("memory", ["appended", "kept"])
+def test_training_lowers_the_loss_and_leaves_a_checkpoint_that_gives_the_same_rows(recipe, tiny_base, other_base_folder, memory):
+    recipe.compressor.memory = memory
     scores = train_compressor(recipe, quiet=True)
     log = [json.loads(line) for line in (recipe.output / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss_generation"] < log[0]["loss_generation"]

@@ -18,7 +18,6 @@ from torch import Tensor
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.methods import COMPRESSED, Question, Setting, adapters_of, trained_methods
 from distilledprag.evaluation.questions import asked_document, templated_questions
-from distilledprag.generators.compressed import group_sizes
 from distilledprag.generators.state import noisy
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch
@@ -104,7 +103,7 @@ def states_of(setting: Setting, dial: Dial, passage: Passage) -> tuple[StateAdap
         ratio = COMPRESSED[dial.method]
         rows = compressor.compress(setting.base, [passage.text], ratio)[0]
         read, layer = list(passage.ids), compressor.settings.layer
-        sizes = group_sizes(len(read), ratio)
+        sizes = compressor.group(read, ratio)
     else:
         states = setting.states
         assert states is not None

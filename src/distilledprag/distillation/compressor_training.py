@@ -32,7 +32,7 @@ from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_l
 from distilledprag.distillation.packing import PackedRows, RowTable
 from distilledprag.distillation.pair_data import PairData, TrainingRow
 from distilledprag.distillation.recipes import PairSource
-from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor
+from distilledprag.generators.compressed import CompressorSettings, StateCompressor, load_compressor
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import Dtype
@@ -103,7 +103,7 @@ class CompressorTask:
         passages: list[str] = []
         sizes: list[list[int]] = []
         for number, row in enumerate(rows):
-            groups = [group_sizes(self.prompts.document_length(text), ratio) for text in row.passages]
+            groups = [self.module.group(self.prompts.document_ids(text), ratio) for text in row.passages]
             teacher.add(number, 0, row.context.open_ids, row.questions)
             student.add(number, 0, self.prompts.masked_context(list(map(len, groups))), row.questions)
             passages += [text for text, given in zip(row.passages, groups, strict=True) if given]
@@ -183,8 +183,11 @@ def train_compressor(recipe: CompressRecipe, *, resume: bool = False, quiet: boo
     else:
         compressor = StateCompressor(recipe.compressor, base)
     compressor.to(base.device).train()
+    task = CompressorTask(base, compressor, recipe)
+    if recipe.compressor.memory == "kept" and not recipe.start_from:
+        compressor.learn_frequencies({text for passages, _ in task.data.groups for text in passages})
     return fit(
-        CompressorTask(base, compressor, recipe),
+        task,
         recipe.training,
         recipe.output,
         resume=resume,

@@ -33,7 +33,7 @@ from distilledprag.baselines.prag import PragAdapters, PromptVariant, prompt_ids
 from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import containment
 from distilledprag.generators import ParameterGenerator
-from distilledprag.generators.compressed import StateCompressor, group_sizes
+from distilledprag.generators.compressed import StateCompressor
 from distilledprag.generators.cross_encoder import CrossEncoder, sentence_choice
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
@@ -241,7 +241,7 @@ def _compressed(
     for one in questions:
         passages, sizes = compressor.grouped(one.other_passages if shuffled else one.passages, ratio)
         if mixed:
-            sizes = _mixed_sizes(setting, one.text, passages, ratio)
+            sizes = _mixed_sizes(setting, compressor, one.text, passages, ratio)
         with torch.no_grad():
             rows = compressor(setting.base, passages, sizes)
         if mixed:
@@ -254,18 +254,19 @@ def _compressed(
     return _with_states(prompts, read, sent, compressor.decoder_batch())
 
 
-def _mixed_sizes(setting: Setting, question: str, passages: Sequence[str], ratio: int) -> list[list[int]]:
+def _mixed_sizes(
+    setting: Setting, compressor: StateCompressor, question: str, passages: Sequence[str], ratio: int
+) -> list[list[int]]:
     """Groups of each passage's tokens: single ones in the chosen sentences, `ratio` elsewhere."""
     found, count = [], setting.prompts.document_length
     chosen = setting.choice.chosen(question, passages, setting.chosen_rows)
     for text, kept in zip(passages, chosen, strict=True):
         groups: list[int] = []
-        left, kept_sentences = count(text), set(sentences(kept))
+        ids, kept_sentences = setting.prompts.document_ids(text), set(sentences(kept))
         for sentence, begin, end in sentence_spans(text, count):
-            size = min(end - begin, left)
-            left -= size
-            groups += [1] * size if sentence in kept_sentences else group_sizes(size, ratio)
-        found.append(groups + group_sizes(left, ratio))
+            own = ids[begin:end]
+            groups += [1] * len(own) if sentence in kept_sentences else compressor.group(own, ratio)
+        found.append(groups + compressor.group(ids[sum(groups) :], ratio))
     return found
 
 

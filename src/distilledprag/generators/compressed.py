@@ -12,6 +12,10 @@ what that token sees, and the memory tokens before it; so an untrained one is a 
 is trained by `distillation/compressor_training.py`. Untrained, means destroy the content: there is nothing to ship without a
 checkpoint.
 
+With `memory: kept` no token is added: the rarest tokens of a passage (by how often each stands in the training passages) are its
+memory tokens, and each gathers what stands between it and the one before. Untrained these are exact states of some of the tokens,
+of which much can be read already; the LoRA learns to put the rest into them.
+
 `decoder_rank` > 0 adds a document-independent LoRA on the layers above L, trained along, that reads merged rows (as PISCO's
 decoder does); a request with such rows is answered with it.
 """
@@ -19,7 +23,7 @@ decoder does); a request with such rows is answered with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -51,12 +55,14 @@ ARCHITECTURE = "compressed"
 
 
 class CompressorSettings(Settings):
-    """ratios: tokens a row that it is trained for. layer: L. rank, decoder_rank: of the LoRAs below and above L; alpha = rank."""
+    """ratios: tokens a row that it is trained for. layer: L. rank, decoder_rank: of the LoRAs below and above L; alpha = rank.
+    memory: tokens appended to a passage, or some of its own that are kept."""
 
     model_config = ConfigDict(extra="forbid")
     architecture: Literal["compressed"] = "compressed"
     ratios: tuple[int, ...] = (2, 4, 8)
     layer: int = Field(8, gt=0)
+    memory: Literal["appended", "kept"] = "appended"
     merge_after: int = Field(0, ge=0)
     rank: int = Field(16, gt=0)
     decoder_rank: int = Field(0, ge=0)
@@ -77,7 +83,7 @@ def group_sizes(count: int, ratio: int) -> list[int]:
 
 @dataclass
 class _Rows:
-    """One passage a row, its memory tokens behind it: ids, positions (B, T); attention (B, 1, T, T). sources: (N,) flat
+    """One passage a row, appended memory tokens behind it: ids, positions (B, T); attention (B, 1, T, T). sources: (N,) flat
     positions of the passages' tokens; groups: (N,) the memory token that each goes into, of all M; targets: (M,) their flat
     positions."""
 
@@ -90,7 +96,12 @@ class _Rows:
 
 
 class StateCompressor(nn.Module):
-    """See the module's docstring. Raises ConfigError for layers that the base does not have."""
+    """See the module's docstring. information: (V,), with kept memory tokens.
+
+    Raises ConfigError for layers that the base does not have.
+    """
+
+    information: Tensor
 
     def __init__(self, settings: CompressorSettings, base: BaseLLM) -> None:
         super().__init__()
@@ -101,11 +112,32 @@ class StateCompressor(nn.Module):
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
         width = int(base.model.config.hidden_size)
         self.memory = nn.Parameter(torch.zeros(width))
+        if settings.memory == "kept":
+            self.register_buffer("information", torch.zeros(int(base.model.config.vocab_size)))
         shapes = module_shapes(base.model.config, (*ATTENTION_TARGETS, *MLP_TARGETS))
         below = {k: s for k, s in shapes.items() if settings.merge_after < split_module_key(k)[0] <= settings.layer}
         above = {k: s for k, s in shapes.items() if split_module_key(k)[0] > settings.layer}
         self.encoder = SharedLora(below, settings.rank)
         self.decoder = SharedLora(above, settings.decoder_rank) if settings.decoder_rank else None
+
+    def learn_frequencies(self, passages: Iterable[str]) -> None:
+        """For kept memory tokens: what each token of the vocabulary tells, -log of its frequency in these passages."""
+        counts = torch.full_like(self.information, 0.5, dtype=torch.float64)
+        for text in passages:
+            ids = torch.tensor(self.prompts.document_ids(text))
+            counts.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
+        self.information.copy_(-(counts / counts.sum()).log().half())  # as it is saved
+
+    def group(self, ids: Sequence[int], ratio: int) -> list[int]:
+        """Sizes of the groups that a passage's (or a sentence's) tokens go in, a group for every `ratio` tokens; the last token
+        of each is the one that is kept, where tokens are."""
+        count = -(-len(ids) // ratio)
+        if self.settings.memory == "appended" or not ids:
+            return group_sizes(len(ids), ratio)
+        told = self.information.cpu()[torch.tensor(ids)]
+        told[-1] = torch.inf  # what stands behind the last kept token would be lost
+        kept = told.argsort(descending=True, stable=True)[:count].sort().values
+        return torch.diff(kept, prepend=torch.tensor([-1])).tolist()
 
     def forward(self, base: BaseLLM, passages: Sequence[str], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Rows (m, D) of each passage; differentiable. sizes: of the groups of each passage's tokens, which they add up to.
@@ -119,6 +151,8 @@ class StateCompressor(nn.Module):
 
         def merge(hidden: Tensor) -> Tensor:
             flat = hidden.flatten(0, 1)
+            if self.settings.memory == "kept":
+                return flat.index_add(0, rows.targets, self.memory.to(flat.dtype).expand(len(rows.targets), -1)).view_as(hidden)
             sums = torch.zeros(len(rows.targets), flat.shape[1], device=flat.device)
             sums = sums.index_add(0, rows.groups, flat[rows.sources].float())
             merged = (sums / counts[:, None] + self.memory).to(flat.dtype)
@@ -142,9 +176,9 @@ class StateCompressor(nn.Module):
 
     def grouped(self, passages: Sequence[str], ratio: int) -> tuple[list[str], list[list[int]]]:
         """The passages that have text, and the sizes of the groups of each one's tokens, `ratio` tokens a group."""
-        counts = [self.prompts.document_length(text) for text in passages]
-        texts = [text for text, count in zip(passages, counts, strict=True) if count]
-        return texts, [group_sizes(count, ratio) for count in counts if count]
+        ids = [self.prompts.document_ids(text) for text in passages]
+        texts = [text for text, own in zip(passages, ids, strict=True) if own]
+        return texts, [self.group(own, ratio) for own in ids if own]
 
     def decoder_batch(self) -> LoraBatch | None:
         """The LoRA on the layers above L, one for all prompts; None for a compressor without one."""
@@ -152,7 +186,8 @@ class StateCompressor(nn.Module):
 
     def _laid_out(self, base: BaseLLM, passages: Sequence[str], sizes: Sequence[Sequence[int]]) -> _Rows:
         built = [self.prompts.context([text]) for text in passages]
-        longest = max(len(prompt) + len(groups) for prompt, groups in zip(built, sizes, strict=True))
+        appended = self.settings.memory == "appended"
+        longest = max(len(prompt) + appended * len(groups) for prompt, groups in zip(built, sizes, strict=True))
         if longest > base.context_length:
             raise InputError(f"a passage with its memory tokens has {longest} tokens; the base reads {base.context_length}")
         shape = (len(built), longest)
@@ -168,14 +203,15 @@ class StateCompressor(nn.Module):
                 raise InputError(f"groups of {sum(groups)} tokens for a passage of {end - begin}")
             ids[row, :end] = torch.tensor(prompt.open_ids)
             positions[row, :end] = torch.arange(end)
-            memory[row, end : end + len(groups)] = True
+            memory[row, end : end + appended * len(groups)] = True
             last = begin - 1
             for place, size in enumerate(groups, start=end):
                 sources += range(row * longest + last + 1, row * longest + last + 1 + size)
                 numbers += [len(targets)] * size
-                targets.append(row * longest + place)
                 last += size
-                positions[row, place] = last
+                targets.append(row * longest + (place if appended else last))
+                if appended:
+                    positions[row, place] = last
         # By positions: a memory token sees what its group's last token sees, and the memory tokens before it.
         sees = positions[:, None, :] <= positions[:, :, None]
         sees &= ~memory[:, None, :] | (memory[:, :, None] & torch.ones(longest, longest, dtype=torch.bool).tril())
