@@ -49,7 +49,8 @@ def main() -> None:
     record = json.loads((ROOT / "docs/results/reading.json").read_text())
     config, rows = record["config"], record["rows"]
     made = f"seed {config['seed']}, base weights {config['weights']}, states after layer {config['layer']}, "
-    made += f"PEFT on layer {config['plain_layer']}, at most {config['max_new_tokens']} new tokens, greedy; command: `{config['command']}`"
+    made += f"PEFT on layer {config['plain_layer']}, at most {config['max_new_tokens']} new tokens, greedy"
+    made += f", {config['checkpoints']['sentence_scorer']}; command: `{config['command']}`"
     page = (
         "# Real questions over real passages\n\nToken F1 (share of plain RAG's in brackets). Made by "
         f"`scripts/make_reading_table.py` from `reading.json`: {made}.\n\n{table(rows, types=True)}\n\n## Details\n\n{details(rows)}\n"
