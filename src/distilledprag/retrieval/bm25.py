@@ -113,7 +113,7 @@ class BM25Retriever:
         return [(self.passages[int(place)], float(scores[place])) for place in best_places(scores, k)]
 
 
-class Finder(Protocol):
+class Finder(Retriever, Protocol):
     """A Retriever over a store, that also says whose passages it found."""
 
     def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
