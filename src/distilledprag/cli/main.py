@@ -131,6 +131,27 @@ def ask(
 
 
 @app.command()
+def search(
+    words: Annotated[str, typer.Argument(help="A question, or words.")],
+    store: Store,
+    collection: Collection = None,
+    top_k: Annotated[int, typer.Option(help="How many passages an answer would use; these are marked.")] = 3,
+    limit: Annotated[int, typer.Option(min=1, help="How many passages to show.")] = 10,
+    as_json: AsJson = False,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
+) -> None:
+    """Show which passages of a store are found for a question. Nothing leaves this machine, and no LLM is loaded."""
+    from distilledprag.cli import search as command
+    from distilledprag.cli.store import Search, Stored
+    from distilledprag.documents.store import DEFAULT_COLLECTION
+
+    stored = Stored(store, collection or DEFAULT_COLLECTION)
+    command.run(words, stored, top_k, limit, as_json, Search(retriever, encoder, language))
+
+
+@app.command()
 def encode(
     files: Annotated[list[str], typer.Argument(help="Files or folders; with --ray also Parquet files by URL.")],
     out: Annotated[str, typer.Option(help="Folder for the adapter; with --ray a folder or URL for the states.")],

@@ -121,6 +121,14 @@ class Finder(Retriever, Protocol):
         ...
 
 
+def passages_with(database: Database, question: str) -> dict[str, int]:
+    """Of each word of a question, as it is searched, the number of passages of the store that have it."""
+    with database.reading() as connection:
+        words = list(dict.fromkeys(words_of(question, word_rule(connection))))
+        found = database.frequencies(connection, words)
+    return {word: found.get(word, 0) for word in words}
+
+
 class StoreRetriever:
     """A Retriever over a store, or over one collection of it."""
 
