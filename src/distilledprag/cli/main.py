@@ -55,7 +55,12 @@ Limits = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="What reading one file may cost, such as cpu=120,memory=2048. All of them: docs/gateway.md."),
 ]
-WithOcr = Annotated[bool, typer.Option("--ocr", help="Read scanned pages and pictures by OCR (apt install tesseract-ocr).")]
+WithOcr = Annotated[
+    bool,
+    typer.Option(
+        "--ocr", help="Read scanned pages and pictures, also those within documents, by OCR (apt install tesseract-ocr)."
+    ),
+]
 OcrLanguage = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="With --ocr: the scans' language as tesseract names it, such as deu or deu+eng. Default: eng."),
