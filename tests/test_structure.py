@@ -153,6 +153,7 @@ def test_what_needs_no_model_imports_no_torch():
         "cli.checkpoints",
         "cli.engine",
         "cli.gateway",
+        "cli.search",
         "cli.serve",
         "cli.store",
         "cli.synthesize",

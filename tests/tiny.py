@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distilledprag.base.llm import BaseLLM, save_base
 from distilledprag.base.masks import install_mask
@@ -86,6 +86,19 @@ def save_tiny_prepared(folder: Path, seed: int = 0, masks: int = 128) -> Path:
     tokenizer = tiny_tokenizer()
     save_base(tiny_model(tokenizer, seed), tokenizer, folder.parent / f"{folder.name}-plain")
     prepare_base(folder.parent / f"{folder.name}-plain", folder, count=masks, layer=1, plain_layer=0, steps=2)
+    return folder
+
+
+def save_tiny_encoder(folder: Path, seed: int = 0) -> Path:
+    """A sentence encoder in the form of sentence-transformers, which pools by the mean."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
     return folder
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from distilledprag.documents import Passage
-from distilledprag.documents.store import DocumentStore, PreparedDocument, without_password
+from distilledprag.documents.database import without_password
+from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.errors import StoreError
 from distilledprag.retrieval.bm25 import StoreRetriever
 
@@ -29,6 +30,17 @@ def test_a_database_that_is_not_there_is_an_error_without_the_password(place, re
     with pytest.raises(StoreError, match=f"(?s){reason}") as caught:
         DocumentStore(place)
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_place_without_a_store_is_given_one_only_where_that_is_wanted(new_place):
+    place = new_place()
+    for _ in range(2):  # the first try has made nothing
+        with pytest.raises(StoreError, match="no document store at"):
+            DocumentStore(place, make=False)
+    DocumentStore(place).close()
+    store = DocumentStore(place, make=False)
+    assert store.count() == 0
+    store.close()
 
 
 def test_what_a_database_cannot_hold_as_it_is_is_found_all_the_same(store):

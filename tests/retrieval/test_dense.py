@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_tokenizer
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
+from tiny import save_tiny_encoder
+from transformers import AutoModel, AutoTokenizer
 
 from distilledprag.documents import Passage
 from distilledprag.documents.indexing import prepare_text
@@ -31,16 +31,7 @@ PASSAGES = [Passage(text, "a.txt", index=place) for place, text in enumerate(TEX
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("encoder")
-    tokenizer = tiny_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes)).save_pretrained(folder)
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 32}')
-    (folder / "1_Pooling").mkdir()
-    pool(folder, "mean_tokens")
-    return folder
+    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 def pool(folder, kind):
@@ -114,6 +105,7 @@ def test_a_store_ranks_as_the_passages_in_memory_do_and_follows_its_changes(enco
         store.add([prepare_text(f"{place}.txt", text, store.reading_folder)], "papers" if place else "other")
     finder = store_finder(kind, store.database, encoder)("papers")
     question = "Where is Velkor Foods in Millport, and the rent?"
+    assert finder.retrieve(question, 9) == [(passage, score) for passage, score, _ in finder.find(question, 9)]
     if kind == "dense":  # BM25's scores are those over the whole store
         memory = memory_retriever(kind, PASSAGES[1:], encoder).retrieve(question, 3)
         assert [(p.text, pytest.approx(score, abs=1e-5)) for p, score in memory] == [

@@ -1,8 +1,10 @@
-"""`dprag ask`: answer a question over documents, in this process."""
+"""`dprag ask`: answer a question over documents, or over a document store, in this process."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +13,17 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from distilledprag.base.prepared import prepared_record
-from distilledprag.cli.store import BY_WORDS, Search
+from distilledprag.cli.store import BY_WORDS, Search, Stored
 from distilledprag.documents.loading import Loaded, load_documents, printable
 from distilledprag.documents.reading import USUAL, Reading
+from distilledprag.documents.store import DocumentStore
 from distilledprag.errors import InputError
-from distilledprag.retrieval import usual_k
-from distilledprag.retrieval.bm25 import check_request
+from distilledprag.retrieval import Retriever, usual_k
+from distilledprag.retrieval.bm25 import check_request, size_of
 from distilledprag.words import titled
 
 if TYPE_CHECKING:
-    from distilledprag.pipeline import Answer
+    from distilledprag.pipeline import Answer, DistilledPRAG
 
 
 def load_with_progress(paths: list[Path], console: Console, files: Reading) -> Loaded:
@@ -64,7 +67,7 @@ def check_all_read(loaded: Loaded) -> None:
 
 def run(
     question: str,
-    docs: list[Path],
+    documents: list[Path] | Stored,
     top_k: int | None,
     compare: bool,
     show_wire: bool,
@@ -75,25 +78,37 @@ def run(
     layer: int | None = None,
     files: Reading = USUAL,
     search: Search = BY_WORDS,
+    states_limit: int = 8192,
 ) -> None:
-    """Raises InputError for an empty question, for --rows or --top-k that cannot be, and at the end when a file could not be
-    read."""
+    """files: how documents are read; states_limit: MiB of states that are kept beside a store.
+
+    Raises InputError for an empty question, for --rows or --top-k that cannot be, and at the end when a file could not be read;
+    for a store as `Search.asked` does."""
     if not question.strip():
         raise InputError("the question is empty; write one")
     check_base(base, generator)
-    console = Console(stderr=as_json)
-    loaded = load_with_progress(docs, console, files)
-    retriever = search.over(loaded.passages, Console(stderr=True).print)
-    top_k = usual_k(retriever) if top_k is None else top_k
-    check_request(question, top_k, len(retriever))  # fail before the model loads
-    if rows is not None and not rows > 0:
-        raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
-    from distilledprag.pipeline import DistilledPRAG  # seconds: a mistake in the request is told before it
+    say = Console(stderr=True).print
+    with contextlib.ExitStack() as stack:
+        loaded, store = Loaded(), None
+        retriever: Retriever
+        if isinstance(documents, Stored):
+            store, retriever = stack.enter_context(search.asked(documents, say))
+        else:
+            loaded = load_with_progress(documents, Console(stderr=as_json), files)
+            retriever = search.over(loaded.passages, say)
+        top_k = usual_k(retriever) if top_k is None else top_k
+        count = size_of(retriever)
+        check_request(question, top_k, count)  # fail before the model loads
+        if rows is not None and not rows > 0:
+            raise InputError(f"--rows must be a share up to 1, or a number of rows; got {rows:g}")
+        from distilledprag.pipeline import DistilledPRAG  # seconds: a mistake in the request is told before it
 
-    prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=Console(stderr=True).print)
-    answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
-    if len(answer.passages) == top_k < len(retriever):  # where fewer matched, a note of retrieval says so
-        answer.notes.append(f"{len(answer.passages)} of {len(retriever)} passages were used (--top-k {top_k})")
+        prag = DistilledPRAG.from_pretrained(base, generator=generator, layer=layer, say=say)
+        if store is not None:
+            stack.enter_context(keeping_states(prag, store, states_limit))
+        answer = prag.answer(question, retriever=retriever, top_k=top_k, rows=rows)
+        if count is not None and len(answer.passages) == top_k < count:  # where fewer matched, a note of retrieval says so
+            answer.notes.append(f"{len(answer.passages)} of {count} passages were used (--top-k {top_k})")
     if as_json:  # where nobody may look at what was printed
         answer.notes.extend(loaded.notes + [f"not read: {reason}" for reason in loaded.failed])
     others: dict[str, str] = {}
@@ -107,6 +122,19 @@ def run(
         for name, text in others.items():
             Console().print(f"[bold]{name.replace('_', ' ')}:[/bold] {escape(text)}")
     check_all_read(loaded)
+
+
+@contextlib.contextmanager
+def keeping_states(prag: DistilledPRAG, store: DocumentStore, limit: int) -> Iterator[None]:
+    """Passages' states are taken from those beside the store, and new ones are kept there, as a gateway does it."""
+    from distilledprag.generators.kept_states import KeptStates
+
+    prag.states.kept = KeptStates(store.reading_folder, limit * 2**20)
+    try:
+        yield
+    finally:
+        prag.states.kept.close()
+        prag.states.kept = None
 
 
 def as_record(answer: Answer) -> dict[str, Any]:

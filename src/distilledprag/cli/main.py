@@ -45,6 +45,7 @@ Language = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Search by word stems of this language, without its stop words: english, german, hindi, ..."),
 ]
+Collection = Annotated[Optional[str], typer.Option(help="Which collection of the store. Default: `default`.")]  # noqa: UP045
 Docs = Annotated[list[Path], typer.Option("--docs", help="File or folder; may be given several times.")]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
@@ -54,7 +55,12 @@ Limits = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="What reading one file may cost, such as cpu=120,memory=2048. All of them: docs/gateway.md."),
 ]
-WithOcr = Annotated[bool, typer.Option("--ocr", help="Read scanned pages and pictures by OCR (apt install tesseract-ocr).")]
+WithOcr = Annotated[
+    bool,
+    typer.Option(
+        "--ocr", help="Read scanned pages and pictures, also those within documents, by OCR (apt install tesseract-ocr)."
+    ),
+]
 OcrLanguage = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="With --ocr: the scans' language as tesseract names it, such as deu or deu+eng. Default: eng."),
@@ -79,8 +85,13 @@ def _common(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    docs: Docs,
+    docs: Annotated[Optional[list[Path]], typer.Option("--docs", help="File or folder; may be given several times.")] = None,  # noqa: UP045
     more_docs: Annotated[Optional[list[Path]], typer.Argument(help="Further files or folders: --docs A B.")] = None,  # noqa: UP045
+    store: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Ask documents that `dprag index` or a gateway put into this store, instead of --docs."),
+    ] = None,
+    collection: Collection = None,
     top_k: Annotated[Optional[int], typer.Option(help="How many passages to use. Default: 3, or all if there are fewer.")] = None,  # noqa: UP045
     compare: Annotated[bool, typer.Option(help="Also answer closed-book and by plain RAG.")] = False,
     show_wire: Annotated[bool, typer.Option(help="Show the whole masked prompt as it is sent.")] = False,
@@ -95,18 +106,54 @@ def ask(
     limits: Limits = None,
     ocr: WithOcr = False,
     ocr_language: OcrLanguage = None,
+    states_limit: StatesLimit = 8192,
 ) -> None:
     """Answer a question over documents that stay on this machine."""
     from distilledprag.cli import ask as command
-    from distilledprag.cli.store import Search
-    from distilledprag.documents.reading import Reading
+    from distilledprag.cli.store import Search, Stored
+    from distilledprag.documents.reading import USUAL, Reading
+    from distilledprag.documents.store import DEFAULT_COLLECTION
 
     stray = next((path for path in more_docs or [] if not path.exists()), None)
     if stray:
         raise InputError(f"{stray} does not exist; check the path, and put a question of several words in quotation marks")
+    paths, files = [*(docs or []), *(more_docs or [])], Reading(limits, ocr, ocr_language)
+    if store is None and not docs:
+        raise typer.BadParameter("name documents with --docs, or a store that `dprag index` made with --store")
+    if store is None and collection is not None:
+        raise ConfigError("--collection is a part of a store; name it with --store, or leave it out")
+    if store is not None and paths:
+        raise ConfigError(f"ask either --store {store} or files ({paths[0]}), not both; `dprag index` puts files into a store")
+    if store is not None and files != USUAL:
+        raise ConfigError(
+            "--limits and --ocr say how files are read; those of a store were read by `dprag index`, so leave them out"
+        )
+    documents = paths if store is None else Stored(store, collection or DEFAULT_COLLECTION)
     search = Search(retriever, encoder, language)
-    paths, files = [*docs, *(more_docs or [])], Reading(limits, ocr, ocr_language)
-    command.run(question, paths, top_k, compare, show_wire, as_json, base, generator, rows, layer, files, search)
+    command.run(
+        question, documents, top_k, compare, show_wire, as_json, base, generator, rows, layer, files, search, states_limit
+    )
+
+
+@app.command()
+def search(
+    words: Annotated[str, typer.Argument(help="A question, or words.")],
+    store: Store,
+    collection: Collection = None,
+    top_k: Annotated[int, typer.Option(help="How many passages an answer would use; these are marked.")] = 3,
+    limit: Annotated[int, typer.Option(min=1, help="How many passages to show.")] = 10,
+    as_json: AsJson = False,
+    retriever: Retriever = "bm25",
+    encoder: Encoder = None,
+    language: Language = None,
+) -> None:
+    """Show which passages of a store are found for a question. Nothing leaves this machine, and no LLM is loaded."""
+    from distilledprag.cli import search as command
+    from distilledprag.cli.store import Search, Stored
+    from distilledprag.documents.store import DEFAULT_COLLECTION
+
+    stored = Stored(store, collection or DEFAULT_COLLECTION)
+    command.run(words, stored, top_k, limit, as_json, Search(retriever, encoder, language))
 
 
 @app.command()

@@ -46,7 +46,7 @@ def run(
     from distilledprag.base.default import default_base
     from distilledprag.base.prepared import encoder_folder
     from distilledprag.cli import engine, gateway
-    from distilledprag.documents.store import without_password
+    from distilledprag.documents.database import without_password
 
     engine.require_packages()
     gateway.require_packages()

@@ -1,10 +1,11 @@
 """`dprag index`, and the options of every command that searches passages or keeps a document store: --retriever, --encoder and
---language (`Search`), --encode, --base and --states-limit (`States`).
+--language (`Search`), --store and --collection (`Stored`), --encode, --base and --states-limit (`States`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distilledprag.base.prepared import prepared_record
+from distilledprag.documents.database import Database, without_password
 from distilledprag.documents.indexing import IndexReport, index_path, texts_of
 from distilledprag.documents.passages import Passage
 from distilledprag.documents.reading import USUAL, Reading
-from distilledprag.documents.store import DocumentStore
-from distilledprag.errors import InputError
+from distilledprag.documents.store import DEFAULT_COLLECTION, DocumentStore, checked_collection, word_rule
+from distilledprag.errors import ConfigError, InputError
 from distilledprag.retrieval.bm25 import BM25Retriever, Finder
 from distilledprag.retrieval.dense import (
     DenseRetriever,
@@ -25,6 +27,7 @@ from distilledprag.retrieval.dense import (
     SentenceEncoder,
     StoreDenseRetriever,
     checked_kind,
+    encoders_of,
     memory_retriever,
     store_finder,
 )
@@ -73,11 +76,72 @@ class Search:
         named = {"--encoder": self.encoder, "--language": self.language}
         return ["--retriever", self.retriever, *(part for name, value in named.items() if value for part in (name, value))]
 
+    @contextlib.contextmanager
+    def asked(self, stored: Stored, say: Callable[[str], None]) -> Iterator[tuple[DocumentStore, Finder]]:
+        """A store that is there, and what finds the passages of its collection, as a gateway on this store with these options
+        does. Unlike a gateway it reads no passage anew, but for the vectors of those that came since the store was indexed.
+
+        Raises StoreError where there is no store; InputError for a collection that is not there, and for a store without
+        documents; ConfigError where the store was indexed by the words of another language or by another encoder.
+        """
+        place = without_password(stored.place)
+        checked_collection(stored.collection)
+        store = DocumentStore(stored.place, make=False)
+        try:
+            held = store.collections()
+            if not held:
+                raise InputError(f"the store {place} holds no documents; put some in: dprag index PATH --store {place}")
+            if stored.collection not in held:
+                others = ", ".join(f"{name} ({count})" for name, count in held.items())
+                raise InputError(
+                    f"the store {place} has no collection {stored.collection}; it has {others}; name one with --collection"
+                )
+            self._check_words(store.database, place)
+            encoder = None if self.retriever == "bm25" else self._encoder_of(store.database, place, say)
+            yield store, store_finder(checked_kind(self.retriever), store.database, encoder)(stored.collection)
+        finally:
+            store.close()
+
+    def _check_words(self, database: Database, place: str) -> None:
+        with database.reading() as connection:
+            known = word_rule(connection)
+        if self.rule() not in (None, known):
+            words = f"by the word stems of {known.stem}" if known.stem else "by words as they are"
+            raise ConfigError(
+                f"the store {place} is searched {words}; leave out --language, or change that for all who use the store: "
+                f'dprag index PATH --store {place} --language "{self.language}"'
+            )
+
+    def _encoder_of(self, database: Database, place: str, say: Callable[[str], None]) -> SentenceEncoder:
+        """The encoder, if the store was indexed by it: reading a whole store anew is nothing that a question should do."""
+        named = f" --encoder {self.encoder}" if self.encoder else ""
+        remedy = f"dprag index PATH --store {place} --retriever {self.retriever}{named}"
+        known = encoders_of(database)
+        if not known:
+            raise ConfigError(
+                f"the store {place} is indexed by words only; use --retriever bm25, or index it by meaning: {remedy}"
+            )
+        encoder = SentenceEncoder(self.encoder, say)
+        if encoder.identity not in known:
+            raise ConfigError(
+                f"the store {place} is indexed by another encoder than {self.encoder or 'the default one'}; name that one with "
+                f"--encoder, or index it again by this one: {remedy}"
+            )
+        return encoder
+
     def _encoder(self, say: Callable[[str], None]) -> SentenceEncoder | None:
         return None if self.retriever == "bm25" else SentenceEncoder(self.encoder, say)
 
 
 BY_WORDS = Search()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A collection of a document store: its place is a folder or an address."""
+
+    place: str
+    collection: str = DEFAULT_COLLECTION
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ are written where they belong (`store.py`, `copies.py`, `retrieval/`), with `?` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,8 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilledprag.documents.passages import Passage
+from distilledprag.errors import StoreError
 
 READING = "reading-"  # begin of the names of folders in which uploads lie while they are read
+
+
+def without_password(place: str | Path) -> str:
+    """A place as it may be shown."""
+    return re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1@", str(place))
+
+
+def no_store(place: str | Path) -> StoreError:
+    """For a place that holds no store and should not be given one."""
+    place = without_password(place)
+    return StoreError(f"there is no document store at {place}; check the path, or make one: dprag index PATH --store {place}")
 
 
 class Connection(Protocol):

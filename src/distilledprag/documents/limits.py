@@ -20,8 +20,8 @@ class Limits:
 
     cpu: seconds of a processor; seconds: by the clock, which goes on while a busy machine has no processor free; memory: MiB that
     reading may take; unpacked: MiB of all parts of a ZIP-based file (.docx and its like) together; parts: files in it; pages: of
-    a PDF; ocr: seconds of a processor for a page that is read by OCR; nesting: levels of elements, tables or lists within each
-    other; text: million characters of text.
+    a PDF; ocr: seconds of a processor for a page or picture that is read by OCR; pictures: within a document that are read so;
+    nesting: levels of elements, tables or lists within each other; text: million characters of text.
     """
 
     cpu: float = 60.0
@@ -31,6 +31,7 @@ class Limits:
     parts: int = 10_000
     pages: int = 5_000
     ocr: float = 60.0
+    pictures: int = 200
     nesting: int = 300
     text: float = 10.0
 

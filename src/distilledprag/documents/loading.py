@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distilledprag.documents.passages import Passage, split_blocks
-from distilledprag.documents.readers import read, readable
+from distilledprag.documents.readers import SCANS, read, readable
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.errors import DocumentError, InputError
 
@@ -62,7 +62,10 @@ def load_document(file: Path, longest: int = LONGEST, ocr: Ocr | None = None) ->
         raise DocumentError(f"{name} cannot be opened ({error.strerror or error}); check its permissions") from error
     pieces = split_blocks(found.blocks, longest)
     if not pieces:
-        raise DocumentError(f"{name} has no text; remove it or give it text")
+        why = f" ({'; '.join(found.notes)})" if found.notes else ""
+        pictures = why and ocr is None and file.suffix.lower() in SCANS
+        remedy = "read its pictures with --ocr, or give it text" if pictures else "remove it or give it text"
+        raise DocumentError(f"{name} has no text{why}; {remedy}")
     return LoadedDocument([Passage(text, name, title, index) for index, (title, text) in enumerate(pieces)], found.notes)
 
 

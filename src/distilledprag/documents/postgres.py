@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distilledprag.documents.database import Connection
+from distilledprag.documents.database import Connection, no_store
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import ConfigError, DiskFullError, StoreError
 
@@ -85,18 +85,21 @@ CREATE TABLE format (version INTEGER NOT NULL);
 
 class PostgresDatabase:
     """A database and connections to it. address: postgresql://...; what it leaves out comes from libpq's variables and files
-    (PGPASSWORD, ~/.pgpass). Raises StoreError for one that cannot be reached, ConfigError without the packages for it."""
+    (PGPASSWORD, ~/.pgpass). Raises StoreError for one that cannot be reached and, unless `make`, for one without a store,
+    ConfigError without the packages for it."""
 
     copied_names = "(SELECT coalesce(json_agg(name ORDER BY rowid), '[]')::text FROM copies WHERE document = documents.id)"
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, make: bool = True) -> None:
         self._has_vectors = False
         with self._explained():
             told = psycopg.conninfo.conninfo_to_dict(address)
             self._name = (
                 f"the store in PostgreSQL ({told.get('dbname') or 'the default database'} on {told.get('host') or 'here'})"
             )
-            psycopg.connect(address, connect_timeout=10).close()  # says why it cannot, which a pool does not
+            with psycopg.connect(address, connect_timeout=10) as connection:  # says why it cannot, which a pool does not
+                if not make and connection.execute("SELECT to_regclass('dprag.format')").fetchone() == (None,):
+                    raise no_store(address)
             self._pool = psycopg_pool.ConnectionPool(
                 address, min_size=1, max_size=_CONNECTIONS, kwargs={"autocommit": True}, timeout=_WAIT, open=False,
                 configure=_find_schema, check=psycopg_pool.ConnectionPool.check_connection,

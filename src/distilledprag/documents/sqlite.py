@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilledprag.documents import copies
-from distilledprag.documents.database import READING, Connection
+from distilledprag.documents.database import READING, Connection, no_store
 from distilledprag.documents.passages import Passage
 from distilledprag.errors import DiskFullError, StoreError
 from distilledprag.sqlite_file import SqliteFile
@@ -65,13 +65,16 @@ _FROM_2 = "DROP TABLE vocabulary;\nDROP TABLE passage_words;\n"
 
 
 class SqliteDatabase:
-    """The file and its connections, one per thread. Raises StoreError for a folder that holds something else."""
+    """The file and its connections, one per thread. Raises StoreError for a folder that holds something else, and unless `make`
+    for one without a store."""
 
     copied_names = "(SELECT json_group_array(name) FROM copies WHERE document = documents.id)"
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, make: bool = True) -> None:
         self.folder = Path(folder)
         self.file = self.folder / FILE
+        if not make and not self.file.is_file():
+            raise no_store(self.folder)
         self._file = SqliteFile(self.file, _SETTINGS)
         self._make_private()
 

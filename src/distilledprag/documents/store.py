@@ -63,27 +63,25 @@ class StoredDocument:
     copies: tuple[str, ...] = ()
 
 
-def open_database(place: str | Path) -> Database:
-    """The database at a place: an address that begins with postgresql:// or postgres://, or a folder on this machine."""
+def open_database(place: str | Path, make: bool = True) -> Database:
+    """The database at a place: an address that begins with postgresql:// or postgres://, or a folder on this machine.
+
+    Raises StoreError for a place that cannot be used and, unless `make`, for one without a store."""
     if str(place).startswith(ADDRESSES):
         from distilledprag.documents.postgres import PostgresDatabase
 
-        return PostgresDatabase(str(place))
-    return SqliteDatabase(place)
-
-
-def without_password(place: str | Path) -> str:
-    """A place as it may be shown."""
-    return re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1@", str(place))
+        return PostgresDatabase(str(place), make)
+    return SqliteDatabase(place, make)
 
 
 class DocumentStore:
     """Documents in a database; safe to share between threads, and with other processes."""
 
-    def __init__(self, place: str | Path, rule: WordRule | None = None) -> None:
+    def __init__(self, place: str | Path, rule: WordRule | None = None, *, make: bool = True) -> None:
         """place: of `open_database`. rule: how words are cut for searching, from now on; None: as before, in a new store
-        `PLAIN`. Raises StoreError for a place that cannot be used or holds something else."""
-        self.database = open_database(place)
+        `PLAIN`. make: a store where there is none. Raises StoreError for a place that cannot be used or holds something else,
+        and unless `make` for one without a store."""
+        self.database = open_database(place, make)
         self._columns = (
             "id, collection, name, source, hash, bytes, added, (SELECT count(*) FROM passages WHERE document = documents.id), "
             f"notes, {self.database.copied_names}"

@@ -51,7 +51,9 @@ def main() -> None:
         try:
             limits = Limits(**request["limits"])
             _apply(limits, own)
-            ocr = Ocr(request["ocr"], limits.ocr) if request["ocr"] else None
+            # Half the time, so that no picture costs its document the text around it.
+            bounds = (limits.ocr, limits.pictures, limits.seconds / 2, limits.cpu / 2)
+            ocr = Ocr(request["ocr"], *bounds) if request["ocr"] else None
             loaded = read(Path(request["file"]), request["longest"], limits, ocr)
             end: dict[str, Any] = {"notes": loaded.notes}
             for begin in range(0, len(loaded.passages), PASSAGES_A_LINE):

@@ -113,12 +113,20 @@ class BM25Retriever:
         return [(self.passages[int(place)], float(scores[place])) for place in best_places(scores, k)]
 
 
-class Finder(Protocol):
+class Finder(Retriever, Protocol):
     """A Retriever over a store, that also says whose passages it found."""
 
     def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
         """At most `k` passages with their scores and the ids of their documents, best first."""
         ...
+
+
+def passages_with(database: Database, question: str) -> dict[str, int]:
+    """Of each word of a question, as it is searched, the number of passages of the store that have it."""
+    with database.reading() as connection:
+        words = list(dict.fromkeys(words_of(question, word_rule(connection))))
+        found = database.frequencies(connection, words)
+    return {word: found.get(word, 0) for word in words}
 
 
 class StoreRetriever:

@@ -256,14 +256,24 @@ class StoreDenseRetriever:
         return [(ids[int(place)], float(scores[place])) for place in best_places(scores, min(k, len(ids)))]
 
 
+def encoders_of(database: Database) -> set[str]:
+    """Identities of the encoders by which passages of the store have vectors."""
+    with database.reading() as connection:
+        return {identity for (identity,) in connection.execute("SELECT DISTINCT encoder FROM vectors")}
+
+
 class HybridFinder:
     """The ranks of several finders over the same store, fused."""
 
     def __init__(self, parts: Sequence[Finder]) -> None:
         self._parts = list(parts)
 
-    def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
+    def retrieve(self, question: str, k: int) -> list[tuple[Passage, float]]:
         """The `k` best passages (fewer where fewer match), best first."""
+        return [(passage, score) for passage, score, _ in self.find(question, k)]
+
+    def find(self, question: str, k: int) -> list[tuple[Passage, float, str]]:
+        """As `retrieve`, but each passage also with the id of its document."""
         return fused((part.find(question, max(k, DEPTH)) for part in self._parts), k)
 
 

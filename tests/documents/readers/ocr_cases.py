@@ -1,14 +1,20 @@
-"""Scans: text drawn into pictures, which stand alone, in PDF files and in mail."""
+"""Scans: text drawn into pictures, which stand alone, in PDF files, in mail and within documents."""
 
 from __future__ import annotations
 
+import io
 import shutil
+import zipfile
 from email.message import EmailMessage
 
+import docx
+import pptx
 import pytest
 from fpdf import FPDF
 from PIL import Image, ImageDraw, ImageFont
+from pptx.util import Inches
 from reader_cases import COLUMNS, FACT, STAFF, Cases
+from text_cases import book_of
 
 from distilledprag.documents.readers.ocr import PROGRAM
 
@@ -78,6 +84,19 @@ def laid_out(file):
     save(drawn(cells + [(x, 280 + 40 * row, text) for row, pair in pairs for x, text in zip((80, 660), pair, strict=True)]), file)
 
 
+@CASES.add(
+    ".png",
+    "tables and columns in scans, with --ocr",
+    ("Item", "Copper kettle", "Price", "$48", "Stock", "112"),
+    ("Oak stool", "Stock: 7"),
+    note="read by OCR",
+    ocr=True,
+)
+def figures(file):
+    rows = [["Item", "Price", "Stock"], ["Copper kettle", "$48", "112"], ["Oak stool", "$130", "7"], ["Towel", "$19", "640"]]
+    save(drawn([(40 + 400 * c, 20 + 60 * r, text) for r, row in enumerate(rows) for c, text in enumerate(row)], height=270), file)
+
+
 @CASES.add(".pdf", "scans lying on their side, with --ocr", (FACT,), ("ended early",), note="read by OCR", ocr=True)
 def turned(file):
     lines = [(100, 60 + 40 * row, text) for row, text in enumerate([FACT, *LEFT])]
@@ -94,3 +113,59 @@ def stamped(file):
     pdf.set_font("Helvetica", size=12)
     pdf.text(20, 20, "Received 4711-K")
     pdf.output(file)
+
+
+# --- pictures within documents
+
+WITHIN = "pictures within the text, with --ocr"
+NOTE = "^1 picture was read by OCR"
+
+
+def png(picture):
+    made = io.BytesIO()
+    picture.save(made, "PNG")
+    return made
+
+
+def screenshot():
+    """Small letters, as a screen has them, on a background that is transparent."""
+    picture = Image.new("RGBA", (560, 60), (0, 0, 0, 0))
+    ImageDraw.Draw(picture).text((10, 20), FACT, font=ImageFont.load_default(15), fill=(250, 250, 250, 255))
+    return picture
+
+
+@CASES.add(".docx", WITHIN, (FACT,), ("It begins in March.",), note=NOTE, ocr=True)
+def in_word(file):
+    document = docx.Document()
+    document.add_heading("The lease", 1)
+    document.add_paragraph("It begins in March.")
+    document.add_picture(png(screenshot()))
+    document.save(str(file))
+
+
+@CASES.add(".pptx", WITHIN, (FACT,), note=NOTE, ocr=True)
+def on_a_slide(file):
+    deck = pptx.Presentation()
+    for _ in range(2):  # the same picture counts once
+        slide = deck.slides.add_slide(deck.slide_layouts[5])
+        slide.shapes.title.text = "The lease"
+        slide.shapes.add_picture(png(screenshot()), 0, Inches(3))
+    deck.save(str(file))
+
+
+@CASES.add(".epub", WITHIN, (FACT,), ("The lease", "Chapter one"), note=NOTE, ocr=True)
+def in_a_book(file):
+    pages = ['<svg><image xlink:href="pictures/a%20scan.png"/></svg>', "<p>The lease, Chapter one</p>"]
+    book_of(file, pages, [("O/pictures/a scan.png", png(fact()).getvalue())])
+
+
+@CASES.add(".odt", WITHIN, (FACT,), note=NOTE, ocr=True)
+def in_open_document(file):
+    names = " ".join(f'xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in ("office", "text"))
+    names += ' xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:x="http://www.w3.org/1999/xlink"'
+    body = '<text:p>It begins.<draw:frame><draw:image x:href="Pictures/a.png"/></draw:frame></text:p>'
+    with zipfile.ZipFile(file, "w") as package:
+        package.writestr(
+            "content.xml", f"<office:document-content {names}><office:body>{body}</office:body></office:document-content>"
+        )
+        package.writestr("Pictures/a.png", png(fact()).getvalue())

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ocr_cases
 import pytest
+from text_cases import book_of
 from waiting import until
 
 from distilledprag.documents.indexing import index_path
@@ -79,6 +80,21 @@ def test_a_page_that_takes_too_long_is_reported_and_the_others_are_read(tmp_path
     loaded = load_document(tmp_path / "two.pdf", ocr=Ocr(seconds=1))
     assert [passage.text for passage in loaded.passages] == ["Rent"]
     assert loaded.notes[1] == "page 2 not read by OCR: it took more than 1 seconds of a processor; raise the limit `ocr`"
+
+
+def test_a_picture_within_a_document_keeps_the_limits_of_reading_and_the_text_around_it(tmp_path, program):
+    book_of(tmp_path / "a.epub", ["<p>Anna.</p><img src='0.png'/><img src='1.png'/>"], [
+        (f"O/{number}.png", ocr_cases.png(ocr_cases.fact(f"{number}")).getvalue()) for number in range(2)
+    ])  # fmt: skip
+    program(saying(tmp_path, ("Rent", 95)))
+    with ReadingPool(Limits(pictures=1), workers=1, ocr="eng") as pool:
+        loaded = pool.read(tmp_path / "a.epub", 80)
+    assert [passage.text for passage in loaded.passages] == ["Anna.", "Rent"]
+    assert loaded.notes[1] == "1 picture not read by OCR: they are more than 1; raise the limit `pictures`"
+    program("exec sleep 60")
+    loaded = load_document(tmp_path / "a.epub", ocr=Ocr(all_seconds=0.3))
+    assert [passage.text for passage in loaded.passages] == ["Anna."] and len(loaded.notes) == 2
+    assert loaded.notes[0] == "1 picture not read by OCR: it took all the time that was left; raise the limit `seconds`"
 
 
 _READER = """

@@ -156,23 +156,23 @@ CASES.text(
 CASES.text(".msg", "damaged", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", refused="cannot be read as an Outlook message")
 
 
-def epub(feature, *facts, pages, extra=(), **others):
-    def make(file):
-        with zipfile.ZipFile(file, "w") as book:
+def book_of(file, pages, extra=()):
+    """A book that shows `pages` from the last to the first. extra: (name, content) of further parts."""
+    with zipfile.ZipFile(file, "w") as book:
+        book.writestr("META-INF/container.xml", '<container><rootfiles><rootfile full-path="O/c.opf"/></rootfiles></container>')
+        items = "".join(f'<item id="p{n}" href="p{n}.xhtml"/>' for n in range(len(pages)))
+        order = "".join(f'<itemref idref="p{n}"/>' for n in reversed(range(len(pages))))
+        book.writestr("O/c.opf", f"<package><manifest>{items}</manifest><spine>{order}</spine></package>")
+        for n, page in enumerate(pages):
             book.writestr(
-                "META-INF/container.xml", '<container><rootfiles><rootfile full-path="O/c.opf"/></rootfiles></container>'
+                f"O/p{n}.xhtml", f'<?xml version="1.0"?><html><head><title>Lease</title></head><body>{page}</body></html>'
             )
-            items = "".join(f'<item id="p{n}" href="p{n}.xhtml"/>' for n in range(len(pages)))
-            order = "".join(f'<itemref idref="p{n}"/>' for n in reversed(range(len(pages))))
-            book.writestr("O/c.opf", f"<package><manifest>{items}</manifest><spine>{order}</spine></package>")
-            for n, page in enumerate(pages):
-                book.writestr(
-                    f"O/p{n}.xhtml", f'<?xml version="1.0"?><html><head><title>Lease</title></head><body>{page}</body></html>'
-                )
-            for name, text in extra:
-                book.writestr(name, text)
+        for name, content in extra:
+            book.writestr(name, content)
 
-    CASES.add(".epub", feature, *facts, **others)(make)
+
+def epub(feature, *facts, pages, extra=(), **others):
+    CASES.add(".epub", feature, *facts, **others)(lambda file: book_of(file, pages, extra))
 
 
 epub("text", (FACT,), ("Room 4711",), pages=[f"<p>{FACT}</p>", "<h1>One</h1><p>Room 4711</p>"])

@@ -36,10 +36,11 @@ READERS = {
     ".json": ("text", "read_json"),
 }
 PICTURES = {suffix: ("ocr", "read_picture") for suffix in (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")}
-SCANS = frozenset({*PICTURES, ".pdf", ".eml", ".msg"})  # may hold pictures of text: these readers are given an Ocr
+# May hold pictures of text: these readers are given an Ocr.
+SCANS = frozenset({*PICTURES, ".pdf", ".docx", ".docm", ".odt", ".pptx", ".pptm", ".epub", ".eml", ".msg"})
 # Of the loader, where a library finds no room in the memory that is allowed.
 _NO_ROOM = ("failed to map segment", "Cannot allocate memory")
-VERSION = 3  # raised when readers give other passages for the same file, so that indexes read it anew
+VERSION = 4  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
 def readable(pictures: bool) -> dict[str, tuple[str, str]]:

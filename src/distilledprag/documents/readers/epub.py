@@ -1,4 +1,5 @@
-"""Electronic books (.epub) -> blocks: their pages in reading order, each read as HTML."""
+"""Electronic books (.epub) -> blocks: their pages in reading order, each read as HTML, and on demand by OCR what stands
+in their pictures."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ from urllib.parse import unquote
 
 from distilledprag.documents.passages import Block, ReadDocument
 from distilledprag.documents.readers.html import decode_html, html_blocks
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.pictures import Pictures, Text
 from distilledprag.errors import DocumentError
 
 
-def read_epub(file: Path) -> ReadDocument:
-    """Raises DocumentError for a damaged book and one with copy protection."""
+def read_epub(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """ocr: reads pictures. Raises DocumentError for a damaged book and one with copy protection."""
     package = Package(file, "an EPUB book")
     roots = package.xml("META-INF/container.xml").xpath("//*[local-name()='rootfile']/@full-path")
     if not roots:
@@ -26,22 +29,29 @@ def read_epub(file: Path) -> ReadDocument:
     if locked := _locked(package) & set(pages):
         raise DocumentError(f"{file} is copy-protected ({len(locked)} of its pages are encrypted); use a copy without protection")
     blocks: list[Block] = []
-    missing = pictures = 0
+    read = Pictures(ocr, package)
+    missing = only_pictures = 0
     notes: list[str] = []
     for page in pages:
         if page not in package.names:
             missing += 1
             continue
         text, page_notes = decode_html(package.data(page), f"{file}, {page},")
-        found = html_blocks(text)
-        pictures += not found and "<im" in text
+
+        def picture(address: str, page: str = page) -> list[Text]:
+            part = posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(address)))
+            return read.text(part) if part in package.names else []
+
+        found = html_blocks(text, picture=picture if read.wanted else None)
+        only_pictures += not found and "<im" in text
         blocks += found
         notes += page_notes
     if missing:
         notes.append(f"{missing} page{'s are' if missing > 1 else ' is'} missing from the book")
-    if pictures:
-        notes.append(f"{pictures} page{'s hold' if pictures > 1 else ' holds'} only pictures")
-    return ReadDocument(tuple(blocks), tuple(dict.fromkeys(notes)))
+    if only_pictures:
+        said = ", in which OCR finds no text" if read.wanted else ""
+        notes.append(f"{only_pictures} page{'s hold' if only_pictures > 1 else ' holds'} only pictures{said}")
+    return ReadDocument(tuple(blocks), tuple(dict.fromkeys(notes + read.notes())))
 
 
 def _locked(package: Package) -> set[str]:

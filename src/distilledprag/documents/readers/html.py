@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ _NAMED = re.compile(r"[.#]([\w-]+)")
 _NEGATED = re.compile(r":not\([^)]*\)")
 _MOST_RULES = 2000
 
+ReadPicture = Callable[[str], Sequence[tuple[str, Kind]]]  # its address -> paragraphs and items
 Rank = tuple[bool, int, tuple[int, int, int], int]  # important, inline, specificity, place in the page
 
 
@@ -190,15 +191,16 @@ def decode_html(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     return decode(data, name, EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
 
 
-def html_blocks(html: str, outline: Outline | None = None) -> list[Block]:
-    """The blocks of an HTML text, added to `outline`; a new outline begins with the page's title."""
+def html_blocks(html: str, outline: Outline | None = None, picture: ReadPicture | None = None) -> list[Block]:
+    """The blocks of an HTML text, added to `outline`; a new outline begins with the page's title. picture: reads a picture by its
+    address."""
     with warnings.catch_warnings():  # bs4 warns about short texts that look like file names, and about XHTML
         warnings.simplefilter("ignore")
         soup = BeautifulSoup(html, "lxml")
     if outline is None:
         title = soup.find("title")
         outline = Outline(title.get_text() if title and not title.find_parent("svg") else "")
-    walker = _Walker(outline, visibility_of(soup))
+    walker = _Walker(outline, visibility_of(soup), picture)
     walker.visit(soup, "paragraph", visible=True)
     return walker.finish()
 
@@ -206,10 +208,12 @@ def html_blocks(html: str, outline: Outline | None = None) -> list[Block]:
 class _Walker:
     """Walks the tree in reading order, gathering inline text until a block begins or ends."""
 
-    def __init__(self, outline: Outline, visibility: Visibility) -> None:
+    def __init__(self, outline: Outline, visibility: Visibility, picture: ReadPicture | None) -> None:
         self._outline = outline
         self._visibility = visibility
+        self._picture = picture
         self._buffer: list[str] = []
+        self._waiting: list[tuple[str, Kind]] = []  # what stands in the pictures of the present block
         self._term = ""
 
     def visit(self, node: Tag, kind: Kind, visible: bool, preformatted: bool = False) -> None:
@@ -225,7 +229,7 @@ class _Walker:
         visible = self._visibility.is_visible(tag, visible)
         if tag.name == "br":
             self._buffer.append("\n")
-        elif (inline := self._inline(tag)) is not None:
+        elif (inline := self._inline(tag, visible)) is not None:
             if visible:
                 self._buffer.append(inline)
         elif tag.name in _HEADINGS:
@@ -248,7 +252,7 @@ class _Walker:
         else:
             self.visit(tag, kind, visible, preformatted)
 
-    def _inline(self, tag: Tag) -> str | None:
+    def _inline(self, tag: Tag, visible: bool) -> str | None:
         """The text of an element whose meaning is not in its text alone: raised letters, equations, pictures, form fields."""
         match tag.name:
             case "sup" | "sub":
@@ -260,8 +264,11 @@ class _Walker:
             case "msqrt":
                 return root("".join(self._text(part, True) for part in tag.find_all(recursive=False)))
             case "img":
+                self._read_picture(tag.get("src"), visible)
                 return f" {tag.get('alt') or ''} "
             case "svg":
+                for image in tag.find_all("image"):
+                    self._read_picture(image.get("href") or image.get("xlink:href"), visible)
                 return f" {' '.join(self._text(text, True) for text in tag.find_all('text'))} "
             case "input":
                 return _filled_in(tag)
@@ -271,13 +278,20 @@ class _Walker:
                 return f" {', '.join(option.get_text() for option in chosen)} "
         return None
 
+    def _read_picture(self, address: object, visible: bool) -> None:
+        if visible and self._picture is not None and isinstance(address, str):
+            self._waiting += self._picture(address)
+
     def _flush(self, kind: Kind) -> None:
-        """End the present block. Two line breaks in a row separate paragraphs."""
+        """End the present block. What stands in its pictures follows. Two line breaks in a row separate paragraphs."""
         text = "".join(self._buffer)
         self._buffer.clear()
         for part in re.split(r"\n[^\S\n]*\n", text):
             if part := clean(part):
                 self._outline.add(f"{self._take_term()}: {part}" if self._term else part, kind)
+        for found, its_kind in self._waiting:
+            self._outline.add(found, its_kind)
+        self._waiting.clear()
 
     def _take_term(self) -> str:
         term, self._term = self._term.rstrip(" :"), ""
@@ -300,7 +314,7 @@ class _Walker:
 
     def _text(self, tag: Tag, visible: bool) -> str:
         """All visible text below `tag`, on one line."""
-        walker = _Walker(Outline(), self._visibility)
+        walker = _Walker(Outline(), self._visibility, self._picture)
         walker.visit(tag, "paragraph", visible)
         return " ".join(block.text for block in walker.finish())
 

@@ -1,4 +1,5 @@
-"""OpenDocument text (.odt) -> blocks: text, lists, tables, footnotes, comments, headers and footers; no deleted text."""
+"""OpenDocument text (.odt) -> blocks: text, lists, tables, footnotes, comments, headers and footers, and on demand by OCR what
+stands in pictures; no deleted text."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment
+from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.pictures import Pictures, Text
 from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
@@ -21,30 +24,32 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 _MATH_ANNOTATION = "{http://www.w3.org/1998/Math/MathML}annotation"
 
 
-def read_odt(file: Path) -> ReadDocument:
-    """Raises DocumentError for a damaged file and one with a password."""
+def read_odt(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """ocr: reads pictures. Raises DocumentError for a damaged file and one with a password."""
     package = Package(file, "an OpenDocument text")
     if "META-INF/manifest.xml" in package.names and b"encryption-data" in package.data("META-INF/manifest.xml"):
         raise DocumentError(f"{file} needs a password; save a copy without one")
-    reading = _Text(package)
+    reading = _Text(package, ocr)
     if "styles.xml" in package.names:
         for part in package.xml("styles.xml").iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
             name = "Page header" if str(part.tag).endswith("header") else "Page footer"
             text = clean(reading.inline(part))
             if any(character.isalpha() for character in text):
                 reading.outline.add(f"{name}: {text}")
+            reading.flush()
     body = package.xml("content.xml").find(f"{_OFFICE}body")
     if body is None:
         raise DocumentError(f"{file} cannot be read as an OpenDocument text (it has no body); open and save it again")
     reading.add_all(body, "paragraph")
-    return ReadDocument(tuple(reading.outline.finish()), ())
+    return ReadDocument(tuple(reading.outline.finish()), tuple(reading.pictures.notes()))
 
 
 class _Text:
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, ocr: Ocr | None) -> None:
         self.outline = Outline()
+        self.pictures = Pictures(ocr, package)
         self._package = package
-        self._waiting: list[str] = []  # notes of the present paragraph
+        self._waiting: list[Text] = []  # notes and pictures of the present paragraph
 
     def add_all(self, parent: Any, kind: Kind) -> None:
         for element in parent:
@@ -54,20 +59,24 @@ class _Text:
             if tag == f"{_TEXT}h":
                 level = element.get(f"{_TEXT}outline-level") or "1"
                 self.outline.heading(self.inline(element), int(level) if level.isdigit() else 1)
-                self._flush()
+                self.flush()
             elif tag == f"{_TEXT}p":
                 for part in self.inline(element).split("\n\n"):
                     self.outline.add(part, kind)
-                self._flush()
+                self.flush()
             elif tag == f"{_TABLE}table":
                 self._add_table(element)
+            elif tag.endswith("}image"):  # one that stands on the page, in no paragraph
+                self._add_picture(element)
+                self.flush()
             else:
                 self.add_all(element, "item" if tag == f"{_TEXT}list-item" else kind)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Add what waits for the paragraph's end."""
         waiting, self._waiting = self._waiting, []
-        for note in waiting:
-            self.outline.add(note)
+        for text, kind in waiting:
+            self.outline.add(text, kind)
 
     def inline(self, element: Any) -> str:
         """The text below an element on one line; notes and comments wait until the paragraph ends."""
@@ -78,16 +87,19 @@ class _Text:
             if tag == f"{_TEXT}note":
                 number = clean("".join(text for cited in child.findall(f"{_TEXT}note-citation") for text in cited.itertext()))
                 text = clean(" ".join(self.inline(body) for body in child.findall(f"{_TEXT}note-body")))
-                self._waiting.append(f"{(child.get(f'{_TEXT}note-class') or 'note').capitalize()} {number}: {text}")
+                what = (child.get(f"{_TEXT}note-class") or "note").capitalize()
+                self._waiting.append((f"{what} {number}: {text}", "paragraph"))
                 parts.append(f" [{number}]")
             elif tag == f"{_OFFICE}annotation":
                 author = "".join(part.text or "" for part in child if str(part.tag).endswith("}creator"))
                 text = clean(" ".join(self.inline(part) for part in child if str(part.tag).startswith(_TEXT)))
-                self._waiting.append(comment(author, text))
+                self._waiting.append((comment(author, text), "paragraph"))
             elif name in ("s", "tab"):
                 parts.append(" ")
             elif name == "line-break":
                 parts.append("\n")
+            elif name == "image":
+                self._add_picture(child)
             elif name == "object":
                 parts.append(self._object(child))
             elif tag and tag not in _GONE:
@@ -95,6 +107,10 @@ class _Text:
                 parts.append(f" {inner} " if name in ("p", "h", "list-item", "table-cell", "title", "desc") else inner)
             parts.append(child.tail or "")
         return "".join(parts)
+
+    def _add_picture(self, element: Any) -> None:
+        if (part := posixpath.normpath(element.get(_HREF) or "")) in self._package.names:
+            self._waiting += self.pictures.text(part)
 
     def _object(self, element: Any) -> str:
         """An equation, which is a document of its own in the package."""
@@ -107,25 +123,23 @@ class _Text:
         return " " + "".join(node.text or "" for node in root.iter() if node.tag != _MATH_ANNOTATION).strip() + " "
 
     def _add_table(self, table: Any) -> None:
-        rows, heads = [], 0
+        elements, heads = [], 0
         for row in table.iter(f"{_TABLE}table-row"):
             if next(row.iterancestors(f"{_TABLE}table")) is table:
-                rows.append([cell for element in row if (cell := self._cell(element)) is not None])
+                elements.append([cell for cell in row if cell.tag == f"{_TABLE}table-cell"])  # others are covered by these
                 heads += row.getparent().tag == f"{_TABLE}table-header-rows"
-        if all(len(row) <= 1 for row in rows):
-            for cell in table.iter(f"{_TABLE}table-cell"):
-                if next(cell.iterancestors(f"{_TABLE}table")) is table:
+        if all(len(row) <= 1 for row in elements):
+            for row in elements:
+                for cell in row:
                     self.add_all(cell, "paragraph")
-            self._waiting.clear()
             return
+        rows = [[self._cell(cell) for cell in row] for row in elements]
         if not heads and len(rows) > 1 and looks_like_head([cell.text for cell in rows[0] if cell.text]):
             heads = max(cell.rowspan for cell in rows[0])
         add_table(self.outline, rows, heads)
-        self._flush()
+        self.flush()
 
-    def _cell(self, element: Any) -> Cell | None:
-        if element.tag != f"{_TABLE}table-cell":
-            return None  # one that another covers
+    def _cell(self, element: Any) -> Cell:
         text = clean(self.inline(element))
         repeated = min(_number(element, "number-columns-repeated"), WIDEST)
         wide = max(_number(element, "number-columns-spanned"), 1 if text else repeated)

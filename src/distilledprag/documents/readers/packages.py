@@ -14,6 +14,7 @@ from lxml import etree
 from distilledprag.errors import DocumentError
 
 _A = "{http://schemas.openxmlformats.org/drawingml/2006/main}"
+_EMBED = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}embed"
 _OFFICE_SIGNATURE = b"\xd0\xcf\x11\xe0"
 
 
@@ -56,6 +57,13 @@ class Package:
 
     def related(self, name: str) -> list[tuple[str, str]]:
         """(type, part) of each part that an Office part refers to; type: the last word of the relation's address."""
+        return [(kind, target) for _, kind, target in self._relations(name)]
+
+    def embedded(self, name: str) -> dict[str, str]:
+        """The parts that an Office part refers to, by the names (`rId4`) that it gives them."""
+        return {id: target for id, _, target in self._relations(name)}
+
+    def _relations(self, name: str) -> list[tuple[str, str, str]]:
         folder, base = posixpath.split(name)
         relations = posixpath.join(folder, "_rels", f"{base}.rels")
         if relations not in self.names:
@@ -65,8 +73,19 @@ class Package:
             if relation.get("TargetMode") != "External" and relation.get("Target"):
                 target = posixpath.normpath(posixpath.join("/", folder, unquote(relation.get("Target")))).lstrip("/")
                 if target in self.names:
-                    found.append((str(relation.get("Type")).rpartition("/")[2], target))
+                    found.append((str(relation.get("Id")), str(relation.get("Type")).rpartition("/")[2], target))
         return found
+
+
+def shown_pictures(root: Any) -> Iterator[tuple[str, tuple[float, float, float, float]]]:
+    """The pictures below an element of an Office part (DrawingML): the name that the part gives each, and the shares of its
+    width and height that are cut off (left, upper, right, lower)."""
+    for blip in root.iter(f"{_A}blip"):
+        if name := blip.get(_EMBED):
+            cut = blip.getparent().find(f"{_A}srcRect")
+            shares = ["" if cut is None else cut.get(side) or "" for side in "ltrb"]
+            left, upper, right, lower = (int(share) / 100_000 if share.isdigit() else 0.0 for share in shares)
+            yield name, (left, upper, right, lower)
 
 
 def drawn_paragraphs(root: Any) -> Iterator[str]:

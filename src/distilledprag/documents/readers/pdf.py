@@ -16,12 +16,11 @@ import pypdfium2.raw as pdfium_c
 
 from distilledprag.documents.passages import Outline, ReadDocument, clean, listed, not_read
 from distilledprag.documents.readers.layout import Item, Line, Table, add_pages, head_rows, items_of
-from distilledprag.documents.readers.ocr import DPI, Ocr, Recognised, UnreadPictureError, recognition_notes
+from distilledprag.documents.readers.ocr import DPI, LARGEST, Ocr, Recognised, UnreadPictureError, recognition_notes
 from distilledprag.documents.readers.pdf_page import PageText, read_page
 from distilledprag.documents.readers.tables import Cell
 from distilledprag.errors import DocumentError
 
-LARGEST = 50e6  # points of a picture that is recognised; A4 has 9 million
 SLACK = 2.0  # points
 
 

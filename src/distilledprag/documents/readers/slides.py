@@ -1,4 +1,5 @@
-"""PowerPoint presentations (.pptx, .pptm) -> blocks: each slide under its title, with tables, charts, notes and comments."""
+"""PowerPoint presentations (.pptx, .pptm) -> blocks: each slide under its title, with tables, charts, notes and comments, and on
+demand by OCR what stands in pictures."""
 
 from __future__ import annotations
 
@@ -10,19 +11,31 @@ import pptx
 from pptx.enum.shapes import MSO_SHAPE_TYPE
 
 from distilledprag.documents.passages import Outline, ReadDocument
-from distilledprag.documents.readers.packages import Package, drawn_paragraphs
+from distilledprag.documents.readers.ocr import Ocr
+from distilledprag.documents.readers.packages import Package, drawn_paragraphs, shown_pictures
+from distilledprag.documents.readers.pictures import Pictures
 from distilledprag.documents.readers.tables import Cell, add_table
 
 
-def read_slides(file: Path) -> ReadDocument:
-    """Raises DocumentError for a damaged file and one with a password."""
+def read_slides(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """ocr: reads pictures. Raises DocumentError for a damaged file and one with a password."""
     package = Package(file, "a PowerPoint presentation")
     deck = pptx.Presentation(str(file))
     outline = Outline()
-    pictures: list[int] = []
+    pictures = Pictures(ocr, package)
+    only_pictures: list[int] = []
     for number, slide in enumerate(deck.slides, start=1):
         title = slide.shapes.title
         outline.heading(title.text_frame.text if title is not None and title.text_frame.text.strip() else f"Slide {number}", 1)
+        part = slide.part.partname.lstrip("/")
+        named = package.embedded(part) if pictures.wanted else {}
+
+        def add_pictures(element: Any, named: dict[str, str] = named) -> bool:
+            texts = [text for name, crop in shown_pictures(element) if name in named for text in pictures.text(named[name], crop)]
+            for text, kind in texts:
+                outline.add(text, kind)
+            return bool(texts)
+
         words = has_picture = False
         for shape in _shapes(slide.shapes):
             if title is not None and shape.shape_id == title.shape_id:
@@ -30,16 +43,22 @@ def read_slides(file: Path) -> ReadDocument:
                 continue
             has_picture = has_picture or shape.shape_type == MSO_SHAPE_TYPE.PICTURE
             words = _add_shape(outline, shape) or words
-        for text in _other_parts(package, slide.part.partname):
+            words = add_pictures(shape._element) or words
+        for background in slide._element.iter(f"{{{slide._element.nsmap['p']}}}bg"):
+            words = add_pictures(background) or words
+        for text in _other_parts(package, part):
             outline.add(text)
             words = True
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
             for line in slide.notes_slide.notes_text_frame.text.split("\n"):
                 outline.add(f"Speaker notes: {line}" if line.strip() else "")
         if has_picture and not words:
-            pictures.append(number)
-    note = f"only pictures on slide {', '.join(map(str, pictures))}; text in them is not read"
-    return ReadDocument(tuple(outline.finish()), (note,) if pictures else ())
+            only_pictures.append(number)
+    notes = pictures.notes()
+    if only_pictures:
+        said = "OCR finds no text in them" if pictures.wanted else "text in them is not read"
+        notes.append(f"only pictures on slide {', '.join(map(str, only_pictures))}; {said}")
+    return ReadDocument(tuple(outline.finish()), tuple(notes))
 
 
 def _shapes(shapes: Any) -> Iterator[Any]:
@@ -100,7 +119,7 @@ def _add_chart(outline: Outline, chart: Any) -> None:
 
 def _other_parts(package: Package, slide: str) -> Iterator[str]:
     """Text of diagrams (SmartArt) and comments, which are parts of their own."""
-    for kind, part in package.related(slide.lstrip("/")):
+    for kind, part in package.related(slide):
         if kind == "diagramData":
             yield from drawn_paragraphs(package.xml(part))
         elif kind == "comments":

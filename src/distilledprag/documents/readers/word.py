@@ -1,8 +1,9 @@
 """Word documents (.docx, .docm) -> blocks.
 
 Read are the text with its lists, tables and text boxes, footnotes, endnotes and comments after the paragraph that they belong to,
-headers and footers, equations, symbols and form fields. Left out is what Word does not show: deleted and moved-away text
-and hidden letters. Noted is what has no text: large pictures, charts and embedded objects.
+headers and footers, equations, symbols and form fields, and on demand by OCR what stands in pictures, after the paragraph or
+table that holds them. Left out is what Word does not show: deleted and moved-away text and hidden letters. Noted is what has no
+text: large pictures without OCR, charts and embedded objects.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the let
 
 from distilledprag.documents.passages import Outline, ReadDocument, clean, comment, not_read
 from distilledprag.documents.readers.formulas import equation, lowered, raised
-from distilledprag.documents.readers.packages import Package
+from distilledprag.documents.readers.ocr import Ocr
+from distilledprag.documents.readers.packages import Package, shown_pictures
+from distilledprag.documents.readers.pictures import Pictures, Text
 from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _DRAWING = "{http://schemas.openxmlformats.org/drawingml/2006/wordprocessingDrawing}"
+_V = "{urn:schemas-microsoft-com:vml}"
+_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _GONE = {f"{_W}{name}" for name in ("del", "moveFrom", "delText", "instrText", "rPr", "pPr", "sdtPr", "tblPr", "tcPr", "trPr")}
 _GONE.add("{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback")
 _LINE_BREAKS = {f"{_W}{name}" for name in ("br", "cr", "p")}
@@ -33,33 +38,42 @@ _SQUARE_INCH = 914_400**2  # in English metric units
 LARGE_PICTURE = 12  # square inches; smaller ones are logos and signatures
 
 
-def read_docx(file: Path) -> ReadDocument:
-    """Paragraphs, lists and tables under their headings. Raises DocumentError for a damaged file and one with a password."""
+def read_docx(file: Path, ocr: Ocr | None = None) -> ReadDocument:
+    """Paragraphs, lists and tables under their headings. ocr: reads pictures. Raises DocumentError for a damaged file and one
+    with a password."""
     package = Package(file, "a Word document")
     main = next((part for kind, part in package.related("") if kind == "officeDocument"), "word/document.xml")
     if _STRICT in package.data(main)[:4096]:
         raise DocumentError(f'{file} is a "Strict Open XML" document; save it as an ordinary Word document (.docx)')
-    return _Word(package, main).read()
+    return _Word(package, main, ocr).read()
 
 
 class _Word:
-    def __init__(self, package: Package, main: str) -> None:
+    def __init__(self, package: Package, main: str, ocr: Ocr | None) -> None:
         self._package, self._main = package, main
         self._outline = Outline()
+        self._pictures = Pictures(ocr, package)
+        self._named: dict[Any, dict[str, str]] = {}  # root of a part -> the names that it gives other parts
         self._parts = package.related(main)
         self._styles = self._style_table()
         self._notes: dict[tuple[str, str], Any] = {}
         for kind, tag in (("footnotes", "footnote"), ("endnotes", "endnote"), ("comments", "comment")):
             for root in self._roots(kind):
                 self._notes.update({(tag, note.get(f"{_W}id")): note for note in root.iter(f"{_W}{tag}")})
-        self._waiting: list[str] = []  # notes of the present paragraph
+        self._waiting: list[Text] = []  # notes and pictures of the present paragraph
         self._unread: dict[str, int] = {}
 
     def _roots(self, kind: str) -> list[Any]:
-        return [self._package.xml(part) for type_, part in self._parts if type_ == kind]
+        return [self._root(part) for type_, part in self._parts if type_ == kind]
+
+    def _root(self, part: str) -> Any:
+        root = self._package.xml(part)
+        if self._pictures.wanted:
+            self._named[root] = self._package.embedded(part)
+        return root
 
     def read(self) -> ReadDocument:
-        body = self._package.xml(self._main).find(f"{_W}body")
+        body = self._root(self._main).find(f"{_W}body")
         if body is None:
             raise DocumentError(
                 f"{self._package.file} cannot be read as a Word document (it has no body); open and save it again"
@@ -68,12 +82,14 @@ class _Word:
             for text in dict.fromkeys(clean(self._text(root)) for root in self._roots(kind)):
                 if not _ONLY_PAGE_NUMBER.fullmatch(text):
                     self._outline.add(f"{name}: {text}")
+            self._flush_notes()
         self._add_all(body)
         for key, note in list(self._notes.items()):  # what no place in the text refers to
             if note.get(f"{_W}type") is None:
                 self._outline.add(self._note(key))
-        unread = (not_read(count, what) for what, count in self._unread.items())
-        return ReadDocument(tuple(self._outline.finish()), tuple(unread))
+        self._flush_notes()
+        unread = [not_read(count, what) for what, count in self._unread.items()]
+        return ReadDocument(tuple(self._outline.finish()), tuple(unread + self._pictures.notes()))
 
     def _add_all(self, parent: Any) -> None:
         for element in parent:
@@ -100,8 +116,8 @@ class _Word:
 
     def _flush_notes(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for note in waiting:
-            self._outline.add(note)
+        for text, kind in waiting:
+            self._outline.add(text, kind)
 
     def _style_table(self) -> dict[str, tuple[str, str, int | None]]:
         """Style id -> its name in lower case (Word keeps it in English), the style it builds on, its outline level."""
@@ -149,8 +165,8 @@ class _Word:
                 parts.append(self._refer(child))
             elif tag == f"{_W}ffData":
                 parts.append(_form_field(child))
-            elif tag == f"{_DRAWING}extent":
-                self._count_picture(child)
+            elif tag in (f"{_DRAWING}extent", f"{_V}imagedata"):
+                self._add_picture(child)
             elif tag == f"{_DRAWING}docPr":
                 parts.append(f" {child.get('descr') or ''} ")
             elif tag == f"{_W}object":
@@ -180,7 +196,7 @@ class _Word:
         key = (reference.tag.removeprefix(_W).removesuffix("Reference"), reference.get(f"{_W}id"))
         if key not in self._notes:
             return ""
-        self._waiting.append(self._note(key))
+        self._waiting.append((self._note(key), "paragraph"))
         return "" if key[0] == "comment" else f" [{key[1]}]"
 
     def _note(self, key: tuple[str, str]) -> str:
@@ -194,13 +210,23 @@ class _Word:
     def _count(self, what: str) -> None:
         self._unread[what] = self._unread.get(what, 0) + 1
 
-    def _count_picture(self, extent: Any) -> None:
-        frame = extent.getparent()
+    def _add_picture(self, element: Any) -> None:
+        """element: the size of a drawing, or a picture as older versions of Word keep it."""
+        named = self._named.get(element.getroottree().getroot(), {})
+        if element.tag == f"{_V}imagedata":
+            if part := named.get(element.get(_ID)):
+                self._waiting += self._pictures.text(part)
+            return
+        frame = element.getparent()
         kinds = {str(data.get("uri")).rpartition("/")[2] for data in frame.iter() if str(data.tag).endswith("}graphicData")}
         if kinds & {"chart", "diagram"}:
             self._count("chart or diagram")
+        elif self._pictures.wanted:
+            for name, crop in shown_pictures(frame):
+                if part := named.get(name):
+                    self._waiting += self._pictures.text(part, crop)
         elif "picture" in kinds:
-            sides = [int(extent.get(side) or 0) if (extent.get(side) or "").isdigit() else 0 for side in ("cx", "cy")]
+            sides = [int(element.get(side) or 0) if (element.get(side) or "").isdigit() else 0 for side in ("cx", "cy")]
             if sides[0] * sides[1] >= LARGE_PICTURE * _SQUARE_INCH:
                 self._count("large picture")
 
