@@ -86,8 +86,8 @@ class StateGenerator:
             return sum(map(len, self._cache.values()))
 
     def space(self, layer: int) -> bytes:
-        """What the states after `layer` depend on beside the passage, as a hash: under which they are kept. The batch, and whether
-        the opening was run with the passage, move them by rounding only and do not count."""
+        """What the states after `layer` depend on beside the passage, as a hash: under which they are kept. The batch and
+        whether the opening was run with the passage do not count: they move states by rounding only."""
         if layer not in self._spaces:
             parts = (lower_weights_hash(self.base.model, layer), layer, self.prompts.context([""]).open_ids)
             self._spaces[layer] = hashlib.sha256(repr(parts).encode()).digest()
