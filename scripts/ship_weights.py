@@ -14,7 +14,6 @@ from pathlib import Path
 from distilledprag.base.default import WEIGHTS
 from distilledprag.base.prepared import SCORER_FILE
 from distilledprag.base.reader import load_tensors
-from distilledprag.generators.state_scorer import load_scorer
 
 SCORER = (SCORER_FILE, "sentence_scorer.json")
 READER = ("reader.safetensors", "masks.safetensors", "training.json", "log.jsonl")
@@ -22,7 +21,8 @@ READER = ("reader.safetensors", "masks.safetensors", "training.json", "log.jsonl
 
 def main(folder: Path) -> None:
     WEIGHTS.mkdir(parents=True, exist_ok=True)
-    if load_scorer(folder / SCORER_FILE):
+    if (folder / SCORER_FILE).is_file():
+        load_tensors(folder / SCORER_FILE)
         names, what = SCORER, "sentence scorer"
     else:
         for name in READER[:2]:

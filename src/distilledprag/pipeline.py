@@ -24,7 +24,7 @@ from distilledprag.generators import ParameterGenerator, generator_identity, loa
 from distilledprag.generators.interface import mask_embedded_as, mask_row_of
 from distilledprag.generators.sentence_choice import SentenceChoice
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.state_scorer import base_scorer, sentence_choice
+from distilledprag.generators.cross_encoder import base_scorer, sentence_choice
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch, LoraWeights
 from distilledprag.prompts import PromptBuilder
@@ -125,7 +125,8 @@ class DistilledPRAG:
     @cached_property
     def choice(self) -> SentenceChoice:
         """Chooses the sentences that a question seems to need. Raises CheckpointError for a damaged scorer."""
-        return sentence_choice(self.prompts, self.states, base_scorer(self._scorer) if self._scorer else None)
+        reader = self.states.base
+        return sentence_choice(self.prompts, reader, base_scorer(self._scorer, reader) if self._scorer else None)
 
     @property
     def generator_identity(self) -> str:

@@ -35,7 +35,7 @@ TOOLS = {"errors.py", "files.py", "words.py", "journal.py", "json_lines.py", "sq
 HELPERS = {
     "http/telemetry.py", "documents/sqlite.py",
     "http/listening.py", "lora/container.py", "generators/sentence_choice.py", "http/answers.py",
-    "retrieval/selection.py", "generators/state_scorer.py", "gateway/replicas.py",
+    "retrieval/selection.py", "generators/cross_encoder.py", "gateway/replicas.py",
 }  # fmt: skip
 
 

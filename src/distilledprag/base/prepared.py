@@ -3,7 +3,7 @@
     <base>/           the served base
         distilledprag.json                               the record
         distilledprag/masks.safetensors                  A of the plain PEFT path
-        distilledprag/sentence_scorer.safetensors        what chooses sentences, if there is one (generators/state_scorer.py)
+        distilledprag/sentence_scorer.safetensors        what chooses sentences, if there is one (generators/cross_encoder.py)
     <base>-encoder/   the trusted side's part of it: embeddings and the layers that encode; the same files beside them
 
 They have a folder of their own because other servers take every safetensors file beside a model's for its weights.

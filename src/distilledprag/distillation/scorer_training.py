@@ -1,29 +1,33 @@
-"""Trains the sentence scorer of a prepared base (generators/state_scorer.py) to find the sentences that answer a question.
+"""Trains the sentence scorer of a prepared base (generators/cross_encoder.py) to find the sentences that answer a question.
 
 Of a question's sentences those that hold its answer are wanted; where several passages are needed, also those of the others that
 name the answer's passage by its title (the first hop). Passages of other contexts join some questions as distractors.
 
     loss = mean over the kinds of wanted sentences of -log P(one of this kind | all sentences but those of the other kind)
 
-The base only encodes, each passage once, so that the first pass over the data takes most of the time.
+Questions are read in batches of like length.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel as Settings
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from distilledprag.base.default import default_base
 from distilledprag.base.llm import BaseLLM, chosen_device, load_base
@@ -33,31 +37,30 @@ from distilledprag.distillation.loop import LoopSettings, fit
 from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
-from distilledprag.generators.kept_states import KeptStates
-from distilledprag.generators.sentence_choice import Sentence, choose, cut, features
-from distilledprag.generators.state import StateGenerator
-from distilledprag.generators.state_scorer import Scored, ScorerSettings, StateScorer, scored_question
+from distilledprag.generators.cross_encoder import CrossEncoder, CrossEncoderSettings, Reading, readings
+from distilledprag.generators.sentence_choice import Sentence, WordScorer, choose, cut
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import Dtype
 
 SHARES = (0.25, 0.35, 0.5)  # of rows kept, in evaluation
-_NO_LIMIT = 2**50  # bytes
+_SORTED = 16  # batches whose questions are sorted by length together
 _TITLE_NOTE = re.compile(r"\s*\(.*?\)\s*$")
 
 
 class ScorerData(Settings):
-    """files: of question rows. contexts_per_file: at most, drawn by `seed`. held_out: of them, the most questions to evaluate on.
+    """files: of question rows. contexts_per_file: at most, drawn by `seed`; None: all. held_out: the most questions, of a tenth of
+    the contexts, to evaluate on. distractors: share of questions that get passages of other contexts.
 
-    Contexts with fewer than `fewest` tokens are left out: they are always sent whole.
+    Contexts with fewer than `fewest` tokens are left out (they are always sent whole), and those with more than `most`.
     """
 
     model_config = ConfigDict(extra="forbid")
     files: list[Path] = Field(min_length=1)
-    contexts_per_file: int = Field(3000, gt=0)
+    contexts_per_file: int | None = Field(None, gt=0)
     batch_size: int = Field(24, gt=0)
     fewest: int = Field(65, gt=0)
-    most: int = Field(700, gt=0)
-    distractors: float = Field(0.3, ge=0, le=1)
+    most: int = Field(640, gt=0)
+    distractors: float = Field(0.4, ge=0, le=1)
     held_out: int = Field(600, ge=0)
     seed: int = 0
 
@@ -70,144 +73,191 @@ class ScorerRecipe(Settings):
     output: Path
     base: str | None = None
     dtype: Dtype = "bfloat16"
-    scorer: ScorerSettings = ScorerSettings()
+    scorer: CrossEncoderSettings = CrossEncoderSettings()
     data: ScorerData
     training: LoopSettings
 
+    @model_validator(mode="after")
+    def read_at_a_time(self) -> ScorerRecipe:
+        if self.data.most > self.scorer.longest:
+            raise ValueError(
+                f"data.most {self.data.most}: contexts are read at a time, so at most scorer.longest {self.scorer.longest}"
+            )
+        return self
 
-class EncodedOnce:
-    """States of passages and of questions, each made once and kept in `folder`, so that a run that was stopped encodes nothing
-    again."""
 
-    def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, folder: Path) -> None:
-        self._states = StateGenerator(base, prompts, layer)
-        self._states.kept = KeptStates(folder, limit=_NO_LIMIT)
+@dataclass(frozen=True)
+class Asked:
+    """A question with what it is asked about. joint: several of the passages are needed."""
 
-    def rows(self, passages: Sequence[str], layer: int) -> list[Tensor]:
-        return self._states.rows(passages, layer)
-
-    def question_rows(self, question: str, layer: int) -> Tensor:
-        return self._states.rows([question], layer)[0]
+    question: str
+    answer: str
+    passages: tuple[str, ...]
+    source: str
+    joint: bool
 
 
 @dataclass(frozen=True)
 class Example:
-    """wanted: (2, S) bool, the sentences with the answer and those of the first hop."""
+    """wanted: (2, S) bool, the sentences with the answer and those of the first hop. sizes: (S,) tokens."""
 
-    scored: Scored
-    wanted: Tensor
-    sentences: list[Sentence]
+    reading: Reading
+    wanted: NDArray[np.bool_]
+    sizes: NDArray[np.int32]
     source: str
+
+
+class Examples(Dataset[Example]):
+    """Questions with their passages in a random order, and distractors that hold no answer, as long as all can be read at a
+    time."""
+
+    def __init__(self, asked: Sequence[Asked], others: Sequence[str], prompts: PromptBuilder, data: ScorerData) -> None:
+        """others: passages that distractors are drawn from."""
+        self._asked, self._others, self._prompts, self._data = asked, others, prompts, data
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    def __getitem__(self, number: int) -> Example:
+        if number >= len(self):
+            raise IndexError(number)
+        one = self._asked[number]
+        draw = random.Random(f"example/{self._data.seed}/{one.question}/{number}")
+        passages = list(one.passages)
+        if self._others and draw.random() < self._data.distractors:
+            for other in draw.choices(self._others, k=draw.randint(1, 2)):
+                fits = sum(map(self._prompts.document_length, [*passages, other])) <= self._data.most
+                if fits and other not in passages and one.answer.lower() not in other.lower():
+                    passages.append(other)
+        draw.shuffle(passages)
+        sentences = cut(passages, self._prompts.document_length)
+        holding = _holding(sentences, one.answer)
+        first_hop = _naming(sentences, passages, holding) if one.joint else np.zeros_like(holding)
+        by_words = WordScorer.default().scores(one.question, passages, sentences)
+        (reading,) = readings(self._prompts, one.question, sentences, by_words, 2**30)
+        return Example(
+            reading, np.stack([holding, first_hop]), np.array([part.size for part in sentences], dtype=np.int32), one.source
+        )
+
+    def all(self) -> list[Example]:
+        """Made by a few processes where there are many cores."""
+        workers = min(12, max(0, (os.cpu_count() or 1) - 2))
+        return list(DataLoader(self, batch_size=None, num_workers=workers, collate_fn=_as_it_is))
+
+
+def _as_it_is(example: Example) -> Example:
+    return example
 
 
 class ScorerTask:
     """What the training loop trains."""
 
-    def __init__(self, base: BaseLLM, net: StateScorer, recipe: ScorerRecipe) -> None:
-        self.module, self.recipe = net, recipe
+    def __init__(self, base: BaseLLM, net: CrossEncoder, recipe: ScorerRecipe) -> None:
+        self.base, self.module, self.recipe = base, net, recipe
         self.prompts = PromptBuilder(base.tokenizer, base.mask_token_id)
-        self.encoded = EncodedOnce(base, self.prompts, net.settings.layer, recipe.output)
-        self.count: Callable[[str], int] = self.prompts.document_length
-        self.training, held_back = self._split()
-        if not self.training:
+        training, held_back = self._split()
+        if not training:
             raise ConfigError("no context of the data has several sentences of which some hold the answer; name other files")
-        words = self._words(random.Random(recipe.training.seed).sample(self.training, min(len(self.training), 2000)))
-        net.mean.copy_(words.mean(0))
-        net.deviation.copy_(words.std(0).clamp_min(1e-2))  # a feature of few values may be the same everywhere
-        self.held_out = [self.example(context, 0) for context in held_back]
+        others = sorted({passage for one in training if not one.joint for passage in one.passages})
+        self.training = Examples(training, others, self.prompts, recipe.data).all()
+        self.held_out = Examples(held_back, [], self.prompts, recipe.data).all()
+        self._order: Callable[[int], list[list[int]]] = lru_cache(maxsize=2)(self._batches_of)
 
-    def _split(self) -> tuple[list[Context], list[Context]]:
-        """Contexts to train on, and a tenth (by hash) to evaluate on; each with the questions that can be used."""
-        data = self.recipe.data
-        training: list[Context] = []
-        held: list[Context] = []
+    def _split(self) -> tuple[list[Asked], list[Asked]]:
+        """Questions to train on, and those of a tenth of the contexts (by hash) to evaluate on, one of each context."""
+        data, count = self.recipe.data, self.prompts.document_length
+        training: list[Asked] = []
+        held: list[Asked] = []
         for file in data.files:
             contexts = load_contexts(file)
             random.Random(f"contexts/{data.seed}/{file.name}").shuffle(contexts)
             for context in contexts[: data.contexts_per_file]:
-                sentences = cut(context.passages, self.count)
-                size = sum(sentence.size for sentence in sentences)
-                if len(sentences) < 3 or not data.fewest < size < data.most:
+                sentences = cut(context.passages, count)
+                if len(sentences) < 3 or not data.fewest < sum(sentence.size for sentence in sentences) <= data.most:
                     continue
-                usable = tuple(pair for pair in context.questions if 0 < _holding(sentences, pair[1]).sum() < len(sentences))
-                if usable:
-                    digest = hashlib.sha256("|".join(context.passages).encode()).hexdigest()
-                    kept = Context(context.passages, usable, context.source, context.joint)
-                    (training if int(digest[:8], 16) % 10 else held).append(kept)
+                usable = [pair for pair in context.questions if 0 < _holding(sentences, pair[1]).sum() < len(sentences)]
+                asked = [self._asked(pair, context) for pair in usable]
+                digest = hashlib.sha256("|".join(context.passages).encode()).hexdigest()
+                if int(digest[:8], 16) % 10:
+                    training += asked
+                else:
+                    held += asked[:1]
         random.Random(f"held out/{data.seed}").shuffle(held)
         return training, held[: data.held_out]
 
-    def _words(self, contexts: Sequence[Context]) -> Tensor:
-        found = [features(context.questions[0][0], cut(context.passages, self.count)) for context in contexts]
-        return torch.tensor(np.concatenate(found), dtype=torch.float32)
+    @staticmethod
+    def _asked(pair: tuple[str, str], context: Context) -> Asked:
+        return Asked(pair[0], pair[1], context.passages, context.source, context.joint)
 
-    def example(self, context: Context, number: int, others: Sequence[str] = ()) -> Example:
-        question, answer = context.questions[number % len(context.questions)]
-        passages = [*context.passages, *others]
-        random.Random(f"order/{question}").shuffle(passages)
-        sentences = cut(passages, self.count)
-        holding = _holding(sentences, answer)
-        first_hop = _naming(sentences, passages, holding) if context.joint else torch.zeros_like(holding)
-        scored = scored_question(self.encoded, self.module.settings.layer, question, passages, sentences)
-        return Example(scored, torch.stack([holding, first_hop]), sentences, context.source)
+    def _batches_of(self, epoch: int) -> list[list[int]]:
+        """Places of the training examples, batch by batch; what does not fill a batch waits for the next epoch."""
+        size, seed = self.recipe.data.batch_size, self.recipe.training.seed
+        order = epoch_order(len(self.training), seed, epoch)
+        batches: list[list[int]] = []
+        for begin in range(0, len(order), _SORTED * size):
+            run = sorted(order[begin : begin + _SORTED * size], key=lambda place: len(self.training[place].reading.ids))
+            batches += [run[at : at + size] for at in range(0, len(run), size)]
+        full = [batch for batch in batches if len(batch) == size] or batches
+        random.Random(f"batches/{seed}/{epoch}").shuffle(full)
+        return full
 
     def batch(self, number: int) -> list[Example]:
-        size, draw = self.recipe.data.batch_size, random.Random(f"batch/{self.recipe.training.seed}/{number}")
-        examples = []
-        for place in range(number * size, (number + 1) * size):
-            epoch, at = divmod(place, len(self.training))
-            context = self.training[epoch_order(len(self.training), self.recipe.training.seed, epoch)[at]]
-            others: list[str] = []
-            if draw.random() < self.recipe.data.distractors:
-                other = draw.choice(self.training).passages[0]
-                if other not in context.passages and not any(a.lower() in other.lower() for _, a in context.questions):
-                    others = [other]
-            examples.append(self.example(context, draw.randrange(1000), others))
-        return examples
+        epoch, place = divmod(number, len(self._order(0)))
+        return [self.training[index] for index in self._order(epoch)[place]]
 
     def size(self, batch: list[Example]) -> int:
         return len(batch)
 
     def losses(self, batch: list[Example], module: nn.Module, step: int) -> dict[str, Tensor]:
-        scores = module([example.scored for example in batch])
-        losses = []
-        for row, example in zip(scores, batch, strict=True):
-            own = row[: example.wanted.shape[1]]
-            kinds = [kind for kind in example.wanted if kind.any()]
-            for kind in kinds:
-                others = example.wanted.any(0) & ~kind
-                losses.append((own[~others].logsumexp(0) - own[kind].logsumexp(0)) / len(kinds))
-        return {"loss": torch.stack(losses).sum() / len(batch)}
+        scores: Tensor = module(self.base, [example.reading for example in batch])
+        wanted = torch.zeros(2, *scores.shape, dtype=torch.bool)
+        for row, example in enumerate(batch):
+            wanted[:, row, : example.wanted.shape[1]] = torch.from_numpy(example.wanted)
+        wanted = wanted.to(scores.device)
+        used = wanted.any(-1)  # (2, B): the kinds that a question has
+        lowest = torch.finfo(scores.dtype).min
+        kinds = []
+        for kind, other in ((wanted[0], wanted[1]), (wanted[1], wanted[0])):
+            among = scores.masked_fill(other & ~kind, lowest).logsumexp(-1)
+            kinds.append(among - scores.masked_fill(~kind, lowest).logsumexp(-1))
+        losses = torch.where(used, torch.stack(kinds), 0.0).sum(0) / used.sum(0)
+        return {"loss": losses.mean()}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone."""
+        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; and how often
+        every kind of wanted sentence is (`all_kept`)."""
         self.module.eval()
         kept: dict[str, list[bool]] = {}
-        for example in self.held_out:
-            scores = {"kept": self.module([example.scored])[0], "words": example.scored.word_scores}
-            for name, found in scores.items():
-                for share in SHARES:
-                    ok = any(bool(example.wanted[0, index]) for index in choose(found.double().numpy(), example.sentences, share))
-                    kept.setdefault(f"{name}/{share}", []).append(ok)
-                    if share == 0.35:
-                        kept.setdefault(f"{name}/{share}/{example.source}", []).append(ok)
+        for begin in range(0, len(self.held_out), self.recipe.data.batch_size):
+            batch = self.held_out[begin : begin + self.recipe.data.batch_size]
+            found = self.module(self.base, [example.reading for example in batch]).double().cpu().numpy()
+            for example, row in zip(batch, found, strict=True):
+                parts = [Sentence(0, number, "", int(size)) for number, size in enumerate(example.sizes)]
+                for name, scores in (("kept", row[: len(parts)]), ("words", example.reading.word_scores.astype(float))):
+                    for share in SHARES:
+                        chosen = list(choose(scores, parts, share))
+                        ok = [bool(kind[chosen].any()) for kind in example.wanted if kind.any()]
+                        kept.setdefault(f"{name}/{share}", []).append(bool(example.wanted[0, chosen].any()))
+                        kept.setdefault(f"all_{name}/{share}", []).append(all(ok))
+                        if share == 0.35:
+                            kept.setdefault(f"{name}/{share}/{example.source}", []).append(bool(example.wanted[0, chosen].any()))
         self.module.train()
         return {name: float(np.mean(found)) for name, found in sorted(kept.items())}
 
 
-def _holding(sentences: Sequence[Sentence], answer: str) -> Tensor:
-    return torch.tensor([answer.lower() in sentence.text.lower() for sentence in sentences])
+def _holding(sentences: Sequence[Sentence], answer: str) -> NDArray[np.bool_]:
+    return np.array([answer.lower() in sentence.text.lower() for sentence in sentences], dtype=bool)
 
 
-def _naming(sentences: Sequence[Sentence], passages: Sequence[str], holding: Tensor) -> Tensor:
+def _naming(sentences: Sequence[Sentence], passages: Sequence[str], holding: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Sentences of other passages that name, by its first line, a passage with the answer."""
-    with_answer = {sentence.passage for sentence, holds in zip(sentences, holding.tolist(), strict=True) if holds}
+    with_answer = {sentence.passage for sentence, holds in zip(sentences, holding, strict=True) if holds}
     titles = {number: _TITLE_NOTE.sub("", passages[number].split("\n")[0]).lower() for number in with_answer}
-    return torch.tensor([
+    return np.array([
         sentence.passage not in with_answer and any(title and title in sentence.text.lower() for title in titles.values())
         for sentence in sentences
-    ])  # fmt: skip
+    ], dtype=bool)  # fmt: skip
 
 
 def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
@@ -215,7 +265,7 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
     folder = recipe.base or default_base()
     base = load_base(folder, device=chosen_device(), dtype=getattr(torch, recipe.dtype))
     torch.manual_seed(recipe.training.seed)
-    net = StateScorer(recipe.scorer.model_copy(update={"state_width": int(base.model.config.hidden_size)}))
+    net = CrossEncoder(recipe.scorer, base.model.config).to(base.device)
     task = ScorerTask(base, net, recipe)
 
     def export(target: Path) -> None:
@@ -224,7 +274,7 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
             "data": [file.name for file in recipe.data.files],
             "data_hash": data_hash(recipe.data.files),
             "base": base.identity.to_dict(),
-            "training_contexts": len(task.training),
+            "training_questions": len(task.training),
             "held_out_questions": len(task.held_out),
             "recipe": recipe.model_dump(mode="json", exclude={"output", "base"}),
             "answer_kept": task.evaluate(0),

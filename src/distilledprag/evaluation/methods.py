@@ -20,7 +20,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -34,11 +34,11 @@ from distilledprag.errors import ConfigError, InputError
 from distilledprag.evaluation.metrics import containment
 from distilledprag.generators import ParameterGenerator
 from distilledprag.generators.compressed import StateCompressor, group_sizes
+from distilledprag.generators.cross_encoder import CrossEncoder, sentence_choice
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
 from distilledprag.generators.sentence_choice import Sentence, SentenceChoice, WordScorer
 from distilledprag.generators.state import StateGenerator, noisy
-from distilledprag.generators.state_scorer import StateScorer, sentence_choice
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
@@ -106,12 +106,12 @@ class Setting:
     rows_sent_as: Literal["int8", "float16"] = "int8"
     round_to: int = 1
     compressors: dict[str, StateCompressor] = field(default_factory=dict)
-    scorer: StateScorer | None = None
+    scorer: CrossEncoder | None = None
 
-    @property
+    @cached_property
     def choice(self) -> SentenceChoice:
         """Chooses the sentences that a question seems to need."""
-        return sentence_choice(self.prompts, self.states, self.scorer)
+        return sentence_choice(self.prompts, self.base, self.scorer)
 
 
 @dataclass

@@ -24,6 +24,7 @@ from typing import Any, Literal
 import torch
 
 from distilledprag.base.default import default_base
+from distilledprag import __version__
 from distilledprag.base.llm import BaseLLM, chosen_device, greedy_ids, load_base, weights_hash
 from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.baselines import PragAdapters
@@ -48,7 +49,7 @@ from distilledprag.generators import generator_identity, load_generator
 from distilledprag.generators.compressed import StateCompressor, load_compressor
 from distilledprag.generators.interface import generator_names, mask_embedded_as, read_config
 from distilledprag.generators.state import PlainPath, StateGenerator
-from distilledprag.generators.state_scorer import base_scorer
+from distilledprag.generators.cross_encoder import base_scorer
 from distilledprag.journal import Journal
 from distilledprag.packages import cache_folder
 from distilledprag.prompts import PromptBuilder
@@ -104,7 +105,7 @@ class Evaluation:
             if layer >= layers:
                 raise ConfigError(f"layer {layer}: the base has layers 0 to {layers - 1}")
             self.setting.states = StateGenerator(base, prompts, layer, PlainPath.of(folder, record))
-            self.setting.scorer = base_scorer(folder)
+            self.setting.scorer = base_scorer(folder, base)
             if self.setting.scorer and set(recipe.methods) & set(CHOOSING):
                 self.checkpoints["sentence_scorer"] = self.setting.scorer.identity
             self.identity |= {
@@ -280,7 +281,8 @@ def file_hash(path: Path) -> str:
 
 def machine() -> dict[str, Any]:
     """`versions` and `hardware` of this process."""
-    versions = {name: importlib.metadata.version(name) for name in ("distilledprag", "torch", "transformers", "peft")}
+    versions = {"distilledprag": __version__}
+    versions |= {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft")}
     hardware = {"processor": platform.machine(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     if torch.cuda.is_available():
         hardware["accelerator"] = torch.cuda.get_device_name()

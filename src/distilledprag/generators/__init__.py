@@ -4,7 +4,7 @@ state.py             ours: the passages' hidden states     interface.py         
 paper.py             the paper's                           document_states.py   what it reads of the passages
 dyprag.py            DyPRAG's                              kept_states.py       passages' states on disk
 sentence_choice.py   the sentences that a question needs, by words
-state_scorer.py      ... and by hidden states
+cross_encoder.py     ... and by reading them with the question
 
 Every module of this folder is imported here, so that a new generator is registered by its file being there.
 """

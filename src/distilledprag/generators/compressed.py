@@ -44,7 +44,7 @@ from distilledprag.files import replace_folder
 from distilledprag.generators.interface import find_checkpoint, read_config, read_weights, require_fitting, write_checkpoint
 from distilledprag.lora.identity import BaseIdentity, tensors_hash
 from distilledprag.lora.injection import inject
-from distilledprag.lora.weights import LoraBatch
+from distilledprag.lora.weights import LoraBatch, SharedLora
 from distilledprag.prompts import PromptBuilder
 
 ARCHITECTURE = "compressed"
@@ -104,8 +104,8 @@ class StateCompressor(nn.Module):
         shapes = module_shapes(base.model.config, (*ATTENTION_TARGETS, *MLP_TARGETS))
         below = {k: s for k, s in shapes.items() if settings.merge_after < split_module_key(k)[0] <= settings.layer}
         above = {k: s for k, s in shapes.items() if split_module_key(k)[0] > settings.layer}
-        self.encoder = _Lora(below, settings.rank)
-        self.decoder = _Lora(above, settings.decoder_rank) if settings.decoder_rank else None
+        self.encoder = SharedLora(below, settings.rank)
+        self.decoder = SharedLora(above, settings.decoder_rank) if settings.decoder_rank else None
 
     def forward(self, base: BaseLLM, passages: Sequence[str], sizes: Sequence[Sequence[int]]) -> list[Tensor]:
         """Rows (m, D) of each passage; differentiable. sizes: of the groups of each passage's tokens, which they add up to.
@@ -205,19 +205,6 @@ class StateCompressor(nn.Module):
         }
         with replace_folder(folder) as temporary:
             write_checkpoint(temporary, config, weights)
-
-
-class _Lora(nn.Module):
-    """Factors of a document-independent LoRA, B at zero. shapes: module key -> (d_in, d_out)."""
-
-    def __init__(self, shapes: dict[str, tuple[int, int]], rank: int) -> None:
-        super().__init__()
-        self.keys = list(shapes)
-        self.a = nn.ParameterList([torch.randn(1, rank, d_in) / d_in**0.5 for d_in, _ in shapes.values()])
-        self.b = nn.ParameterList([torch.zeros(1, d_out, rank) for _, d_out in shapes.values()])
-
-    def batch(self) -> LoraBatch:
-        return LoraBatch(dict(zip(self.keys, zip(self.a, self.b, strict=True), strict=True)), 1.0)
 
 
 def load_compressor(path: str | Path, base: BaseLLM) -> StateCompressor:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from distilledprag.base.architecture import is_module_key, module_key, reading_order
 from distilledprag.errors import AdapterError, Rejection
@@ -303,6 +303,20 @@ class LoraBatch:
         ]
 
 
+class SharedLora(nn.Module):
+    """A LoRA to be trained that is the same for all documents, B at zero. shapes: module key -> (d_in, d_out)."""
+
+    def __init__(self, shapes: dict[str, tuple[int, int]], rank: int) -> None:
+        super().__init__()
+        self.keys = list(shapes)
+        self.a = nn.ParameterList([torch.randn(1, rank, d_in) / d_in**0.5 for d_in, _ in shapes.values()])
+        self.b = nn.ParameterList([torch.zeros(1, d_out, rank) for _, d_out in shapes.values()])
+
+    def batch(self) -> LoraBatch:
+        """As one adapter, which serves every row; differentiable."""
+        return LoraBatch(dict(zip(self.keys, zip(self.a, self.b, strict=True), strict=True)), 1.0)
+
+
 def _stack_module(key: str, adapters: Sequence[LoraWeights | None], fold_scaling: bool) -> tuple[Tensor, Tensor]:
     """A (B, r, d_in) and B (B, d_out, r) of one module, r being the largest rank of any row."""
     pairs = [None if adapter is None else adapter.modules.get(key) for adapter in adapters]
@@ -324,6 +338,6 @@ def _stack_module(key: str, adapters: Sequence[LoraWeights | None], fold_scaling
             continue
         b = own.b.to(dtype) * adapter.scaling if fold_scaling else own.b.to(dtype)
         missing = rank - own.rank
-        a_rows.append(torch.nn.functional.pad(own.a.to(dtype), (0, 0, 0, missing)) if missing else own.a.to(dtype))
-        b_rows.append(torch.nn.functional.pad(b, (0, missing)) if missing else b)
+        a_rows.append(nn.functional.pad(own.a.to(dtype), (0, 0, 0, missing)) if missing else own.a.to(dtype))
+        b_rows.append(nn.functional.pad(b, (0, missing)) if missing else b)
     return torch.stack(a_rows), torch.stack(b_rows)

@@ -1,4 +1,4 @@
-"""Sentences ranked by hidden states, and the training of what ranks them."""
+"""Sentences ranked by a cross-encoder, and the training of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from tiny import save_tiny_prepared
@@ -16,8 +17,8 @@ from distilledprag.cli.train import run as train
 from distilledprag.errors import CheckpointError
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation
-from distilledprag.generators.sentence_choice import cut
-from distilledprag.generators.state_scorer import SentenceScorer, base_scorer
+from distilledprag.generators.cross_encoder import SentenceScorer, base_scorer, readings
+from distilledprag.generators.sentence_choice import WordScorer, cut
 from distilledprag.pipeline import DistilledPRAG
 
 NAMES = "Bram Clara Velkor Marsen Tovberg Keller Ashford Dunburg Millport Oakport".split()
@@ -46,8 +47,8 @@ def trained(tmp_path_factory):
         file.writelines(json.dumps(context(number)) + "\n" for number in range(90))
     (folder / "recipe.yaml").write_text(
         f"task: scorer\noutput: {folder / 'run'}\nbase: {folder / 'base'}\ndtype: float32\n"
-        "scorer: {layer: 1, width: 32, layers: 1, heads: 2, dropout: 0}\n"
-        f"data: {{files: [{folder / 'rows_train.jsonl.gz'}], batch_size: 12, fewest: 20}}\n"
+        "scorer: {layer: 1, rank: 8}\n"
+        f"data: {{files: [{folder / 'rows_train.jsonl.gz'}], batch_size: 12, fewest: 20, most: 700}}\n"
         "training: {steps: 40, learning_rate: 0.005, evaluate_every: 40, checkpoint_every: 40, tensorboard: false}\n"
     )
     train(folder / "recipe.yaml", resume=False)
@@ -86,36 +87,77 @@ def base(trained, tmp_path):
     return tmp_path / "base"
 
 
-def test_a_base_with_a_scorer_chooses_by_states_and_one_without_by_words(base, trained):
-    text = context(1000)["documents"][0]["text"]
-    with_scorer = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
-    (kept,) = with_scorer.choice.chosen(QUESTION, [text], 70)
-    assert "The rent" in kept and len(kept) < len(text)
-    by_words = DistilledPRAG.from_pretrained(trained / "base", dtype=torch.float32)
-    assert by_words.choice.chosen(QUESTION, [text], 70) != [kept]
+def test_a_base_with_a_scorer_chooses_by_reading_and_one_without_by_words(base, trained):
+    texts = [context(number)["documents"][0]["text"] for number in range(1000, 1012)]
+
+    def found(folder):
+        prag = DistilledPRAG.from_pretrained(folder, dtype=torch.float32)
+        kept = [prag.choice.chosen(QUESTION, [text], 70)[0] for text in texts]
+        assert all(len(part) < len(text) for part, text in zip(kept, texts, strict=True))
+        return sum("The rent" in part for part in kept)
+
+    assert found(base) == len(texts) > found(trained / "base")
 
 
 def test_empty_passages_keep_their_numbers_and_every_sentence_has_a_score(base):
     prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    scorer = SentenceScorer(prag.prompts, prag.base, base_scorer(base, prag.base))
     passages = ["", context(1)["documents"][0]["text"], " ", context(2)["documents"][0]["text"]]
     sentences = cut(passages, prag.prompts.document_length)
-    scores = SentenceScorer(prag.states, base_scorer(base)).scores(QUESTION, passages, sentences)
+    scores = scorer.scores(QUESTION, passages, sentences)
     assert scores.shape == (len(sentences),) and all(abs(scores) < 100)
     kept = prag.choice.chosen(QUESTION, passages, 70)
     assert len(kept) == 4 and kept[0] == kept[2] == "" and "rent" in kept[1] + kept[3]
 
 
+def test_long_passages_are_read_in_parts_and_no_base_weight_changes(base):
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in prag.base.model.state_dict().items()}
+    net = base_scorer(base, prag.base)
+    passages = [context(number)["documents"][0]["text"] for number in range(3)]
+    sentences = cut(passages, prag.prompts.document_length)
+    by_words = np.arange(len(sentences), dtype=float)
+    parts = list(readings(prag.prompts, QUESTION, sentences, by_words, longest=80))
+    assert len(parts) > 3 and np.concatenate([part.word_scores for part in parts]).tolist() == by_words.tolist()
+    for part in parts:
+        assert (part.owners >= 0).sum() <= 80 and part.owners.max() == len(part.word_scores) - 1
+    assert max((one.size for one in sentences), default=0) < 80
+
+    with torch.no_grad():  # merged into a copy, or added for the pass: the same scores
+        whole = net(prag.base, list(readings(prag.prompts, QUESTION, sentences, by_words * 0, longest=10_000)))[0]
+    scorer = SentenceScorer(prag.prompts, prag.base, net)
+    words = WordScorer.default().scores(QUESTION, passages, sentences)
+    merged = scorer.scores(QUESTION, passages, sentences) - float(net.word_score) * words
+    assert torch.tensor(merged).float() == pytest.approx(whole, abs=1e-3)
+    assert all(torch.equal(before[name], tensor) for name, tensor in prag.base.model.state_dict().items())
+
+
+def test_every_token_sees_what_comes_after_it(base):
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    net = base_scorer(base, prag.base)
+    text = context(5)["documents"][0]["text"]
+
+    def first_score(other):
+        sentences = cut([text, other], prag.prompts.document_length)
+        (one,) = readings(prag.prompts, QUESTION, sentences, np.zeros(len(sentences)), 10_000)
+        with torch.no_grad():
+            return float(net(prag.base, [one])[0, 0])
+
+    assert first_score("The rent is due to Keller.") != pytest.approx(first_score("Nobody had met Clara."), abs=1e-6)
+
+
 def test_evaluation_knows_answers_of_another_scorer(base):
     settings = {"data": {"name": "rows", "file": "x.jsonl"}, "output": "x", "base": str(base), "dtype": "float32"}
     chosen = Evaluation(EvaluationRecipe(**settings, methods=["state_chosen"]))
-    assert chosen.checkpoints["sentence_scorer"] == base_scorer(base).identity
+    assert chosen.checkpoints["sentence_scorer"] == base_scorer(base, chosen.setting.base).identity
     assert "sentence_scorer" not in Evaluation(EvaluationRecipe(**settings, methods=["state"])).checkpoints
 
 
 def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):
-    assert base_scorer(trained / "base") is None
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    assert base_scorer(trained / "base", prag.base) is None
     data = part_of(base, SCORER_FILE).read_bytes()
-    for damaged in (data[:100], data[:-10], b"", data.replace(b"heads", b"heats")):
+    for damaged in (data[:100], data[:-10], b"", data.replace(b"longest", b"longish")):
         part_of(base, SCORER_FILE).write_bytes(damaged)
         with pytest.raises(CheckpointError, match="copy the scorer again"):
             DistilledPRAG.from_pretrained(base).choice.chosen(QUESTION, [context(0)["documents"][0]["text"]], 0.1)
