@@ -158,10 +158,6 @@ class StateGenerator:
         if batch:
             yield batch
 
-    def question_rows(self, question: str, layer: int) -> Tensor:
-        """States (n, D) after `layer` of a question's tokens, read as a passage is; they are not kept."""
-        return self._encoder.states(self._encoder.tokenized([question]), [layer])[layer][question]
-
     def states(
         self, passages: Sequence[str], whole: Sequence[str] | None = None, layer: int | None = None, *, round_to: int = 1
     ) -> StateAdapter:
