@@ -7,27 +7,10 @@ import shutil
 
 import pytest
 import torch
+from families import FAMILIES, family_model
 from peft import PeftModel
-from tiny import END_TOKEN, tiny_tokenizer
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    Gemma3ForCausalLM,
-    Gemma3TextConfig,
-    GemmaConfig,
-    GemmaForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    MistralForCausalLM,
-    Phi3Config,
-    Phi3ForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from tiny import tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 from distilledprag.base.architecture import adds_mlp_output, decoder_layers, hidden_after
 from distilledprag.base.default import original_base
@@ -40,16 +23,6 @@ from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch
 from distilledprag.pipeline import DistilledPRAG
 
-FAMILIES = {
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "mistral": (MistralConfig, MistralForCausalLM),
-    "gemma": (GemmaConfig, GemmaForCausalLM),
-    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
-    "gemma3": (Gemma3TextConfig, Gemma3ForCausalLM),
-    "phi3": (Phi3Config, Phi3ForCausalLM),
-}
 PASSAGES = ["The rent is $1,249.50 a month.", "Anna Tovberg lives in Oakport."]
 
 
@@ -58,14 +31,7 @@ def prepared(request, tmp_path_factory):
     """A folder with a prepared tiny model of the family."""
     folder = tmp_path_factory.mktemp(request.param)
     tokenizer = tiny_tokenizer()
-    kind, model_kind = FAMILIES[request.param]
-    torch.manual_seed(0)
-    config = kind(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=2048, tie_word_embeddings=True, initializer_range=0.1,
-        bos_token_id=None, eos_token_id=tokenizer.convert_tokens_to_ids(END_TOKEN), pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    model_kind(config).save_pretrained(folder / "original")
+    family_model(request.param, tokenizer).save_pretrained(folder / "original")
     tokenizer.save_pretrained(folder / "original")
     prepare_base(folder / "original", folder / "base", count=64, layer=2, plain_layer=1)
     return folder / "base"

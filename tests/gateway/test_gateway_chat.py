@@ -12,10 +12,9 @@ import openai
 import pytest
 from gateway_serving import DOCUMENTS
 
-from distilledprag.base.llm import greedy_texts
+from distilledprag.base.llm import PassageEncoder, greedy_texts
 from distilledprag.gateway import adapter_cache
 from distilledprag.gateway.application import Options
-from distilledprag.generators import state as generators_state
 from distilledprag.generators.kept_states import KeptStates
 from distilledprag.lora.states import StateAdapter
 
@@ -312,7 +311,7 @@ def test_what_was_encoded_is_kept_beside_the_store_and_deleted_with_its_document
     space = gateway.prag.states.space(1)
     assert kept.missing(space, texts) == texts[1:]
     gateway.prag.states.keep(texts)
-    monkeypatch.setattr(generators_state, "passage_states", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(PassageEncoder, "states", lambda *_: pytest.fail("encoded again"))
     assert gateway.ask("Where is Velkor Foods based?", max_tokens=2, distilledprag={"top_k": 1}).status_code == 200
     gateway.client.delete(f"/v1/documents/{ids[0]}")
     assert kept.missing(space, texts) == texts[:1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 
 import httpx2
 import pytest
@@ -66,8 +67,11 @@ def test_a_killed_gateway_has_every_acknowledged_document_and_a_stopped_one_ends
     (["--rows", "0"], "--rows is 0"),
     (["--quotes", "maybe"], "refuse, warn, allow"),
     (["--engine", "ftp://engine"], "address of an engine"),
+    (["--engine-ca", "none"], "holds no certificates"),
 ])  # fmt: skip
-def test_wrong_options_are_one_clear_message(dprag, tmp_path, options, message):
+def test_wrong_options_are_one_clear_message_before_what_takes_seconds_to_import(dprag, tmp_path, monkeypatch, options, message):
+    for heavy in ("gateway.application", "generators.kept_states", "pipeline"):  # they import PyTorch
+        monkeypatch.setitem(sys.modules, f"distilledprag.{heavy}", None)  # importing it would fail
     arguments = {"--engine": "http://127.0.0.1:1", "--store": tmp_path / "store", options[0]: options[1]}
     code, _, err = dprag("gateway", *[part for pair in arguments.items() for part in pair])
     assert code == 1 and message in " ".join(err.split()) and "Traceback" not in err

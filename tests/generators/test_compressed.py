@@ -7,10 +7,11 @@ import json
 import pytest
 import torch
 
-from distilledprag.base.llm import load_base, passage_states
+from distilledprag.base.llm import load_base
 from distilledprag.distillation.compressor_training import CompressorTask, CompressRecipe, train_compressor
 from distilledprag.errors import CheckpointError, ConfigError, IncompatibleBaseError
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor, group_sizes, load_compressor
+from distilledprag.generators.state import StateGenerator
 from distilledprag.prompts import PromptBuilder
 
 TEXTS = ["Anna Tovberg lives in Oakport and works for Velkor Foods as a baker.", "Velkor Foods is based in Millport."]
@@ -63,8 +64,7 @@ def test_groups_of_one_token_without_training_are_the_states_themselves(tiny_bas
     """An untrained memory token that stands for one token and sees what it sees has almost the same state; it sees itself
     twice."""
     untrained = StateCompressor(CompressorSettings(ratios=(2,), layer=1, merge_after=0, rank=2), tiny_base)
-    prompts = untrained.prompts
-    states = passage_states(tiny_base, prompts, [TEXTS[1]], [1])[1][TEXTS[1]]
+    states = StateGenerator(tiny_base, untrained.prompts, layer=1).rows([TEXTS[1]])[0]
     with torch.no_grad():
         rows = untrained(tiny_base, [TEXTS[1]], [[1] * len(states)])[0]
     similar = torch.nn.functional.cosine_similarity(rows, states, dim=-1)

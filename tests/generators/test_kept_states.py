@@ -11,9 +11,8 @@ import stat
 import pytest
 import torch
 
-from distilledprag.base.llm import load_base
+from distilledprag.base.llm import PassageEncoder, load_base
 from distilledprag.errors import ConfigError, StoreError
-from distilledprag.generators import state as generators_state
 from distilledprag.generators.kept_states import FILE, KeptStates
 from distilledprag.generators.state import StateGenerator
 from distilledprag.prompts import PromptBuilder
@@ -44,7 +43,7 @@ def generator(tiny_base, kept):
 @pytest.fixture
 def no_encoder(monkeypatch):
     """A function after whose call nothing may be encoded."""
-    return lambda: monkeypatch.setattr(generators_state, "passage_states", lambda *_: pytest.fail("encoded again"))
+    return lambda: monkeypatch.setattr(PassageEncoder, "states", lambda *_: pytest.fail("encoded again"))
 
 
 def rows(count, seed=0, width=8):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from distilledprag.base.llm import PassageEncoder
 from distilledprag.generators.state import StateGenerator
 from distilledprag.prompts import PromptBuilder
 
@@ -25,7 +26,7 @@ def test_a_passage_has_the_same_rows_alone_and_among_others(generator, tiny_base
 
 def test_passages_seen_before_are_not_encoded_again(generator, monkeypatch):
     first = generator.rows([ANNA, BRAM])
-    monkeypatch.setattr("distilledprag.generators.state.hidden_after", lambda *_, **__: pytest.fail("encoded again"))
+    monkeypatch.setattr(PassageEncoder, "states", lambda *_: pytest.fail("encoded again"))
     again = generator.rows([BRAM, ANNA])
     assert torch.equal(again[0], first[1]) and torch.equal(again[1], first[0])
 

@@ -135,6 +135,8 @@ def test_unusable_inputs_are_refused(builder):
         builder.build("Where?", ROME)
     with pytest.raises(InputError, match="passage 1 must be a string, not NoneType"):
         builder.build("Where?", [None])
+    with pytest.raises(InputError, match="the text must be a string, not NoneType"):
+        builder.document_ids(None)
     with pytest.raises(InputError, match="role 'tool'; use system, user or assistant"):
         builder.build("Where?", [], [{"role": "tool", "content": "x"}])
     with pytest.raises(InputError, match="message 1 of the history must have a role"):

@@ -9,7 +9,7 @@ Adding a family of models:
    `hidden = residual + mlp(...)` (look at the layer's `forward` in `transformers`).
 2. Where its modules have other names than Llama's, change the functions here, nothing else: every other file asks this one.
    Layers are found by `backbone`, projections by `down_projection` and `module_key`.
-3. Add a tiny model with random weights to `FAMILIES` in `tests/base/test_prepare.py`. Its tests say whether written states, PEFT
+3. Add a tiny model with random weights to `tests/base/families.py`. The tests beside it say whether written states, PEFT
    adapters and plain RAG agree on it.
 
 It imports nothing of the package except the errors, so `lora/` may use it.
@@ -82,6 +82,16 @@ def adapted_linears(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
             if isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
                 yield f"layers.{number}.{path}", layer.get_submodule(parent), name
+
+
+def steady_length(model: nn.Module) -> int:
+    """How long a sequence may be, in tokens, without its length changing how the places in it are told apart: some models rotate
+    keys by other angles in sequences that are longer than those they were first trained on."""
+    config = _config(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # Gemma 3: one for each kind of layer
+    lengths = [part["original_max_position_embeddings"] for part in parts if part.get("original_max_position_embeddings")]
+    return int(min([*lengths, config.max_position_embeddings]))
 
 
 # --- names of the modules that a LoRA may change, as PEFT writes them below the backbone

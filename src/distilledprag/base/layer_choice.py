@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distilledprag.base.architecture import decoder_layers, hidden_states, logits_of
-from distilledprag.base.llm import BaseLLM, greedy_ids, padded, passage_states
+from distilledprag.base.llm import BaseLLM, PassageEncoder, greedy_ids, padded
 from distilledprag.lora.injection import written_states
 from distilledprag.lora.states import StateAdapter
 from distilledprag.prompts import Prompt, PromptBuilder
@@ -163,11 +163,11 @@ class _Run:
         for begin in range(0, len(prompts), _BATCH):
             part = slice(begin, begin + _BATCH)
             rows = [[*prompt, *answer] for prompt, answer in zip(prompts[part], answers[part], strict=True)]
-            ids, attention = padded(rows, self.prompts.end_of_turn_id, self.base.device)
+            ids = padded(rows, self.prompts.end_of_turn_id, self.base.device)
             is_mask = ids == self.base.mask_token_id
             adapters = [None] * len(rows) if states is None else states[part]
             with written_states(self.base.model, adapters, is_mask):
-                hidden = hidden_states(self.base.model, input_ids=ids, attention_mask=attention)
+                hidden = hidden_states(self.base.model, input_ids=ids)
             for row, (prompt, answer) in enumerate(zip(prompts[part], answers[part], strict=True)):
                 places = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
                 found.append(logits_of(self.base.model, hidden[row, places]).log_softmax(-1))
@@ -176,9 +176,10 @@ class _Run:
     def states(self, texts: Sequence[Sequence[str]], layers: Sequence[int]) -> dict[int, list[StateAdapter]]:
         """For each layer an adapter per question; its passages are encoded one by one, each behind the opening of a prompt."""
         rows: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-        names = list(dict.fromkeys(text for passages in texts for text in passages))
-        for begin in range(0, len(names), _BATCH):
-            for layer, found in passage_states(self.base, self.prompts, names[begin : begin + _BATCH], layers).items():
+        encoder = PassageEncoder(self.base, self.prompts)
+        tokens = list(encoder.tokenized(text for passages in texts for text in passages).items())
+        for begin in range(0, len(tokens), _BATCH):
+            for layer, found in encoder.states(dict(tokens[begin : begin + _BATCH]), layers).items():
                 rows[layer] |= found
         return {
             layer: [

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-from distilledprag.base.architecture import FAMILIES, decoder_layers, embedding_table, hidden_after
+from distilledprag.base.architecture import FAMILIES, decoder_layers, embedding_table, hidden_after, steady_length
 from distilledprag.base.masks import check_mask, mask_record
 from distilledprag.base.prepared import RECORD, prepared_record
 from distilledprag.errors import CheckpointError, InputError
@@ -34,8 +36,12 @@ from distilledprag.lora.weights import LoraBatch
 from distilledprag.prompts import PromptBuilder
 
 MAX_ANSWER_TOKENS = 64
+LONG = 256  # tokens of a passage from which on running the opening again costs no more: a kept past needs a mask, and with one
+# PyTorch's attention on a CPU also computes what it masks (docs/performance.md)
 _SAMPLED = 4096  # values of a tensor that tell trained weights from others
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+
+Passages = Mapping[str, Sequence[int]]  # text -> ids of its tokens
 
 
 @dataclass
@@ -184,35 +190,112 @@ def lower_weights_hash(model: torch.nn.Module, layer: int) -> bytes:
     return digest.digest()
 
 
-# --- hidden states of passages
+# --- hidden states of passages, each alone behind the opening of a prompt, which is run once for all of them
+#
+#     B = passages of a batch   T = tokens of the longest   h = tokens of the opening   H = key-value heads   W = width of one
+#
+#     opening   template, instruction, "Passage 1:"  --layers 0..L, once-->   keys and values (1, H, h, W) of every layer
+#     passages  (B, T), padded on the right  --layers 0..L, reading those keys and values-->   states (n, D), one row a token
+#
+# A token sees only what stands before it, so the opening is the same for every passage, and no token of a passage sees padding.
+# The states differ from those of a run over opening and passage by rounding, as those of two batches do.
 
 
-@torch.inference_mode()
-def passage_states(
-    base: BaseLLM, prompts: PromptBuilder, passages: Sequence[str], layers: Sequence[int]
-) -> dict[int, dict[str, Tensor]]:
-    """For each of `layers`, by passage: its tokens' states (n, D), n tokens of D values. All passages go in one batch.
+class PassageEncoder:
+    """Reads passages for one base, whose weights stay as they are, and the prompts of one builder.
 
-    Raises InputError for an unusable text, and for a passage that is longer with its prompt than the base reads.
+    Holds the keys and values of one opening, up to the highest layer that was asked for. As safe to share between threads as a
+    run of the base is.
     """
-    built = [prompts.context([text]) for text in passages]
-    longest = max(map(len, built))
-    if longest > base.context_length:
-        raise InputError(f"a passage with its prompt has {longest} tokens; the base reads {base.context_length}: split it")
-    ids, attention = padded([prompt.open_ids for prompt in built], prompts.end_of_turn_id, base.device)
-    places = [torch.tensor(prompt.is_document, device=base.device) for prompt in built]
-    return {
-        layer: {text: hidden[row, : len(at)][at] for row, (text, at) in enumerate(zip(passages, places, strict=True))}
-        for layer, hidden in hidden_after(base.model, layers, input_ids=ids, attention_mask=attention).items()
-    }
+
+    def __init__(self, base: BaseLLM, prompts: PromptBuilder) -> None:
+        self._base, self._prompts = base, prompts
+        self._opening: _Opening | None = None
+
+    def tokenized(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """Each text once, with the ids of its tokens. Raises InputError for an unusable text."""
+        return {text: self._prompts.document_ids(text) for text in texts}
+
+    @torch.inference_mode()
+    def states(self, passages: Passages, layers: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+        """For each of `layers`, by passage: its tokens' states (n, D). All passages go in one batch; where the base reads longer
+        sequences otherwise, those that are longer go in a second one.
+
+        Raises InputError for a passage that is longer with its prompt than the base reads.
+        """
+        base, opening = self._base, len(self._opening_ids)
+        longest = opening + max(map(len, passages.values()))
+        if longest > base.context_length:
+            raise InputError(f"a passage with its prompt has {longest} tokens; the base reads {base.context_length}: split it")
+        none = torch.zeros(0, base.model.config.hidden_size, dtype=base.model.dtype, device=base.device)
+        found = {layer: dict.fromkeys(passages, none) for layer in layers}
+        steady = steady_length(base.model) - opening
+        usual = {text: ids for text, ids in passages.items() if 0 < len(ids) <= steady}
+        longer = {text: ids for text, ids in passages.items() if len(ids) > max(0, steady)}
+        for batch in filter(None, (usual, longer)):
+            for layer, made in self._run(
+                batch, layers, behind_kept=batch is usual and max(map(len, batch.values())) < LONG
+            ).items():
+                found[layer] |= made
+        return found
+
+    def _run(self, batch: Passages, layers: Sequence[int], *, behind_kept: bool) -> dict[int, dict[str, Tensor]]:
+        """States of one batch. behind_kept: whether it reads the kept opening; otherwise the opening is run with each passage."""
+        opening = [] if behind_kept else self._opening_ids
+        past = {"past_key_values": self._kept_opening(max(layers))} if behind_kept else {}
+        rows = padded([[*opening, *ids] for ids in batch.values()], self._prompts.end_of_turn_id, self._base.device)
+        begin = len(opening)
+        return {  # copies: a view would hold the whole batch in memory
+            layer: {text: hidden[row, begin : begin + len(batch[text])].clone() for row, text in enumerate(batch)}
+            for layer, hidden in hidden_after(self._base.model, layers, input_ids=rows, **past).items()
+        }
+
+    @cached_property
+    def _opening_ids(self) -> list[int]:
+        return self._prompts.context([""]).open_ids
+
+    def _kept_opening(self, layer: int) -> Cache:
+        """What a batch that is run up to `layer` reads as its past. Never changed once made, so runs may share it."""
+        base, opening = self._base, self._opening
+        where = base.device, base.model.dtype
+        if opening is None or opening.layer < layer or opening.where != where:
+            made = Cache(layer_class_to_replicate=DynamicLayer)
+            ids = torch.tensor([self._opening_ids], device=base.device)
+            hidden_after(base.model, [layer], input_ids=ids, past_key_values=made)
+            opening = self._opening = _Opening(layer, where, Cache(layers=[_FixedLayer(one) for one in made.layers]))
+        return opening.past
 
 
-def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask (rows, T), padded on the right to the longest row's T."""
+@dataclass(frozen=True)
+class _Opening:
+    """layer: up to which it was run. where: device and precision of its keys and values."""
+
+    layer: int
+    where: tuple[torch.device, torch.dtype]
+    past: Cache
+
+
+class _FixedLayer(DynamicLayer):
+    """Keys and values (1, H, h, W) of the opening in one layer, which passages read and do not add to. made: the layer that a run
+    over it filled. All of it is held, also where attention reaches a window back only: the mask sees to that."""
+
+    def __init__(self, made: Any) -> None:
+        super().__init__()
+        self.keys, self.values, self.is_initialized = made.keys, made.values, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The opening's keys and values, and behind them those of the passages (B, H, T, W)."""
+        assert self.keys is not None and self.values is not None
+        rows = (len(key_states), -1, -1, -1)
+        keys = torch.cat([self.keys.expand(rows), key_states], dim=2)
+        return keys, torch.cat([self.values.expand(rows), value_states], dim=2)
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> Tensor:
+    """Token ids (rows, T), padded on the right to the longest row's T. With causal attention no token sees padding, so a run over
+    them needs no mask."""
     longest = max(map(len, rows))
-    ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
-    attention = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, attention
+    return torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=device)
 
 
 # --- greedy decoding with an adapter per prompt. Prompts are padded on the left, so that every row ends at the same column.

@@ -40,7 +40,6 @@ class GatewayOptions:
 def run(options: GatewayOptions) -> None:
     """Serve until stopped. Raises ConfigError for options that cannot be."""
     require_packages()
-    from distilledprag.gateway.application import Options, build_application
     from distilledprag.gateway.engine_client import KEY_VARIABLE, EngineClient
     from distilledprag.gateway.quotes import POLICIES
     from distilledprag.http import telemetry
@@ -55,13 +54,15 @@ def run(options: GatewayOptions) -> None:
     policy = next((policy for policy in POLICIES if policy == options.quotes), None)
     if policy is None:
         raise ConfigError(f"--quotes is {options.quotes!r}; use one of {', '.join(POLICIES)}")
-    reading = options.reading.pool()
     key = os.environ.get(KEY_VARIABLE) or None
     clients = [EngineClient(url, key, options.engine_ca) for url in options.engines]
+    reading = options.reading.pool()
     store = options.search.store(options.store)
     store.clear_readings()
     listener = bind(options.host, options.port)
     try:
+        # What needs PyTorch, whose import takes seconds, after all that can be wrong with the options.
+        from distilledprag.gateway.application import Options, build_application
         from distilledprag.generators.kept_states import KeptStates
         from distilledprag.pipeline import DistilledPRAG
 

@@ -112,7 +112,10 @@ def longest_quote(text: str, passages: Iterable[str]) -> float:
     for passage in passages:
         ending: dict[int, int] = {}  # place in `asked` -> length of the shared run that ends there
         for word in words(passage):
+            if word not in places:
+                ending = {}
+                continue
             length = CHARACTER if is_character(word) else WORD
-            ending = {place: ending.get(place - 1, 0) + length for place in places.get(word, ())}
-            longest = max(longest, *ending.values(), 0)
+            ending = {place: ending.get(place - 1, 0) + length for place in places[word]}
+            longest = max(longest, *ending.values())
     return longest / WORD

@@ -2,7 +2,7 @@
 
     n = tokens of a passage   N = tokens of all passages   D = hidden size   U = width of the MLP   L = a layer's number
 
-    passage --layers 0..L, behind the opening of the prompt--> states (n, D), one row a token
+    passage --layers 0..L, behind the opening of the prompt (base/llm.py)--> states (n, D), one row a token
 
     exact path   StateAdapter: the engine writes row k after layer L at the k-th mask
     plain path   LoraWeights on one down projection: A (N, U) belongs to the base, B = wanted - present states (D, N)
@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from distilledprag.base.architecture import adds_mlp_output, hidden_after, module_key
-from distilledprag.base.llm import BaseLLM, lower_weights_hash, passage_states
+from distilledprag.base.llm import BaseLLM, PassageEncoder, lower_weights_hash
 from distilledprag.base.prepared import MASKS, PreparedRecord, part_of
 from distilledprag.base.reader import load_tensors
 from distilledprag.errors import CheckpointError, ConfigError, InputError
@@ -74,6 +74,7 @@ class StateGenerator:
     def __init__(self, base: BaseLLM, prompts: PromptBuilder, layer: int, plain: PlainPath | None = None) -> None:
         self.base, self.prompts, self.layer, self.plain = base, prompts, layer, plain
         self.kept: KeptStates | None = None
+        self._encoder = PassageEncoder(base, prompts)
         self._cache: OrderedDict[tuple[str, int], Tensor] = OrderedDict()
         self._lock = threading.Lock()
         self._spaces: dict[int, bytes] = {}
@@ -85,7 +86,8 @@ class StateGenerator:
             return sum(map(len, self._cache.values()))
 
     def space(self, layer: int) -> bytes:
-        """What the states after `layer` depend on beside the passage, as a hash: under which they are kept."""
+        """What the states after `layer` depend on beside the passage, as a hash: under which they are kept. The batch and
+        whether the opening was run with the passage do not count: they move states by rounding only."""
         if layer not in self._spaces:
             parts = (lower_weights_hash(self.base.model, layer), layer, self.prompts.context([""]).open_ids)
             self._spaces[layer] = hashlib.sha256(repr(parts).encode()).digest()
@@ -111,7 +113,7 @@ class StateGenerator:
         space, done = self.space(self.layer), 0
         missing = self.kept.missing(space, (text for text in passages if text.strip()))
         for batch in self._batches(missing):
-            self.kept.write(space, passage_states(self.base, self.prompts, batch, [self.layer])[self.layer])
+            self.kept.write(space, self._encoder.states(batch, [self.layer])[self.layer])
             done += len(batch)
             on_done(done, len(missing))
         return done
@@ -122,7 +124,7 @@ class StateGenerator:
         layer = self.layer if layer is None else layer
         found = self._remembered(passages, layer) if self.kept is None else self.kept.read(self.space(layer), passages)
         for batch in self._batches(text for text in dict.fromkeys(passages) if text not in found):
-            made = passage_states(self.base, self.prompts, batch, [layer])[layer]
+            made = self._encoder.states(batch, [layer])[layer]
             if self.kept is not None:
                 self.kept.write(self.space(layer), made)
                 made = {text: from_int8(*to_int8(rows)) for text, rows in made.items()}  # as it will be read
@@ -144,21 +146,17 @@ class StateGenerator:
             while total > _CACHED_TOKENS and len(self._cache) > 1:
                 total -= len(self._cache.popitem(last=False)[1])
 
-    def _batches(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """Passages of like length together, as many as `_BATCH_TOKENS` allow, at least one."""
-        lengths = {text: len(self.prompts.context([text])) for text in texts}
-        batch: list[str] = []
-        for text in sorted(lengths, key=lambda text: lengths[text]):  # the next one is the longest
-            if batch and (len(batch) + 1) * lengths[text] > _BATCH_TOKENS:
+    def _batches(self, texts: Iterable[str]) -> Iterator[dict[str, list[int]]]:
+        """Tokenized passages of like length together, as many as `_BATCH_TOKENS` allow, at least one."""
+        tokens = self._encoder.tokenized(texts)
+        batch: dict[str, list[int]] = {}
+        for text in sorted(tokens, key=lambda text: len(tokens[text])):  # the next one is the longest
+            if batch and (len(batch) + 1) * len(tokens[text]) > _BATCH_TOKENS:
                 yield batch
-                batch = []
-            batch.append(text)
+                batch = {}
+            batch[text] = tokens[text]
         if batch:
             yield batch
-
-    def question_rows(self, question: str, layer: int) -> Tensor:
-        """States (n, D) after `layer` of a question's tokens, read as a passage is; they are not kept."""
-        return passage_states(self.base, self.prompts, [question], [layer])[layer][question]
 
     def states(
         self, passages: Sequence[str], whole: Sequence[str] | None = None, layer: int | None = None, *, round_to: int = 1
@@ -194,7 +192,7 @@ class StateGenerator:
         used = [text for text, at in zip(whole, places, strict=True) if at]
         found = dict(zip(used, self.rows(used, layer), strict=True)) if used else {}
         alone = [part for part, at in zip(parts, places, strict=True) if at is None]
-        made = passage_states(self.base, self.prompts, alone, [layer])[layer] if alone else {}
+        made = self._encoder.states(self._encoder.tokenized(alone), [layer])[layer] if alone else {}
         empty = torch.zeros(0, self.base.model.config.hidden_size)
         return [
             made[part] if at is None else found[text][torch.tensor(at, device=found[text].device)] if at else empty

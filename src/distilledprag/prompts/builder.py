@@ -130,6 +130,7 @@ class PromptBuilder:
 
     def document_ids(self, text: str) -> list[int]:
         """A passage's (or a sentence's) ids as they stand in a prompt. Raises InputError for an unusable text."""
+        check_text(text)
         return self._spaced(text)
 
     def document_length(self, text: str) -> int:

@@ -260,8 +260,8 @@ def _decoded(data: bytes) -> Iterator[bytes]:
     for shift in range(4):
         size = (len(data) - shift) // 4
         letter, idle = (part[shift : shift + 4 * size].reshape(size, 4) for part in (text, zero))
-        little = letter[:, 0] & idle[:, 1:].all(axis=1)
-        big = letter[:, 3] & idle[:, :3].all(axis=1)
+        little = letter[:, 0] & idle[:, 1] & idle[:, 2] & idle[:, 3]
+        big = letter[:, 3] & idle[:, 0] & idle[:, 1] & idle[:, 2]
         for quads, encoding in ((little, "utf-32-le"), (big, "utf-32-be")):
             for begin, end in _stretches(quads, _LEAST_WIDE):
                 yield data[shift + 4 * begin : shift + 4 * end].decode(encoding).encode()
@@ -274,7 +274,9 @@ def _decoded(data: bytes) -> Iterator[bytes]:
 
 def _stretches(mask: np.ndarray, shortest: int) -> list[tuple[int, int]]:
     """(begin, end) of every run of True in `mask` that is at least so long; as fast for noise as for text."""
-    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False))
+    bounded = np.zeros(len(mask) + 2, dtype=bool)
+    bounded[1:-1] = mask
+    edges = np.flatnonzero(bounded[1:] != bounded[:-1])
     begins, ends = edges[::2], edges[1::2]
     long = ends - begins >= shortest
     return list(zip(begins[long].tolist(), ends[long].tolist(), strict=True))
@@ -315,28 +317,32 @@ class _Code:
     telling: int
 
     def found_in(self, data: bytes, strides: Iterable[int], length: int) -> bool:
-        """From every byte that a number may begin at: looks for first ids by their telling bits, then for the other two."""
+        """From every byte that a number may begin at: looks for ids by their telling bits, then compares whole runs."""
         width = self.runs.dtype.itemsize
         wanted = set(map(tuple, self.runs.tolist()))
-        table = np.zeros(2**16, dtype=bool)
-        table[(self.runs[:, 0] >> (8 * self.telling)) & 0xFFFF] = True
+        first, second, third = (_table_of(ids) for ids in ((self.runs >> (8 * self.telling)) & 0xFFFF).T)
         for shift in range(width):
             size = (len(data) - shift) // width
             if size < RUN:
                 continue
             numbers = np.frombuffer(data, dtype=self.runs.dtype, count=size, offset=shift)
             halves = np.frombuffer(data, dtype="<u2", count=size * width // 2, offset=shift)[self.telling // 2 :: width // 2]
-            begins = np.flatnonzero(table[halves])
-            begins = begins[np.isin(numbers[begins], self.runs[:, 0])]
-            if len(begins) and any(self._has_run(numbers, begins, stride, wanted, length) for stride in strides):
-                return True
+            begins = np.flatnonzero(first[halves])
+            for stride in strides if len(begins) else ():
+                places = begins[begins < size - (RUN - 1) * stride]
+                places = places[second[halves[places + stride]]]
+                places = places[third[halves[places + 2 * stride]]].tolist()
+                found = {at for at in places if tuple(numbers[at : at + RUN * stride : stride].tolist()) in wanted}
+                if any(all(at + step * stride in found for step in range(length - RUN + 1)) for at in found):
+                    return True
         return False
 
-    def _has_run(self, numbers: np.ndarray, begins: np.ndarray, stride: int, wanted: set[tuple[int, ...]], length: int) -> bool:
-        begins = begins[begins + (RUN - 1) * stride < len(numbers)]
-        begins = begins[np.isin(numbers[begins + stride], self.runs[:, 1])]
-        found = {begin for begin in begins.tolist() if tuple(numbers[begin : begin + RUN * stride : stride].tolist()) in wanted}
-        return any(all(begin + step * stride in found for step in range(length - RUN + 1)) for begin in found)
+
+def _table_of(values: np.ndarray) -> np.ndarray:
+    """Which numbers of 16 bits are among `values`."""
+    table = np.zeros(2**16, dtype=bool)
+    table[values] = True
+    return table
 
 
 def _codes(runs: np.ndarray) -> Iterator[_Code]:
