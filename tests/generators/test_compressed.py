@@ -82,7 +82,7 @@ def test_kept_tokens_without_training_are_the_rarest_ones_states(tiny_base):
     common = set(prompts.document_ids("and works for"))
     dropped = set(range(len(ids))) - set(kept.tolist())
     assert all(place in dropped for place, index in enumerate(ids) if index in common)
-    states = passage_states(tiny_base, prompts, TEXTS, [1])[1]
+    states = dict(zip(TEXTS, StateGenerator(tiny_base, prompts, layer=1).rows(TEXTS), strict=True))
     with torch.no_grad():
         rows = untrained(tiny_base, TEXTS, [sizes, untrained.group(prompts.document_ids(TEXTS[1]), 4)])
     torch.testing.assert_close(rows[0], states[TEXTS[0]][kept], atol=1e-5, rtol=1e-4)
