@@ -22,7 +22,7 @@ from distilledprag import __version__
 
 SHIPPED = {
     "README.md", "log.jsonl", "masks.safetensors", "reader.safetensors", "training.json",
-    "word-scorer.json", "word-scorer.safetensors",
+    "sentence_scorer.json", "sentence_scorer.safetensors", "word-scorer.json", "word-scorer.safetensors",
 }  # fmt: skip
 IMPORT_ALL = "import importlib, json, sys; print(len([importlib.import_module(name) for name in json.load(sys.stdin)]))"
 
