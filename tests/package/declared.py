@@ -19,7 +19,7 @@ ROOMS = {
         f"distilledprag.documents.readers.{name}": {"documents"}
         for name in (
             *("epub", "html", "mail", "opendocument", "packages", "pdf", "pdf_layout", "pdf_page", "pdf_tables", "rtf"),
-            *("slides", "spreadsheet", "visibility", "word"),
+            *("pictures", "slides", "spreadsheet", "visibility", "word"),
         )
     },
     "distilledprag.http": {"engine", "gateway"},

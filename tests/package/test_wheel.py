@@ -91,7 +91,7 @@ def test_the_wheel_holds_the_package_and_no_comparison_weights(wheel):
     assert {"distilledprag/examples/questions.jsonl", "distilledprag/examples/documents/lease.pdf"} <= names
     sources = {file.relative_to(ROOT / "src").as_posix() for file in (ROOT / "src").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == sources
-    assert wheel.stat().st_size < 18e6
+    assert wheel.stat().st_size < 20e6
 
 
 @pytest.mark.parametrize("extra", ["engine", "gateway", *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "all"))])
