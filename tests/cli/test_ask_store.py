@@ -7,7 +7,7 @@ import json
 import pytest
 from tiny import save_tiny_encoder
 
-from distilledprag.generators import state
+from distilledprag.base.llm import PassageEncoder
 from distilledprag.generators.kept_states import KeptStates
 
 QUESTION = "Where does Anna Tovberg live?"
@@ -26,7 +26,7 @@ def never(*_):
 def test_a_store_is_asked_from_the_states_that_were_kept_and_each_collection_alone(
     dprag, indexed, models, encoder, retriever, monkeypatch
 ):
-    monkeypatch.setattr(state, "passage_states", never)
+    monkeypatch.setattr(PassageEncoder, "states", never)
     by = ["--retriever", retriever, *(["--encoder", encoder] if retriever != "bm25" else [])]
     code, out, err = dprag("ask", QUESTION, "--store", indexed, "--collection", "people", "--json", *by, *models)
     record = json.loads(out)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from distilledprag import pipeline
+from distilledprag.cli.search import run
+from distilledprag.cli.store import Search, Stored
+from distilledprag.documents import Passage
+from distilledprag.retrieval import dense
 
 
 @pytest.fixture
@@ -71,3 +77,24 @@ def test_what_is_not_found_and_what_cannot_be_asked(dprag, indexed, tmp_path):
         code, out, err = dprag("search", words, *options)
         assert code == 1 and message in " ".join(err.split()) and out == ""
     assert not (tmp_path / "absent").exists()
+
+
+def test_passages_are_told_as_they_are_and_used_ones_also_where_more_are_shown_than_ranked_for_an_answer(monkeypatch, capsys):
+    words = "one two three four five".split()
+    passages = [Passage(f"Box {word} at 12:100: and :car:.", "a.md", "", place) for place, word in enumerate(words)]
+
+    def finding(order):
+        return SimpleNamespace(find=lambda _, k: [(passages[place], 1.0, "id") for place in order][:k])
+
+    @contextlib.contextmanager
+    def asked(*_):
+        store = SimpleNamespace(document=lambda _: SimpleNamespace(passages=5))
+        yield store, dense.HybridFinder([finding([0, 1, 2]), finding([3, 4, 0])])
+
+    monkeypatch.setattr(dense, "DEPTH", 1)
+    monkeypatch.setattr(Search, "asked", asked)
+    run("box", Stored("store"), 1, 5, True, Search("dense"))
+    rows = json.loads(capsys.readouterr().out)["passages"]
+    assert len(rows) == 5 and [row["text"] for row in rows if row["used"]] == [passages[0].text]
+    run("box", Stored("store"), 1, 5, False, Search("dense"))
+    assert "Box one at 12:100: and :car:." in capsys.readouterr().out

@@ -15,6 +15,7 @@ from distilledprag.retrieval.bm25 import StoreRetriever
     ("postgresql://anna:s3cret@host/dprag", "postgresql://anna@host/dprag"),
     ("postgres://anna:a%2Fb%40c@host/dprag", "postgres://anna@host/dprag"),
     ("postgresql:///dprag?host=/tmp", "postgresql:///dprag?host=/tmp"),
+    ("postgresql://host/dprag?user=anna&password=s3cret&port=1", "postgresql://host/dprag?user=anna&password=...&port=1"),
     ("folder/store", "folder/store"),
 ])  # fmt: skip
 def test_a_place_is_shown_without_its_password(place, shown):

@@ -73,7 +73,7 @@ def test_groups_of_one_token_without_training_are_the_states_themselves(tiny_bas
 
 def test_kept_tokens_without_training_are_the_rarest_ones_states(tiny_base):
     untrained = StateCompressor(CompressorSettings(ratios=(2,), layer=1, rank=2, memory="kept"), tiny_base)
-    untrained.learn_frequencies(["and and and works works for", "and and lives"])
+    untrained.learn_frequencies(["and and and works works for", "and and lives", " "])
     prompts = untrained.prompts
     ids = prompts.document_ids(TEXTS[0])
     sizes = untrained.group(ids, 2)

@@ -14,7 +14,7 @@ from tiny import save_tiny_prepared
 
 from distilledprag.base.prepared import SCORER_FILE, part_of
 from distilledprag.cli.train import run as train
-from distilledprag.errors import CheckpointError
+from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation
 from distilledprag.generators.cross_encoder import SentenceScorer, base_scorer, readings
@@ -159,6 +159,16 @@ def test_evaluation_knows_answers_of_another_scorer(base):
     chosen = Evaluation(EvaluationRecipe(**settings, methods=["state_chosen"]))
     assert chosen.checkpoints["sentence_scorer"] == base_scorer(base, chosen.setting.base).identity
     assert "sentence_scorer" not in Evaluation(EvaluationRecipe(**settings, methods=["state"])).checkpoints
+
+
+def test_a_layer_that_is_not_there_is_refused(base, trained):
+    with pytest.raises(ConfigError, match="layer 9 of the sentence scorer: there are layers 0 to"):
+        train(trained / "recipe.yaml", False, ["scorer.layer=9", f"output={trained / 'deep'}"])
+    data = part_of(base, SCORER_FILE).read_bytes()
+    part_of(base, SCORER_FILE).write_bytes(data.replace(b'\\"layer\\":1', b'\\"layer\\":9'))
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    with pytest.raises(CheckpointError, match="does not fit: layer 9"):
+        base_scorer(base, prag.base)
 
 
 def test_a_damaged_scorer_is_refused_and_a_missing_one_is_none(base, trained):

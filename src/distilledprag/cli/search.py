@@ -22,7 +22,8 @@ def run(words: str, stored: Stored, top_k: int, limit: int, as_json: bool, searc
 
     Raises InputError for no words and for a `top_k` below 1; for the store as `Search.asked` does."""
     with search.asked(stored, Console(stderr=True).print) as (store, finder):
-        used, *_ = best_of(lambda count: finder.find(words, count), top_k)
+        best, *_ = best_of(lambda count: finder.find(words, count), top_k)
+        used = {(passage, document) for passage, _, document in best}  # fused scores depend on how many were asked for
         found = [one for one in finder.find(words, limit) if one[1] > 0]
         counts = {} if search.retriever == "dense" else passages_with(store.database, words)
         once, _ = without_repeats(found, limit)
@@ -30,7 +31,7 @@ def run(words: str, stored: Stored, top_k: int, limit: int, as_json: bool, searc
             {
                 "rank": rank,
                 "score": round(one[1], 4),
-                "used": one in used,
+                "used": (one[0], one[2]) in used,
                 "repeats": one not in once,
                 "document": one[2],
                 "source": one[0].source,
@@ -44,7 +45,7 @@ def run(words: str, stored: Stored, top_k: int, limit: int, as_json: bool, searc
     if as_json:
         print(json.dumps({"retriever": search.retriever, "words": counts, "passages": rows}, ensure_ascii=False))
     else:
-        show(Console(highlight=False), counts, rows, lengths)
+        show(Console(highlight=False, emoji=False), counts, rows, lengths)
 
 
 def show(console: Console, counts: dict[str, int], rows: list[dict[str, Any]], lengths: dict[str, int]) -> None:

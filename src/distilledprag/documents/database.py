@@ -21,7 +21,8 @@ READING = "reading-"  # begin of the names of folders in which uploads lie while
 
 def without_password(place: str | Path) -> str:
     """A place as it may be shown."""
-    return re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1@", str(place))
+    shown = re.sub(r"(?<=://)([^:/@]*):[^/]*@", r"\1@", str(place))
+    return re.sub(r"(?<=[?&])(password|sslpassword)=[^&]*", r"\1=...", shown)
 
 
 def no_store(place: str | Path) -> StoreError:

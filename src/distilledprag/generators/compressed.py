@@ -122,9 +122,9 @@ class StateCompressor(nn.Module):
 
     def learn_frequencies(self, passages: Iterable[str]) -> None:
         """For kept memory tokens: what each token of the vocabulary tells, -log of its frequency in these passages."""
-        counts = torch.full_like(self.information, 0.5, dtype=torch.float64)
+        counts = torch.full((len(self.information),), 0.5, dtype=torch.float64)  # on the CPU, wherever the compressor is
         for text in passages:
-            ids = torch.tensor(self.prompts.document_ids(text))
+            ids = torch.tensor(self.prompts.document_ids(text), dtype=torch.long)
             counts.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
         self.information.copy_(-(counts / counts.sum()).log().half())  # as it is saved
 

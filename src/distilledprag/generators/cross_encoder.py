@@ -39,7 +39,7 @@ from distilledprag.base.architecture import (
 )
 from distilledprag.base.llm import BaseLLM
 from distilledprag.base.prepared import SCORER_FILE, part_of
-from distilledprag.errors import CheckpointError
+from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import write_atomically
 from distilledprag.generators.sentence_choice import Sentence, SentenceChoice, WordScorer
 from distilledprag.lora.identity import tensors_hash
@@ -109,8 +109,12 @@ class CrossEncoder(nn.Module):
     """Scores (B, S) of batches of readings; those behind a reading's last sentence are very low."""
 
     def __init__(self, settings: CrossEncoderSettings, config: Any) -> None:
-        """config: the base's."""
+        """config: the base's. Raises ConfigError for a layer that it does not have."""
         super().__init__()
+        if settings.layer >= config.num_hidden_layers:
+            raise ConfigError(
+                f"layer {settings.layer} of the sentence scorer: there are layers 0 to {config.num_hidden_layers - 1}"
+            )
         self.settings = settings
         shapes = module_shapes(config, (*ATTENTION_TARGETS, *MLP_TARGETS))
         self.lora = SharedLora({k: s for k, s in shapes.items() if split_module_key(k)[0] <= settings.layer}, settings.rank)
@@ -173,7 +177,7 @@ class CrossEncoder(nn.Module):
 def base_scorer(folder: str | Path, base: BaseLLM) -> CrossEncoder | None:
     """The cross-encoder of a prepared base or encoder, None where it has none. base: what the folder holds, loaded.
 
-    Raises CheckpointError for a damaged one, and for one of another base.
+    Raises CheckpointError for a damaged one, for one of a base of another size, and for one that reads a layer that `base` lacks.
     """
     file = part_of(folder, SCORER_FILE)
     if not file.is_file():
@@ -182,6 +186,8 @@ def base_scorer(folder: str | Path, base: BaseLLM) -> CrossEncoder | None:
         with safe_open(file, "pt") as opened:
             net = CrossEncoder(CrossEncoderSettings(**json.loads(opened.metadata()[_KEY])), base.model.config)
             net.load_state_dict({name: opened.get_tensor(name).float() for name in opened.keys()})  # noqa: SIM118
+    except ConfigError as error:
+        raise CheckpointError(f"{file} does not fit: {error}; train one that reads a layer of the encoder") from error
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, ValidationError) as error:
         raise CheckpointError(f"{file} is damaged; prepare the base again, or copy the scorer again") from error
     return net.to(base.device).eval().requires_grad_(False)

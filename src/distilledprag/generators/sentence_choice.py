@@ -4,7 +4,7 @@ Whole sentences are kept, in their order: those that a small trained scorer rank
 Short passages are kept whole: where a document has a handful of sentences, the one with the answer often shares no word with the
 question ("he").
 
-Sentences are ranked by the base's own scorer, which reads hidden states (`state_scorer.py`), where it has one, and else by
+Sentences are ranked by the base's own cross-encoder (`cross_encoder.py`), where it has one, and else by
 `WordScorer`: an MLP with one hidden layer over features of a sentence (numbers without unit, most of them 0 to 1): the words,
 word stems and letter 4-grams that it shares with the question, rare ones counting more; the same of its neighbours and of its
 passage; its place and length; whether it holds numbers, years and names where the question asks for such. It was trained by

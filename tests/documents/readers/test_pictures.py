@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
 from dataclasses import dataclass
 
 import docx
@@ -136,12 +137,44 @@ def test_pictures_of_a_book_are_found_from_its_pages_and_hidden_ones_are_not_rea
     assert found[-1][0] == said(82)[0] and notes[0].startswith("3 pictures were read")
 
 
+def test_an_equations_picture_is_not_read_beside_it_and_of_the_same_picture_in_two_formats_one_is(tmp_path):
+    spaces = "".join(
+        f' xmlns:{short}="urn:oasis:names:tc:opendocument:xmlns:{long}:1.0"'
+        for short, long in (("office", "office"), ("text", "text"), ("draw", "drawing"))
+    )
+    frames = (
+        '<draw:object xlink:href="./Object 1"/><draw:image xlink:href="./ObjectReplacements/Object 1"/>',
+        '<draw:image xlink:href="Pictures/a.svg"/><draw:image xlink:href="Pictures/a.png"/>',
+    )
+    paragraphs = "".join(f"<text:p>Text <draw:frame>{frame}</draw:frame></text:p>" for frame in frames)
+    body = f"<office:body><office:text>{paragraphs}</office:text></office:body>"
+    with zipfile.ZipFile(tmp_path / "a.odt", "w") as made:
+        made.writestr(
+            "content.xml",
+            f'<office:document-content{spaces} xmlns:xlink="http://www.w3.org/1999/xlink">{body}</office:document-content>',
+        )
+        made.writestr("Object 1/content.xml", '<math xmlns="http://www.w3.org/1998/Math/MathML"><mi>a</mi></math>')
+        made.writestr("ObjectReplacements/Object 1", bytes_of(plain(90)))
+        made.writestr("Pictures/a.svg", "<svg/>")
+        made.writestr("Pictures/a.png", bytes_of(plain(91)))
+    found, notes = texts(tmp_path / "a.odt")
+    assert [text for _, text in found] == ["Text a", "Text", *said(91)]
+    assert notes == ("1 picture was read by OCR (1 of 6 words are in doubt)",)
+
+
 @pytest.mark.parametrize(("letters", "dark"), [((0, 0, 0, 255), "[False, True]"), ((255, 255, 255, 255), "[True, False]")])
 def test_letters_on_a_transparent_background_stand_out_from_it(file, letters, dark):
     picture = Image.new("RGBA", (90, 40), (0, 0, 0, 0))
     ImageDraw.Draw(picture).rectangle((30, 10, 60, 30), fill=letters)
     word(file, png(picture))
     assert texts(file)[0][1:] == [("", text) for text in said(90, dark)]
+
+
+def test_letters_of_a_picture_with_16_bits_a_pixel_are_seen(file):
+    picture = Image.new("I;16", (90, 40), 60_000)
+    picture.paste(20_000, (30, 10, 60, 30))
+    word(file, png(picture))
+    assert texts(file)[0][1:] == [("", text) for text in said(90, "[False, True]")]
 
 
 def bytes_of(picture, **options):
@@ -153,13 +186,13 @@ def bytes_of(picture, **options):
 def test_what_cannot_be_read_is_noted_and_costs_the_document_nothing(file):
     damaged = bytearray(bytes_of(Image.effect_noise((300, 300), 90)))
     damaged[1000:1100] = bytes(100)
-    large = io.BytesIO(bytes_of(Image.new("1", (8000, 8000))))
-    word(file, *(png(plain(width)) for width in (90, 91, 92, 93)), io.BytesIO(damaged), large, png(plain(9, 9)))
+    large = [io.BytesIO(bytes_of(Image.new("1", size))) for size in ((8000, 8000), (15_000, 12_000))]
+    word(file, *(png(plain(width)) for width in (90, 91, 92, 93)), io.BytesIO(damaged), *large, png(plain(9, 9)))
     found, notes = texts(file, Said(empty=91, doubted=92))
     assert [text for _, text in found] == ["The lease begins in March.", *said(90), *said(93)]
     assert notes[0] == "2 pictures were read by OCR (2 of 12 words are in doubt)"
     assert notes[1] == "OCR is unsure of most of what it finds in 1 picture, which is left out"
-    assert "1 picture not read by OCR: more than 50 million pixels" in notes
+    assert "2 pictures not read by OCR: more than 50 million pixels" in notes
     assert len(notes) == 4 and "1 picture not read by OCR: damaged" in notes
 
 

@@ -109,6 +109,11 @@ class _Text:
         return "".join(parts)
 
     def _add_picture(self, element: Any) -> None:
+        """Of what a frame holds, which are forms of the same thing, an equation before its picture, and the last picture."""
+        if any(str(later.tag).endswith("}image") for later in element.itersiblings()):
+            return
+        if any(str(other.tag).endswith("}object") and self._object(other) for other in element.getparent()):
+            return
         if (part := posixpath.normpath(element.get(_HREF) or "")) in self._package.names:
             self._waiting += self.pictures.text(part)
 

@@ -123,6 +123,8 @@ def _drawn(data: bytes, crop: Crop) -> tuple[bytes, int] | None:
         raise
     except MemoryError:
         raise UnreadPictureError("it needs more memory; raise the limit `memory`") from None
+    except Image.DecompressionBombError:
+        raise UnreadPictureError(f"more than {LARGEST / 1e6:g} million pixels") from None
     except UnidentifiedImageError:
         raise UnreadPictureError(f"damaged, or none of {', '.join(FORMATS)}") from None
     except Exception as error:  # a damaged picture can break its decoder anywhere
@@ -145,6 +147,8 @@ def _grey(picture: Any) -> Any:
     """The picture without colours; what is transparent shows a background that its letters stand out from."""
     from PIL import Image, ImageStat
 
+    if picture.mode.startswith("I"):  # 16 bits a pixel, of which Pillow would make white all that is not nearly black
+        return picture.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if not (picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info):
         return picture.convert("L")
     shown = picture.convert("LA")
