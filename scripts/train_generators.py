@@ -91,6 +91,8 @@ def main() -> None:
     if given.collect:
         collect(given.out, name)
         return
+    if given.base is None or given.data is None or given.minutes is None:
+        parser.error("to train, give --base, --data and --minutes")
     began = time.perf_counter()
     file = next(path for folder in ("evidence", ".") if (path := RECIPES / folder / f"{name}.yaml").is_file())
     values = merged(recipe_values(file), ON_GPU.get(name, {}))

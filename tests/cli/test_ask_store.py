@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from tiny import save_tiny_encoder
 
 from distilledprag.base.llm import PassageEncoder
@@ -54,6 +55,11 @@ def test_an_answer_from_a_store_is_that_from_its_files_and_states_are_kept_with_
     assert stored["passages"][0]["score"] == other["passages"][0]["score"]
     kept = KeptStates(tmp_path / "store")
     assert kept.kept().passages == 1
+    kept.write(b"as a gateway with a larger limit", {f"passage {n}": torch.ones(200, 2048) for n in range(5)})
+    before = kept.kept()
+    assert before.bytes > 2**20
+    code, _, err = dprag("ask", QUESTION, "--store", tmp_path / "store", "--states-limit", 1, *models)
+    assert code == 0 and kept.kept() == before, err
     kept.close()
 
 

@@ -126,10 +126,15 @@ def run(
 
 @contextlib.contextmanager
 def keeping_states(prag: DistilledPRAG, store: DocumentStore, limit: int) -> Iterator[None]:
-    """Passages' states are taken from those beside the store, and new ones are kept there, as a gateway does it."""
+    """Passages' states are taken from those beside the store, and new ones are kept there, as a gateway does it.
+
+    limit: MiB; where a gateway with a larger limit has kept more, that many.
+    """
     from distilledprag.generators.kept_states import KeptStates
 
-    prag.states.kept = KeptStates(store.reading_folder, limit * 2**20)
+    with contextlib.closing(KeptStates(store.reading_folder)) as found:
+        held = found.kept().bytes
+    prag.states.kept = KeptStates(store.reading_folder, max(limit * 2**20, held))
     try:
         yield
     finally:

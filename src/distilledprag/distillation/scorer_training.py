@@ -51,7 +51,7 @@ class ScorerData(Settings):
     """files: of question rows. contexts_per_file: at most, drawn by `seed`; None: all. held_out: the most questions, of a tenth
     of the contexts, to evaluate on. distractors: share of questions that get passages of other contexts.
 
-    Contexts with fewer than `fewest` tokens are left out (they are always sent whole), and those with more than `most`.
+    Contexts with at most `fewest` tokens are left out (they are sent whole), and those with more than `most`.
     """
 
     model_config = ConfigDict(extra="forbid")
