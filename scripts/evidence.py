@@ -103,7 +103,7 @@ def result_of(run: dict[str, Any], folder: Path) -> dict[str, Any]:
     if kind == "train" and (folder / "log.jsonl").exists():
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         every = max(1, len(log) // 50)
-        curve = [{name: line[name] for name in ("step", *CURVE) if name in line} for line in log[every - 1 :: every]]
+        curve = [{name: line[name] for name in ("step", *CURVE) if name in line} for line in log[::-every][::-1]]
         scored = [{k: v for k, v in line.items() if "/" in k or k == "step"} for line in log if any("/" in k for k in line)]
         return {**found, "curve": curve, "validation": scored}
     return found
