@@ -17,6 +17,7 @@ from distilledprag.cli.train import run as train
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.evaluation.recipe import EvaluationRecipe
 from distilledprag.evaluation.runner import Evaluation
+from distilledprag.generators import cross_encoder
 from distilledprag.generators.cross_encoder import SentenceScorer, base_scorer, readings
 from distilledprag.generators.sentence_choice import WordScorer, cut
 from distilledprag.pipeline import DistilledPRAG
@@ -130,6 +131,19 @@ def test_long_passages_are_read_in_parts_and_no_base_weight_changes(base):
     merged = scorer.scores(QUESTION, passages, sentences) - float(net.word_score) * words
     assert torch.tensor(merged).float() == pytest.approx(whole, abs=1e-3)
     assert all(torch.equal(before[name], tensor) for name, tensor in prag.base.model.state_dict().items())
+
+
+def test_layers_are_copied_only_when_sentences_are_scored(base, monkeypatch):
+    prag = DistilledPRAG.from_pretrained(base, dtype=torch.float32)
+    text = context(3)["documents"][0]["text"]
+
+    def never(*_):
+        raise AssertionError("layers were copied")
+
+    monkeypatch.setattr(cross_encoder, "copied_layers", never)
+    assert prag.choice.fitting(QUESTION, [text], 10_000) == [text]
+    with pytest.raises(AssertionError, match="copied"):
+        prag.choice.chosen(QUESTION, [text], 60)
 
 
 def test_what_has_no_end_is_read_in_part(base):

@@ -145,9 +145,6 @@ class StateCompressor(nn.Module):
         Raises InputError for a passage without text, and for one that is too long for the base.
         """
         rows = self._laid_out(base, passages, sizes)
-        counts = torch.zeros(len(rows.targets), device=base.device).index_add(
-            0, rows.groups, torch.ones_like(rows.groups, dtype=torch.float32)
-        )
 
         def merge(hidden: Tensor) -> Tensor:
             flat = hidden.flatten(0, 1)
@@ -155,6 +152,7 @@ class StateCompressor(nn.Module):
                 return flat.index_add(0, rows.targets, self.memory.to(flat.dtype).expand(len(rows.targets), -1)).view_as(hidden)
             sums = torch.zeros(len(rows.targets), flat.shape[1], device=flat.device)
             sums = sums.index_add(0, rows.groups, flat[rows.sources].float())
+            counts = rows.groups.bincount(minlength=len(rows.targets))
             merged = (sums / counts[:, None] + self.memory).to(flat.dtype)
             return flat.index_copy(0, rows.targets, merged).view_as(hidden)
 

@@ -16,6 +16,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from distilledprag.base.architecture import (
     ATTENTION_TARGETS,
@@ -130,26 +132,21 @@ class CrossEncoder(nn.Module):
     def scores(self, model: nn.Module, batch: Sequence[Reading]) -> Tensor:
         """The same with a model that has the LoRA already."""
         device = self.word_score.device
-        longest, count = max(len(one.ids) for one in batch), max(len(one.word_scores) for one in batch)
-        ids, owners = torch.zeros(len(batch), longest, dtype=torch.long), torch.full((len(batch), longest), -1)
-        words, lengths, sentences = torch.zeros(len(batch), count), [], []
-        for row, one in enumerate(batch):
-            ids[row, : len(one.ids)] = torch.from_numpy(one.ids)
-            owners[row, : len(one.ids)] = torch.from_numpy(one.owners)
-            words[row, : len(one.word_scores)] = torch.from_numpy(one.word_scores)
-            lengths.append(len(one.ids))
-            sentences.append(len(one.word_scores))
-        ids, owners, words = ids.to(device), owners.to(device), words.to(device)
-        hidden = self._states(model, ids, torch.tensor(lengths, device=device))
+        ids = _padded([one.ids for one in batch], 0).to(device).long()
+        owners = _padded([one.owners for one in batch], -1).to(device).long()
+        words = _padded([one.word_scores for one in batch], 0).to(device)
+        lengths = torch.tensor([len(one.ids) for one in batch], device=device)
+        sentences = torch.tensor([len(one.word_scores) for one in batch], device=device)
+        hidden = self._states(model, ids, lengths)
 
         of_sentence, place = owners >= 0, owners.clamp_min(0)
-        empty = hidden.new_zeros(len(batch), count)
+        empty = torch.zeros_like(words)
         tokens = self.best(hidden)[..., 0].masked_fill(~of_sentence, _NOTHING)
         best = (empty + _NOTHING).scatter_reduce(1, place, tokens, "amax")
         sums = empty.scatter_add(1, place, self.average(hidden)[..., 0] * of_sentence)
         average = sums / empty.scatter_add(1, place, of_sentence.to(hidden.dtype)).clamp_min(1)
         scores: Tensor = best + average + self.word_score * words
-        behind = torch.arange(count, device=device) >= torch.tensor(sentences, device=device)[:, None]
+        behind = torch.arange(words.shape[1], device=device) >= sentences[:, None]
         return scores.masked_fill(behind, _NOTHING)
 
     def _states(self, model: nn.Module, ids: Tensor, lengths: Tensor) -> Tensor:
@@ -172,6 +169,10 @@ class CrossEncoder(nn.Module):
         """Write `SCORER_FILE` into an existing folder, in half precision."""
         tensors = {name: tensor.detach().half().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_atomically(folder / SCORER_FILE, save(tensors, metadata={_KEY: self.settings.model_dump_json()}))
+
+
+def _padded(rows: Sequence[NDArray[Any]], filler: int) -> Tensor:
+    return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=filler)
 
 
 def base_scorer(folder: str | Path, base: BaseLLM) -> CrossEncoder | None:
@@ -204,11 +205,16 @@ class SentenceScorer:
     Threads take turns."""
 
     def __init__(self, prompts: PromptBuilder, base: BaseLLM, net: CrossEncoder) -> None:
-        self._prompts, self._net = prompts, net
+        self._prompts, self._base, self._net = prompts, base, net
         self._turn = threading.Lock()
-        self._model = copied_layers(base.model, net.settings.layer + 1)
-        (merged,) = net.lora.batch().unstack(base.identity, "sentence scorer")
-        merge_into(self._model, merged)
+
+    @cached_property
+    def _model(self) -> Any:
+        """Made when sentences are first scored: most questions need all rows."""
+        model = copied_layers(self._base.model, self._net.settings.layer + 1)
+        (merged,) = self._net.lora.batch().unstack(self._base.identity, "sentence scorer")
+        merge_into(model, merged)
+        return model
 
     @torch.inference_mode()
     def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
