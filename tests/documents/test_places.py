@@ -63,3 +63,17 @@ def test_another_process_of_the_same_store_sees_what_one_adds_and_removes(store,
     other.delete([id])
     other.close()
     assert store.count() == 0 and StoreRetriever(store.database).retrieve("Oakport", 3) == []
+
+
+def test_sqlite_asks_its_word_index_once_for_a_question_and_not_for_every_passage(tmp_path):
+    store = DocumentStore(tmp_path / "store")
+    store.add([PreparedDocument("a.txt", [Passage(f"Line {n}", "", "", n) for n in range(50)], "0", 1)], "people")
+    connection, asked = store.database.connection(), []
+    connection.set_trace_callback(asked.append)
+    assert len(StoreRetriever(store.database, "people").find("Line", 3)) == 3
+    connection.set_trace_callback(None)
+    (search,) = [statement for statement in asked if statement.startswith("SELECT") and "MATCH" in statement]
+    plan = [step.rpartition("INDEX ")[2] for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {search}") if "VIRTUAL" in step]
+    matches = [step for step in plan if "M" in step]
+    assert matches and not any("=" in step for step in matches)  # =: looked up again for each row id
+    store.close()

@@ -173,12 +173,13 @@ class SqliteDatabase:
         self, connection: Connection, importance: Mapping[str, float], collection: str | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """Those that SQLite ranks highest. Its ranking gives a word no weight that is in more than half of the passages."""
+        # The plus keeps SQLite from asking the full-text index once for every passage of the collection.
         query = " OR ".join('"' + word.replace('"', '""') + '"' for word in importance)
         chosen = "SELECT rowid FROM passage_words WHERE passage_words MATCH ?"
         values: tuple[Any, ...] = (query,)
         if collection is not None:
             chosen += (
-                " AND rowid IN (SELECT passages.id FROM passages JOIN documents ON documents.id = document WHERE collection = ?)"
+                " AND +rowid IN (SELECT passages.id FROM passages JOIN documents ON documents.id = document WHERE collection = ?)"
             )
             values = (query, collection)
         rows: list[tuple[Any, ...]] = connection.execute(
