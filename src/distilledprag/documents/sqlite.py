@@ -173,13 +173,14 @@ class SqliteDatabase:
         self, connection: Connection, importance: Mapping[str, float], collection: str | None, limit: int
     ) -> list[tuple[Any, ...]]:
         """Those that SQLite ranks highest. Its ranking gives a word no weight that is in more than half of the passages."""
-        # The plus keeps SQLite from asking the full-text index once for every passage of the collection.
         query = " OR ".join('"' + word.replace('"', '""') + '"' for word in importance)
         chosen = "SELECT rowid FROM passage_words WHERE passage_words MATCH ?"
         values: tuple[Any, ...] = (query,)
         if collection is not None:
+            # Not `rowid IN (...)`: SQLite would ask the full-text index once for every passage of the collection.
             chosen += (
-                " AND +rowid IN (SELECT passages.id FROM passages JOIN documents ON documents.id = document WHERE collection = ?)"
+                " AND EXISTS (SELECT 1 FROM passages JOIN documents ON documents.id = document"
+                " WHERE passages.id = passage_words.rowid AND collection = ?)"
             )
             values = (query, collection)
         rows: list[tuple[Any, ...]] = connection.execute(
