@@ -137,9 +137,12 @@ def test_two_processes_that_share_the_base_hold_half_of_it_and_learn_what_one_do
     (tmp_path / "recipes.json").write_text(json.dumps([distill("run", 3), compress("compressor-of-two")]))
     ran = launched(Path(__file__).with_name("train_sharded.py"), tmp_path)
     assert ran.returncode == 0, ran.stderr
-    held, whole = zip(*(json.loads((tmp_path / f"held-{rank}.json").read_text()) for rank in (0, 1)), strict=True)
+    said = {name: [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)] for name in ("held", "turn")}
+    held, whole = zip(*said["held"], strict=True)
     assert sum(held) == whole[0] == whole[1] > 0
     assert max(held) <= 0.51 * whole[0]
+    (_, end), (begin, _) = sorted(said["turn"])
+    assert end <= begin
     close(logged(tmp_path / "run"), logged(tmp_path / "whole")[:3])
     close(logged(tmp_path / "compressor-of-two"), logged(tmp_path / "compressor"))
     train_generator(DistillRecipe(**distill("run", 6, shard=False)), resume=True, quiet=True)

@@ -1,4 +1,5 @@
-"""Started by torchrun: trains recipes one after the other on a base that the processes share, and says how much of it each holds.
+"""Started by torchrun: trains recipes one after the other on a base that the processes share; says how much of it each holds, and
+when each had its turn of a block that they do in turns.
 
 python -m torch.distributed.run --nproc-per-node 2 train_sharded.py FOLDER, which has recipes.json (a list of recipes)
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -24,6 +26,10 @@ if __name__ == "__main__":
         options = {"dtype": torch.float32, "seed": 0, "quiet": True}
         base, _ = load_for_training(recipes[0]["base"], lambda base: torch.nn.Linear(1, 1), shard=True, **options)
         (folder / f"held-{everyone.rank}.json").write_text(json.dumps(held_in_layers(base.model)))
+        with everyone.in_turns():
+            began = time.time()
+            time.sleep(0.2)
+            (folder / f"turn-{everyone.rank}.json").write_text(json.dumps([began, time.time()]))
         for recipe in recipes:
             if recipe["task"] == "distill":
                 train_generator(DistillRecipe(**recipe), quiet=True)
