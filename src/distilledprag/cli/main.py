@@ -32,7 +32,7 @@ Layer = Annotated[Optional[int], typer.Option(min=0, help="Write states after th
 Rows = Annotated[
     Optional[float],  # noqa: UP045
     typer.Option(
-        help="Send only the sentences that the question needs: a share of the rows up to 1 (on average), or the most rows. Default: all."
+        help="Send only the sentences that the question needs: a share up to 1 (on average), or the most rows. Default: all."
     ),
 ]
 Store = Annotated[

@@ -1,8 +1,8 @@
 """Sentence choice: which sentences of the passages a question seems to need, so that only these leave the trusted side.
 
-Whole sentences are kept, in their order: those that a small trained scorer ranks highest, until it is sure enough to have what the
-question needs. A share of the rows says how sure: as many rows as this share of them takes on average, fewer for a question whose
-sentence stands out, up to twice as many for one that could be answered by several. A number of rows is a bound, and is filled.
+Whole sentences are kept, in their order: those that a small trained scorer ranks highest, until it is sure enough to have what
+the question needs. How sure is calibrated, so that a share of the rows is kept on average: less of it for a question whose
+sentence stands out, up to twice as much for one that several could answer. A number of rows is a bound, and is filled.
 Short passages are kept whole: where a document has a handful of sentences, the one with the answer often shares no word with the
 question ("he").
 
