@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 from distilledprag.base.default import default_base
 from distilledprag.distillation.contexts import data_hash, passage_text, read_rows
 from distilledprag.files import write_atomically
-from distilledprag.generators.sentence_choice import FEATURES, WEIGHTS, choose, cut, features
+from distilledprag.generators.sentence_choice import FEATURES, WEIGHTS, Certainty, calibrated, choose, cut, features
 
 FILES = "squad_train nq_qed_train quoref_train hotpotqa_train 2wiki_train fairytaleqa_train".split()
 HIDDEN = 32
@@ -72,11 +72,17 @@ def main() -> None:
         "overlap": lambda x: x[:, 0].numpy(),
         "random": lambda x: generator.random(len(x)),
     }
+    certainty = {
+        name: calibrated([(order(x), [part.size for part in parts]) for x, _, parts, _ in held_out])
+        for name, order in orders.items()
+    }
     recall = {
-        str(share): {name: _recall(held_out, order, share) for name, order in orders.items()} for share in (0.25, 0.35, 0.5)
+        str(share): {name: _recall(held_out, order, share, certainty[name]) for name, order in orders.items()}
+        for share in (0.25, 0.35, 0.5)
     }
     tensors = {"mean": mean, "deviation": deviation, "hidden.weight": net[0].weight, "hidden.bias": net[0].bias,
-               "out.weight": net[3].weight, "out.bias": net[3].bias}  # fmt: skip
+               "out.weight": net[3].weight, "out.bias": net[3].bias,
+               "certainty": torch.tensor(certainty["trained"])}  # fmt: skip
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out, save({name: tensor.detach().half().contiguous() for name, tensor in tensors.items()}))
     record = {
@@ -92,11 +98,11 @@ def main() -> None:
     print(json.dumps(record, indent=1))
 
 
-def _recall(held_out: list, order, share: float) -> list[float]:
+def _recall(held_out: list, order, share: float, certainty: Certainty) -> list[float]:
     """[share of questions of which a sentence with the answer is kept, mean share of rows kept]."""
     found, used = [], []
     for x, holding, parts, _ in held_out:
-        kept = choose(order(x), parts, share)
+        kept = choose(order(x), parts, share, certainty)
         found.append(any(bool(holding[i]) for i in kept))
         used.append(sum(parts[i].size for i in kept) / sum(part.size for part in parts))
     return [round(float(np.mean(found)), 4), round(float(np.mean(used)), 4)]

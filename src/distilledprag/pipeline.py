@@ -183,8 +183,8 @@ class DistilledPRAG:
         documents: texts, each one passage; or pass a `retriever` over passages loaded before. Of more than `top_k`
         documents the best `top_k` are used, as BM25 ranks them; None: 3, or all where there are fewer. Of those, documents that
         share no word with the question, or nearly repeat a better one, are left out; `notes` says so. rows: send only the
-        sentences that the question seems to need, a share of the rows up to 1 or a number of rows. Raises InputError for an
-        empty question, no documents, what is no text, and more text than the base reads.
+        sentences that the question seems to need, a share of the rows up to 1 (on average) or the most rows. Raises InputError
+        for an empty question, no documents, what is no text, and more text than the base reads.
         """
         begin = time.perf_counter()
         check_text(question, "the question")

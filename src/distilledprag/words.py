@@ -18,7 +18,7 @@ import string
 import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -255,15 +255,39 @@ def titled(title: str, text: str) -> str:
     return f"{title}\n{text}" if title and not text.lower().startswith(title.lower()) else text
 
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9\"'(\[])")
+# Neither a run of full stops nor one of quotes is tried from each of its characters: that takes quadratic time.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+")
+_TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
+# Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.
+_NUMBERED = frozenset(
+    "no nos art sec ch fig vol pp p para approx ca tel ext jan feb mar apr jun jul aug sep sept oct nov dec".split()
+)
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences and lines of a text, in order, none of them empty.
+    """Sentences and lines of a text, in order, none of them empty, without the white space between them."""
+    return [sentence for line in text.split("\n") for sentence in _of_line(line)]
 
-    A simpler rule than the one that cuts passages (`documents/passages.py`): the shipped sentence scorers were trained with it.
-    """
-    return [part for line in text.split("\n") for part in _SENTENCE.split(line) if part.strip()]
+
+def _of_line(text: str) -> Iterator[str]:
+    begin = 0
+    for match in _SENTENCE_END.finditer(text):
+        following = text[match.end() : match.end() + 1]
+        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
+            continue
+        yield text[begin : match.end()].strip()
+        begin = match.end()
+    if rest := text[begin:].strip():
+        yield rest
+
+
+def _is_abbreviation(sentence: str, following: str) -> bool:
+    """Whether the last word of `sentence`, with its full stop, is an abbreviation, so that the sentence goes on."""
+    if not sentence.endswith("."):
+        return False
+    word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
+    initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
+    return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
 
 
 def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:

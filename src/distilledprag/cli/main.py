@@ -31,7 +31,9 @@ Generator = Annotated[
 Layer = Annotated[Optional[int], typer.Option(min=0, help="Write states after this layer. Default: the base's.")]  # noqa: UP045
 Rows = Annotated[
     Optional[float],  # noqa: UP045
-    typer.Option(help="Send only the sentences that the question needs: a share up to 1, or a number of rows. Default: all."),
+    typer.Option(
+        help="Send only the sentences that the question needs: a share up to 1 (on average), or the most rows. Default: all."
+    ),
 ]
 Store = Annotated[
     str, typer.Option(help="Where documents are kept: a folder, made if it is missing, or postgresql://user@host/database.")
@@ -331,7 +333,8 @@ def evaluate(
         Path, typer.Option("--json", help="With --data: where the table goes; answers are kept beside it.")
     ] = Path("evaluation.json"),
     rows: Annotated[
-        float, typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 or a number of rows.")
+        float,
+        typer.Option(help="With --data: what the method state_chosen keeps, a share up to 1 (on average) or the most rows."),
     ] = 0.35,
     generator: Annotated[
         Optional[list[Path]],  # noqa: UP045

@@ -38,11 +38,10 @@ from distilledprag.distillation.pair_data import epoch_order
 from distilledprag.errors import ConfigError
 from distilledprag.files import write_atomically
 from distilledprag.generators.cross_encoder import CrossEncoder, CrossEncoderSettings, Reading, readings
-from distilledprag.generators.sentence_choice import Sentence, WordScorer, choose, cut
+from distilledprag.generators.sentence_choice import SHARES, Certainty, Sentence, WordScorer, calibrated, choose, cut
 from distilledprag.prompts import PromptBuilder
 from distilledprag.recipes import Dtype
 
-SHARES = (0.25, 0.35, 0.5)  # of rows kept, in evaluation
 _SORTED = 16  # batches whose questions are sorted by length together
 _TITLE_NOTE = re.compile(r"\s*\(.*?\)\s*$")
 
@@ -224,26 +223,42 @@ class ScorerTask:
         return {"loss": losses.mean()}
 
     @torch.no_grad()
-    def evaluate(self, step: int) -> dict[str, float]:
-        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; and how
-        often every kind of wanted sentence is (`all_kept`)."""
+    def held_out_scores(self) -> list[NDArray[np.float64]]:
+        """Of each held-out question, its sentences' scores."""
         self.module.eval()
-        kept: dict[str, list[bool]] = {}
+        scores: list[NDArray[np.float64]] = []
         for begin in range(0, len(self.held_out), self.recipe.data.batch_size):
             batch = self.held_out[begin : begin + self.recipe.data.batch_size]
             found = self.module(self.base, [example.reading for example in batch]).double().cpu().numpy()
-            for example, row in zip(batch, found, strict=True):
-                parts = [Sentence(0, number, "", int(size)) for number, size in enumerate(example.sizes)]
-                for name, scores in (("kept", row[: len(parts)]), ("words", example.reading.word_scores.astype(float))):
-                    for share in SHARES:
-                        chosen = list(choose(scores, parts, share))
-                        ok = [bool(kind[chosen].any()) for kind in example.wanted if kind.any()]
-                        kept.setdefault(f"{name}/{share}", []).append(bool(example.wanted[0, chosen].any()))
-                        kept.setdefault(f"all_{name}/{share}", []).append(all(ok))
-                        if share == 0.35:
-                            kept.setdefault(f"{name}/{share}/{example.source}", []).append(bool(example.wanted[0, chosen].any()))
+            scores += [row[: len(example.sizes)] for example, row in zip(batch, found, strict=True)]
         self.module.train()
-        return {name: float(np.mean(found)) for name, found in sorted(kept.items())}
+        return scores
+
+    def certainty(self, scores: Sequence[NDArray[np.float64]]) -> list[tuple[float, float]]:
+        """What the sums of probabilities must be for shares of the rows (`calibrated`). scores: of the held-out questions."""
+        return calibrated([(found, example.sizes.tolist()) for found, example in zip(scores, self.held_out, strict=True)])
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; how often
+        every kind of wanted sentence is (`all_kept`); and the share of the rows that is kept (`rows`)."""
+        scores = self.held_out_scores()
+        ways: dict[str, tuple[Certainty, Sequence[NDArray[np.float64]]]] = {
+            "kept": (self.certainty(scores), scores),
+            "words": (WordScorer.default().certainty, [example.reading.word_scores.astype(float) for example in self.held_out]),
+        }
+        seen: dict[str, list[float]] = {}
+        for name, (certainty, rows) in ways.items():
+            for example, row in zip(self.held_out, rows, strict=True):
+                parts = [Sentence(0, number, "", int(size)) for number, size in enumerate(example.sizes)]
+                for share in SHARES:
+                    chosen = list(choose(row, parts, share, certainty))
+                    kept = bool(example.wanted[0, chosen].any())
+                    seen.setdefault(f"{name}/{share}", []).append(kept)
+                    seen.setdefault(f"all_{name}/{share}", []).append(all(k[chosen].any() for k in example.wanted if k.any()))
+                    seen.setdefault(f"rows_{name}/{share}", []).append(example.sizes[chosen].sum() / example.sizes.sum())
+                    if share == 0.35:
+                        seen.setdefault(f"{name}/{share}/{example.source}", []).append(kept)
+        return {name: float(np.mean(found)) for name, found in sorted(seen.items())}
 
 
 def _holding(sentences: Sequence[Sentence], answer: str) -> NDArray[np.bool_]:
@@ -269,6 +284,7 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
     task = ScorerTask(base, net, recipe)
 
     def export(target: Path) -> None:
+        net.settings = net.settings.model_copy(update={"certainty": task.certainty(task.held_out_scores())})
         net.save(target)
         record = {
             "data": [file.name for file in recipe.data.files],

@@ -15,20 +15,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distilledprag.words import sentences
+
 WHOLE_SENTENCE = 4  # words; a longer heading that ends with a full stop says something, so it is text as well
 SHORT_ITEM = 12  # words; longer items are passages of their own
 
 # Invisible characters that only steer line breaks or mark the start of a file; they would split words in search.
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
 _CONTROL_OR_SURROGATE = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff]")
-# Neither a run of full stops nor one of quotes is tried from each of its characters: that takes quadratic time.
-_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s+")
 _CLAUSE_END = (",", ";", ":", "–", "—")
-_TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov sen vs messrs mt ft e.g i.e cf".split())
-# Abbreviations before a number only: "No. 4" and "3 Sept. 2021" go on, "She said no. Then" does not.
-_NUMBERED = frozenset(
-    "no nos art sec ch fig vol pp p para approx ca tel ext jan feb mar apr jun jul aug sep sept oct nov dec".split()
-)
 
 Kind = Literal["paragraph", "item"]
 
@@ -97,28 +92,6 @@ class Outline:
             self._blocks.append(Block(self._title))
             self._bare = False
         return self._blocks
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences of `text` (one line). Joined by single spaces they are the text again."""
-    found: list[str] = []
-    begin = 0
-    for match in _SENTENCE_END.finditer(text):
-        following = text[match.end() : match.end() + 1]
-        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
-            continue
-        found.append(text[begin : match.end()].strip())
-        begin = match.end()
-    return [*found, rest] if (rest := text[begin:].strip()) else found
-
-
-def _is_abbreviation(sentence: str, following: str) -> bool:
-    """Whether the last word of `sentence`, with its full stop, is an abbreviation, so that the sentence goes on."""
-    if not sentence.endswith("."):
-        return False
-    word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
-    initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
-    return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
 
 
 def split_text(text: str, longest: int) -> list[str]:

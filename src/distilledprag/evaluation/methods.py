@@ -37,7 +37,7 @@ from distilledprag.generators.compressed import StateCompressor
 from distilledprag.generators.cross_encoder import CrossEncoder, sentence_choice
 from distilledprag.generators.document_states import base_document_states
 from distilledprag.generators.interface import generator_names, mask_row_of
-from distilledprag.generators.sentence_choice import Sentence, SentenceChoice, WordScorer
+from distilledprag.generators.sentence_choice import Certainty, Sentence, SentenceChoice, WordScorer
 from distilledprag.generators.state import StateGenerator, noisy
 from distilledprag.lora.states import StateAdapter
 from distilledprag.lora.weights import LoraBatch
@@ -173,12 +173,16 @@ class AnswerScorer:
     def __init__(self, answers: Sequence[str]) -> None:
         self._answers = answers
 
+    @property
+    def certainty(self) -> Certainty:
+        return WordScorer.default().certainty
+
     def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
         """(sentences,)"""
         by_words = WordScorer.default().scores(question, passages, sentences)
         holds = np.array([containment(sentence.text, self._answers) > 0 for sentence in sentences])
         if holds.any():
-            by_words[np.where(holds, by_words, -np.inf).argmax()] = np.inf
+            by_words[np.where(holds, by_words, -np.inf).argmax()] = by_words.max() + 0.001
         return by_words
 
 

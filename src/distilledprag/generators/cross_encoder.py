@@ -43,7 +43,7 @@ from distilledprag.base.llm import BaseLLM
 from distilledprag.base.prepared import SCORER_FILE, part_of
 from distilledprag.errors import CheckpointError, ConfigError
 from distilledprag.files import write_atomically
-from distilledprag.generators.sentence_choice import Sentence, SentenceChoice, WordScorer
+from distilledprag.generators.sentence_choice import Certainty, Sentence, SentenceChoice, WordScorer
 from distilledprag.lora.identity import tensors_hash
 from distilledprag.lora.injection import inject, merge_into
 from distilledprag.lora.weights import SharedLora
@@ -56,12 +56,14 @@ _BATCH = 8  # readings at a time, where passages are long
 
 class CrossEncoderSettings(Settings):
     """layer: whose states are scored. rank: of the LoRA on layers 0 to `layer`. longest: tokens of passages that are read at a
-    time; of longer ones, consecutive sentences are read together, as many as fit."""
+    time; of longer ones, consecutive sentences are read together, as many as fit. certainty: of a trained one, by its held-out
+    questions (`calibrated`)."""
 
     model_config = ConfigDict(extra="forbid")
     layer: int = Field(8, ge=0)
     rank: int = Field(16, gt=0)
     longest: int = Field(768, gt=0)
+    certainty: list[tuple[float, float]] = []
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,10 @@ class SentenceScorer:
     def __init__(self, prompts: PromptBuilder, base: BaseLLM, net: CrossEncoder) -> None:
         self._prompts, self._base, self._net = prompts, base, net
         self._turn = threading.Lock()
+
+    @property
+    def certainty(self) -> Certainty:
+        return self._net.settings.certainty
 
     @cached_property
     def _model(self) -> Any:

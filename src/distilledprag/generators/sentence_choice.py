@@ -1,6 +1,8 @@
 """Sentence choice: which sentences of the passages a question seems to need, so that only these leave the trusted side.
 
-Whole sentences are kept, in their order: those that a small trained scorer ranks highest, as long as they fit the budget of rows.
+Whole sentences are kept, in their order: those that a small trained scorer ranks highest, until it is sure enough to have what
+the question needs. How sure is calibrated, so that a share of the rows is kept on average: less of it for a question whose
+sentence stands out, up to twice as much for one that several could answer. A number of rows is a bound, and is filled.
 Short passages are kept whole: where a document has a handful of sentences, the one with the answer often shares no word with the
 question ("he").
 
@@ -31,6 +33,8 @@ from distilledprag.errors import InputError
 from distilledprag.words import sentence_spans, words_of
 
 FEWEST = 60  # rows; passages that have fewer altogether are kept whole
+MOST = 2.0  # times the share of rows that is asked for, for a single question
+SHARES = (0.1, 0.2, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # that certainties are found for
 WEIGHTS = Path(__file__).parents[1] / "weights" / "word-scorer.safetensors"
 FEATURES = 53
 _SUFFIX = re.compile(r"(ing|edly|ed|es|s|ly|er|ers|ion|ions|ment|al|'s)$")
@@ -63,8 +67,14 @@ class Sentence:
 # --- choosing
 
 
+Certainty = Sequence[tuple[float, float]]  # (share of the rows, probability of the sentences kept), both rising
+
+
 class Scorer(Protocol):
-    """What ranks sentences for a question."""
+    """What ranks sentences for a question. certainty: of its scores, as `calibrated` finds it."""
+
+    @property
+    def certainty(self) -> Certainty: ...
 
     def scores(self, question: str, passages: Sequence[str], sentences: Sequence[Sentence]) -> NDArray[np.float64]:
         """(sentences,), higher for sentences that the question seems to need; sentences: of all passages, in their order."""
@@ -92,14 +102,14 @@ class SentenceChoice:
     def chosen(self, question: str, passages: Sequence[str], rows: float) -> list[str]:
         """The passages with their chosen sentences only; one of which nothing is chosen becomes empty, and keeps its number.
 
-        rows: a share of all rows (up to 1) or a number of rows. Raises InputError for rows <= 0.
+        rows: a share of all rows (up to 1), on average over questions, or the most rows. Raises InputError for rows <= 0.
         """
         if not rows > 0:
             raise InputError(f"rows must be a share up to 1, or a number of rows; got {rows:g}")
         parts = cut(passages, self._count)
-        if sum(part.size for part in parts) <= _budget(parts, rows):
+        if rows == 1 or sum(part.size for part in parts) <= max(FEWEST, rows if rows > 1 else 0):
             return list(passages)
-        kept = choose(self._scorer.scores(question, passages, parts), parts, rows)
+        kept = choose(self._scorer.scores(question, passages, parts), parts, rows, self._scorer.certainty)
         return [
             " ".join(part.text for index, part in enumerate(parts) if part.passage == number and index in kept)
             for number in range(len(passages))
@@ -115,21 +125,51 @@ def cut(passages: Sequence[str], count: Callable[[str], int]) -> list[Sentence]:
     ]
 
 
-def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float) -> set[int]:
-    """Places of the sentences to keep: the best first, as long as they fit. rows: a share up to 1, or a number of rows."""
-    budget = _budget(parts, rows)
+def choose(scores: NDArray[np.float64], parts: Sequence[Sentence], rows: float, certainty: Certainty) -> set[int]:
+    """Places of the sentences to keep, the best first.
+
+    rows: up to 1, a share: sentences are kept until their probabilities, the softmax of `scores`, add up to what `certainty` says
+    for it, and of up to `MOST` times the share. Above 1, a number: as many as fit. The best is always kept.
+    """
+    sizes = [part.size for part in parts]
+    if rows > 1:
+        return _kept(scores, sizes, max(FEWEST, rows), 1.0)
+    shares, enough = zip((0.0, 0.0), *certainty, (1.0, 1.0), strict=True)
+    return _kept(scores, sizes, max(FEWEST, MOST * rows * sum(sizes)), float(np.interp(rows, shares, enough)))
+
+
+def _kept(scores: NDArray[np.float64], sizes: Sequence[int], most: float, enough: float) -> set[int]:
+    probability = np.exp(scores - scores.max())
+    probability /= probability.sum()
     kept: set[int] = set()
-    used = 0
+    used, sure = 0, 0.0
     for index in np.argsort(-scores, kind="stable"):
-        if not kept or used + parts[index].size <= budget:
+        if kept and sure >= enough and enough < 1:
+            break
+        if not kept or used + sizes[index] <= most:
             kept.add(int(index))
-            used += parts[index].size
+            used += sizes[index]
+            sure += float(probability[index])
     return kept
 
 
-def _budget(parts: Sequence[Sentence], rows: float) -> float:
-    """The most rows that are sent."""
-    return max(FEWEST, rows * sum(part.size for part in parts) if rows <= 1 else rows)
+def calibrated(examples: Sequence[tuple[NDArray[np.float64], Sequence[int]]]) -> list[tuple[float, float]]:
+    """For each of `SHARES` how sure to be, so that this share of all rows of the questions is kept, or less.
+
+    examples: scores and sizes of the sentences of questions that the scorer was not trained on.
+    """
+    found, rows = [], sum(sum(sizes) for _, sizes in examples)
+    for share in SHARES:
+        low, high = 0.0, 1.0
+        for _ in range(16):
+            middle = (low + high) / 2
+            used = 0
+            for scores, sizes in examples:
+                most = max(FEWEST, MOST * share * sum(sizes))
+                used += sum(sizes[index] for index in _kept(scores, sizes, most, middle))
+            low, high = (middle, high) if used <= share * rows else (low, middle)
+        found.append((share, round(low, 5)))
+    return found
 
 
 # --- scoring
@@ -208,6 +248,10 @@ class WordScorer:
 
     def __init__(self, tensors: dict[str, Any]) -> None:
         self._tensors = {name: np.asarray(tensor, dtype=np.float64) for name, tensor in tensors.items()}
+
+    @property
+    def certainty(self) -> Certainty:
+        return [(share, sure) for share, sure in self._tensors["certainty"].tolist()]
 
     @classmethod
     @cache
