@@ -29,6 +29,9 @@ _TITLES = frozenset("mr mrs ms dr prof st rev hon gen col maj capt sgt lt gov se
 _NUMBERED = frozenset(
     "no nos art sec ch fig vol pp p para approx ca tel ext jan feb mar apr jun jul aug sep sept oct nov dec".split()
 )
+# "4.", "2.1.", "iv." or "(b)." at a beginning, or between items that were joined, is the number of what follows.
+_LABEL = re.compile(r"(?:.*; )?\(?(?:\d{1,3}|[A-Za-z]|[ivxlcIVXLC]{2,6})\)?(?:\.\d{1,3})*\.", re.DOTALL)
+_LONGEST_LABEL = 16  # characters
 
 Kind = Literal["paragraph", "item"]
 
@@ -105,7 +108,8 @@ def sentences(text: str) -> list[str]:
     begin = 0
     for match in _SENTENCE_END.finditer(text):
         following = text[match.end() : match.end() + 1]
-        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
+        sentence = text[begin : match.start() + 1]
+        if not following or following.islower() or _is_abbreviation(sentence, following) or _is_label(sentence):
             continue
         found.append(text[begin : match.end()].strip())
         begin = match.end()
@@ -119,6 +123,11 @@ def _is_abbreviation(sentence: str, following: str) -> bool:
     word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
     initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
     return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
+
+
+def _is_label(sentence: str) -> bool:
+    """Whether it ends with the number of an item or clause, whose words follow."""
+    return _LABEL.fullmatch(sentence[-_LONGEST_LABEL:]) is not None
 
 
 def split_text(text: str, longest: int) -> list[str]:

@@ -128,6 +128,25 @@ def form(document):
     xml(paragraph, f'<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:ddList>{entries}</w:ddList></w:ffData></w:fldChar></w:r>')
 
 
+def numbered(paragraph, num, level):
+    xml(paragraph, "<w:pPr/>") if paragraph._p.pPr is None else None
+    paragraph._p.pPr.append(parse_xml(f'<w:numPr {NAMESPACES}><w:ilvl w:val="{level}"/><w:numId w:val="{num}"/></w:numPr>'))
+
+
+@word(".docx", "automatic numbers", ("4.2 " + FACT,), ("4.1 The rent",), ("(a) the keys",), absent=["4.2 The rent"])
+def clauses(document):
+    lists = document.part.numbering_part.element
+    levels = "".join(
+        f'<w:lvl w:ilvl="{n}"><w:start w:val="{start}"/><w:numFmt w:val="{form}"/><w:lvlText w:val="{text}"/></w:lvl>'
+        for n, (start, form, text) in enumerate([(4, "decimal", "%1."), (1, "decimal", "%1.%2"), (1, "lowerLetter", "(%3)")])
+    )
+    lists.insert(0, parse_xml(f'<w:abstractNum {NAMESPACES} w:abstractNumId="90">{levels}</w:abstractNum>'))
+    lists.append(parse_xml(f'<w:num {NAMESPACES} w:numId="90"><w:abstractNumId w:val="90"/></w:num>'))
+    for level, text in enumerate(["Money", "The rent is 2000 euro a month.", "the keys"]):
+        numbered(document.add_paragraph(text), 90, level)
+    numbered(document.add_paragraph(FACT), 90, 1)
+
+
 @word(".docx", "text boxes", ("Emergency number 4711",))
 def box(document):
     paragraph = document.add_paragraph(FACT)
@@ -373,6 +392,23 @@ odt(
     f"<table:table-row>{odf_spanned('North', rows=2)}{odf_cells(ROWS[2][1:])}</table:table-row>"
     f"<table:table-row>{COVERED}{odf_cells(ROWS[3][1:])}</table:table-row></table:table>",
     *HEADS,
+)
+ITEM = "<text:list-item>{}</text:list-item>"
+odt(
+    "automatic numbers",
+    '<text:list text:style-name="L1">'
+    + ITEM.format(
+        "<text:p>Money</text:p><text:list>"
+        + ITEM.format("<text:p>The rent is 2000 euro a month.</text:p>")
+        + ITEM.format(f"<text:p>{FACT}</text:p>")
+        + "</text:list>"
+    )
+    + "</text:list>",
+    ("4.2 " + FACT,),
+    ("4.1 The rent",),
+    styles='<text:list-style style:name="L1">'
+    '<text:list-level-style-number text:level="1" style:num-format="1" style:num-suffix="." text:start-value="4"/>'
+    '<text:list-level-style-number text:level="2" style:num-format="1" text:display-levels="2"/></text:list-style>',
 )
 odt("password", "", refused="needs a password", manifest="<encryption-data/>")
 CASES.text(".odt", "damaged", b"PK no zip", refused="cannot be read as an OpenDocument text")

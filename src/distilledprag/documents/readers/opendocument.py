@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment
+from distilledprag.documents.readers.numbering import OpenNumbering
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package
 from distilledprag.documents.readers.pictures import Pictures, Text
@@ -29,26 +30,31 @@ def read_odt(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     package = Package(file, "an OpenDocument text")
     if "META-INF/manifest.xml" in package.names and b"encryption-data" in package.data("META-INF/manifest.xml"):
         raise DocumentError(f"{file} needs a password; save a copy without one")
-    reading = _Text(package, ocr)
-    if "styles.xml" in package.names:
-        for part in package.xml("styles.xml").iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
+    roots = [package.xml(name) for name in ("content.xml", "styles.xml") if name in package.names or name == "content.xml"]
+    numbering = OpenNumbering(roots)
+    reading = _Text(package, ocr, numbering.labels)
+    for root in roots[1:]:
+        for part in root.iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
             name = "Page header" if str(part.tag).endswith("header") else "Page footer"
             text = clean(reading.inline(part))
             if any(character.isalpha() for character in text):
                 reading.outline.add(f"{name}: {text}")
             reading.flush()
-    body = package.xml("content.xml").find(f"{_OFFICE}body")
+    body = roots[0].find(f"{_OFFICE}body")
     if body is None:
         raise DocumentError(f"{file} cannot be read as an OpenDocument text (it has no body); open and save it again")
+    numbering.read(body)
     reading.add_all(body, "paragraph")
     return ReadDocument(tuple(reading.outline.finish()), tuple(reading.pictures.notes()))
 
 
 class _Text:
-    def __init__(self, package: Package, ocr: Ocr | None) -> None:
+    """labels: the automatic numbers of headings and list items."""
+
+    def __init__(self, package: Package, ocr: Ocr | None, labels: dict[Any, str]) -> None:
         self.outline = Outline()
         self.pictures = Pictures(ocr, package)
-        self._package = package
+        self._package, self._labels = package, labels
         self._waiting: list[Text] = []  # notes and pictures of the present paragraph
 
     def add_all(self, parent: Any, kind: Kind) -> None:
@@ -80,7 +86,8 @@ class _Text:
 
     def inline(self, element: Any) -> str:
         """The text below an element on one line; notes and comments wait until the paragraph ends."""
-        parts = [element.text or ""]
+        label = self._labels.get(element)
+        parts = [f"{label} " if label else "", element.text or ""]
         for child in element:
             tag = child.tag if isinstance(child.tag, str) else ""
             name = tag.rpartition("}")[2]

@@ -17,6 +17,7 @@ from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the let
 
 from distilledprag.documents.passages import Outline, ReadDocument, clean, comment, not_read
 from distilledprag.documents.readers.formulas import equation, lowered, raised
+from distilledprag.documents.readers.numbering import WordNumbering
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package, shown_pictures
 from distilledprag.documents.readers.pictures import Pictures, Text
@@ -56,6 +57,8 @@ class _Word:
         self._named: dict[Any, dict[str, str]] = {}  # root of a part -> the names that it gives other parts
         self._parts = package.related(main)
         self._styles = self._style_table()
+        self._numbering = WordNumbering(self._roots("numbering"), self._roots("styles"))
+        self._begun: list[str] = []  # a paragraph whose end is deleted or hidden: the next one goes on with it
         self._notes: dict[tuple[str, str], Any] = {}
         for kind, tag in (("footnotes", "footnote"), ("endnotes", "endnote"), ("comments", "comment")):
             for root in self._roots(kind):
@@ -84,6 +87,7 @@ class _Word:
                     self._outline.add(f"{name}: {text}")
             self._flush_notes()
         self._add_all(body)
+        self._end_begun()
         for key, note in list(self._notes.items()):  # what no place in the text refers to
             if note.get(f"{_W}type") is None:
                 self._outline.add(self._note(key))
@@ -104,15 +108,29 @@ class _Word:
 
     def _add_paragraph(self, paragraph: Any) -> None:
         names, level = self._style(paragraph)
+        goes_on = _has_no_end(paragraph)
+        label = "" if goes_on else self._numbering.label(paragraph)
         text = self._text(paragraph)
+        if goes_on and (level is None or not text.strip()):
+            self._begun.append(text)
+            return
+        text = "".join([*self._begun, text])
+        self._begun.clear()
+        if label and text.strip():
+            text = f"{label} {text}"
         if level is not None:
             self._outline.heading(text, level)
         else:
-            numbered = paragraph.find(f"{_W}pPr/{_W}numPr") is not None
-            item = numbered or any(name.startswith("list") for name in names)
+            listed = self._numbering.place(paragraph) is not None
+            item = listed or any(name.startswith("list") for name in names)
             for part in text.split("\n\n"):
                 self._outline.add(part, "item" if item else "paragraph")
         self._flush_notes()
+
+    def _end_begun(self) -> None:
+        """Add what no paragraph goes on with."""
+        self._outline.add("".join(self._begun))
+        self._begun.clear()
 
     def _flush_notes(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -174,6 +192,8 @@ class _Word:
             elif tag == f"{_W}tc":
                 parts.append(self._text(child) + "\n")
             elif tag not in _GONE:
+                if tag == f"{_W}p" and not _has_no_end(child) and (label := self._numbering.label(child)):
+                    parts.append(f"{label} ")
                 parts.append(self._text(child))
                 if tag in _LINE_BREAKS:
                     parts.append("\n")
@@ -231,6 +251,7 @@ class _Word:
                 self._count("large picture")
 
     def _add_table(self, table: Any) -> None:
+        self._end_begun()
         rows = [row for row in _below(table, "tr") if row.find(f"{_W}trPr/{_W}del") is None]
         cells = [[cell for cell in _below(row, "tc") if cell.find(f"{_W}tcPr/{_W}cellDel") is None] for row in rows]
         if all(len(row) <= 1 for row in cells):  # a frame around paragraphs
@@ -274,6 +295,18 @@ def _below(parent: Any, name: str) -> Iterator[Any]:
             yield child
         elif child.tag not in _GONE and child.tag not in (f"{_W}tr", f"{_W}tc", f"{_W}tbl"):
             yield from _below(child, name)
+
+
+def _has_no_end(paragraph: Any) -> bool:
+    """Whether the mark that ends a paragraph is deleted, moved away or hidden: it has no number then, and the next one goes on
+    with its text. A mark of its own kind (specVanish) only puts a heading and the text after it on one line."""
+    mark = paragraph.find(f"{_W}pPr/{_W}rPr")
+    if mark is None:
+        return False
+    if mark.find(f"{_W}del") is not None or mark.find(f"{_W}moveFrom") is not None:
+        return True
+    hidden = mark.find(f"{_W}vanish")
+    return hidden is not None and hidden.get(f"{_W}val") not in _OFF and mark.find(f"{_W}specVanish") is None
 
 
 def _head_rows(rows: list[Any], cells: list[list[Cell]]) -> int:
