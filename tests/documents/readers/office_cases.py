@@ -16,7 +16,7 @@ from PIL import Image
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
-from reader_cases import COLUMNS, FACT, HEADS, ROWS, STAFF, Cases
+from reader_cases import COLUMNS, FACT, HEADS, ROWS, STAFF, UNREAD, Cases
 
 CASES = Cases()
 NAMESPACES = (
@@ -174,19 +174,21 @@ def merged(document):
         made.cell(*first).merge(made.cell(*last))
 
 
-@word(".docx", "large pictures", (FACT,), note="1 large picture is not read")
-def large_picture(document):
+@word(".docx", UNREAD, (FACT,), note="^1 picture is not read$")
+def pictures(document):
     document.add_paragraph(FACT)
-    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(8))
+    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(0.5))
+    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(0.5))
+    document.add_picture(png(10), width=docx.shared.Inches(2), height=docx.shared.Inches(0.7))
 
 
 CASES.text(".docx", "password", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", refused="has a password")
 CASES.text(".docx", "damaged", b"PK no zip", refused="cannot be read as a Word document")
 
 
-def png():
+def png(grey=200):
     buffer = io.BytesIO()
-    Image.new("L", (60, 80), 200).save(buffer, "PNG")
+    Image.new("L", (60, 80), grey).save(buffer, "PNG")
     buffer.seek(0)
     return buffer
 
@@ -317,6 +319,16 @@ def picture_slide(deck, slide):
     deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_picture(png(), 0, 0, Inches(5))
 
 
+@slides(UNREAD, (FACT,), note="^1 picture is not read$")
+def picture_beside_text(deck, slide):
+    slide.placeholders[1].text = FACT
+    slide.shapes.add_picture(png(), 0, 0, Inches(5))
+    slide.shapes.add_picture(png(10), 0, 0, Inches(1))
+    again = deck.slides.add_slide(deck.slide_layouts[5])
+    again.shapes.title.text = "More"
+    again.shapes.add_picture(png(), 0, 0, Inches(5))
+
+
 CASES.text(".pptx", "damaged", b"PK no zip", refused="cannot be read as a PowerPoint presentation")
 
 
@@ -409,6 +421,24 @@ odt(
     styles='<text:list-style style:name="L1">'
     '<text:list-level-style-number text:level="1" style:num-format="1" style:num-suffix="." text:start-value="4"/>'
     '<text:list-level-style-number text:level="2" style:num-format="1" text:display-levels="2"/></text:list-style>',
+)
+DRAWING = (
+    'xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:x="http://www.w3.org/1999/xlink" '
+    'xmlns:svg="urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0"'
+)
+FRAME = f'<draw:frame {DRAWING} svg:width="{{}}cm" svg:height="{{}}cm">{{}}</draw:frame>'
+IMAGE = '<draw:image x:href="{}"/>'
+odt(
+    UNREAD,
+    f"<text:p>{FACT}" + FRAME.format(15, 1.5, IMAGE.format("a.png")) + FRAME.format(1, 1, IMAGE.format("b.png")) + "</text:p>",
+    (FACT,),
+    note="^1 picture is not read$",
+)
+odt(
+    "charts",
+    f"<text:p>{FACT}" + FRAME.format(9, 9, '<draw:object x:href="./Object 1"/>' + IMAGE.format("./Object 2")) + "</text:p>",
+    (FACT,),
+    note="^1 chart or embedded object is not read$",
 )
 odt("password", "", refused="needs a password", manifest="<encryption-data/>")
 CASES.text(".odt", "damaged", b"PK no zip", refused="cannot be read as an OpenDocument text")

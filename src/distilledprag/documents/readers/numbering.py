@@ -155,7 +155,8 @@ class WordNumbering:
         num, level = (None, None) if own is None else (_value(own, "numId"), _value(own, "ilvl"))
         if num is None:
             name = paragraph.find(f"{_W}pPr/{_W}pStyle")
-            style, chain = "" if name is None else name.get(f"{_W}val") or "", []
+            style = "" if name is None else name.get(f"{_W}val") or ""
+            chain: list[str] = []
             while num is None and style in self._styles and len(chain) < _MOST_BASES:
                 chain.append(style)
                 style, num, its_level = self._styles[style]

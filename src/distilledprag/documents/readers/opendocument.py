@@ -7,11 +7,11 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment
+from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment, not_read
 from distilledprag.documents.readers.numbering import OpenNumbering
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package
-from distilledprag.documents.readers.pictures import Pictures, Text
+from distilledprag.documents.readers.pictures import Pictures, Text, inches
 from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
@@ -21,6 +21,7 @@ _GONE = {
     f"{_TEXT}{name}"
     for name in ("tracked-changes", "sequence-decls", "variable-decls", "user-field-decls", "note-citation", "hidden-text")
 }
+_SVG = f"{_OASIS}svg-compatible:1.0}}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _MATH_ANNOTATION = "{http://www.w3.org/1998/Math/MathML}annotation"
 
@@ -45,7 +46,7 @@ def read_odt(file: Path, ocr: Ocr | None = None) -> ReadDocument:
         raise DocumentError(f"{file} cannot be read as an OpenDocument text (it has no body); open and save it again")
     numbering.read(body)
     reading.add_all(body, "paragraph")
-    return ReadDocument(tuple(reading.outline.finish()), tuple(reading.pictures.notes()))
+    return ReadDocument(tuple(reading.outline.finish()), tuple(reading.notes()))
 
 
 class _Text:
@@ -56,6 +57,7 @@ class _Text:
         self.pictures = Pictures(ocr, package)
         self._package, self._labels = package, labels
         self._waiting: list[Text] = []  # notes and pictures of the present paragraph
+        self._objects = 0  # that are not read
 
     def add_all(self, parent: Any, kind: Kind) -> None:
         for element in parent:
@@ -77,6 +79,10 @@ class _Text:
                 self.flush()
             else:
                 self.add_all(element, "item" if tag == f"{_TEXT}list-item" else kind)
+
+    def notes(self) -> list[str]:
+        """What was not read."""
+        return ([not_read(self._objects, "chart or embedded object")] if self._objects else []) + self.pictures.notes()
 
     def flush(self) -> None:
         """Add what waits for the paragraph's end."""
@@ -108,7 +114,8 @@ class _Text:
             elif name == "image":
                 self._add_picture(child)
             elif name == "object":
-                parts.append(self._object(child))
+                parts.append(text := self._object(child))
+                self._objects += not text and not self.pictures.wanted
             elif tag and tag not in _GONE:
                 inner = self.inline(child)
                 parts.append(f" {inner} " if name in ("p", "h", "list-item", "table-cell", "title", "desc") else inner)
@@ -121,7 +128,11 @@ class _Text:
             return
         if any(str(other.tag).endswith("}object") and self._object(other) for other in element.getparent()):
             return
-        if (part := posixpath.normpath(element.get(_HREF) or "")) in self._package.names:
+        frame = element.getparent()
+        part = posixpath.normpath(element.get(_HREF) or "")
+        if not any(str(other.tag).endswith("}object") for other in frame):  # which are noted themselves
+            self.pictures.leave(part, inches(frame.get(f"{_SVG}width")), inches(frame.get(f"{_SVG}height")))
+        if part in self._package.names:
             self._waiting += self.pictures.text(part)
 
     def _object(self, element: Any) -> str:
