@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from test_reader_training import TINY_RUN, write_rows
 from tiny import PAPER, tiny_model, tiny_tokenizer
 
 from distilledprag.base.reader import load_tensors
+from distilledprag.distillation.compressor_training import CompressRecipe, train_compressor
 from distilledprag.distillation.generator_training import train_generator
 from distilledprag.distillation.processes import Processes
 from distilledprag.distillation.reader_training import ReaderTraining, train_reader
@@ -32,13 +35,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def launched(*arguments):
+    """Two processes of this machine."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=600)
+
+
 def in_two(recipe, tmp_path, *options):
     """`dprag train` of a recipe in two processes of this machine."""
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "distilledprag"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([*launch, "train", str(file), *options], env=environment, capture_output=True, text=True, timeout=600)
+    return launched("-m", "distilledprag", "train", file, *options)
 
 
 def logged(run):
@@ -58,19 +66,36 @@ def test_batches_that_cannot_be_shared_out_are_refused():
         Processes(0, 2).own(3, "training.batches")
 
 
+@pytest.mark.parametrize(("task", "reason"), [
+    ("reader", "weights of all layers"), ("dyprag", "trains in one process"), ("prag", "trains in one process"),
+    ("scorer", "trains in one process"),
+])  # fmt: skip
+def test_a_task_that_cannot_share_the_base_says_why(task, reason, dprag, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump({"task": task, "training": {"steps": 1}}))
+    code, _, error = dprag("train", file, "--set", "training.shard_base=true")
+    assert code == 1 and reason in " ".join(error.split()) and "training.shard_base" in error
+
+
+TRAINING = {
+    "learning_rate": 1e-3, "evaluate_every": 3, "checkpoint_every": 3, "tensorboard": False, "gradient_accumulation_steps": 2,
+    "schedule": "trapezoid", "warmup_ratio": 0, "decay_ratio": 0,
+}  # fmt: skip
+GENERATOR = {**PAPER, "dropout": 0.2}
+
+
+def pairs_of(folder):
+    return {"files": [str(write_pairs(folder))], "batch_size": 3, "questions_per_context": 2, "validation_share": 0.2}
+
+
 @pytest.mark.slow
 @pytest.mark.scale
 def test_a_generator_learns_the_same_in_two_processes_and_goes_on_in_another_number(tiny_base_folder, tmp_path):
-    data = {"files": [str(write_pairs(tmp_path))], "batch_size": 3, "questions_per_context": 2, "validation_share": 0.2}
-    training = {
-        "steps": 6, "learning_rate": 1e-3, "evaluate_every": 3, "checkpoint_every": 3, "tensorboard": False,
-        "gradient_accumulation_steps": 2, "schedule": "trapezoid", "warmup_ratio": 0, "decay_ratio": 0,
-    }  # fmt: skip
-    generator = {**PAPER, "dropout": 0.2}
+    data = pairs_of(tmp_path)
 
     def recipe(name, steps):
-        own = {"output": str(tmp_path / name), "training": {**training, "steps": steps}}
-        return {"task": "distill", "base": str(tiny_base_folder), "generator": generator, "data": data, **own}
+        own = {"output": str(tmp_path / name), "training": {**TRAINING, "steps": steps}}
+        return {"task": "distill", "base": str(tiny_base_folder), "generator": GENERATOR, "data": data, **own}
 
     def alone(name, steps, resume=False):
         values = recipe(name, steps)
@@ -83,10 +108,45 @@ def test_a_generator_learns_the_same_in_two_processes_and_goes_on_in_another_num
     close(logged(tmp_path / "from-two"), logged(tmp_path / "whole")[:3])
     alone("from-two", 6, resume=True)
     alone("from-one", 3)
-    ran = in_two(recipe("from-one", 6), tmp_path, "--resume")
+    ran = in_two(recipe("from-one", 6), tmp_path, "--resume", "--set", "training.shard_base=true")
     assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("2 processes share the base's layers") == 1
     for name in ("from-two", "from-one"):
         close(logged(tmp_path / name), logged(tmp_path / "whole"))
+
+
+@pytest.mark.slow
+@pytest.mark.scale
+def test_two_processes_that_share_the_base_hold_half_of_it_and_learn_what_one_does(tiny_base_folder, tmp_path):
+    common = {"base": str(tiny_base_folder), "data": pairs_of(tmp_path)}
+
+    def distill(name, steps, shard=True):
+        own = {"output": str(tmp_path / name), "training": {**TRAINING, "steps": steps, "shard_base": shard}}
+        cache = {"folder": str(tmp_path / f"{name}-cache")}
+        return {"task": "distill", "generator": GENERATOR, "teacher_cache": cache, **common, **own}
+
+    def compress(name):
+        own = {"output": str(tmp_path / name), "training": {**TRAINING, "steps": 3, "shard_base": True}, "dtype": "float32"}
+        return {"task": "compress", "compressor": {"layer": 1, "ratios": [2, 4], "rank": 4, "decoder_rank": 2}, **common, **own}
+
+    train_generator(DistillRecipe(**distill("whole", 6)), quiet=True)
+    train_compressor(CompressRecipe(**compress("compressor")), quiet=True)
+    shutil.copytree(tmp_path / "whole-cache", tmp_path / "run-cache")
+    first = min((tmp_path / "run-cache").rglob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
+    first.unlink()  # so that in the first step one process finds the teacher's outputs, and the other does not
+    (tmp_path / "recipes.json").write_text(json.dumps([distill("run", 3), compress("compressor-of-two")]))
+    ran = launched(Path(__file__).with_name("train_sharded.py"), tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    said = {name: [json.loads((tmp_path / f"{name}-{rank}.json").read_text()) for rank in (0, 1)] for name in ("held", "turn")}
+    held, whole = zip(*said["held"], strict=True)
+    assert sum(held) == whole[0] == whole[1] > 0
+    assert max(held) <= 0.51 * whole[0]
+    (_, end), (begin, _) = sorted(said["turn"])
+    assert end <= begin
+    close(logged(tmp_path / "run"), logged(tmp_path / "whole")[:3])
+    close(logged(tmp_path / "compressor-of-two"), logged(tmp_path / "compressor"))
+    train_generator(DistillRecipe(**distill("run", 6, shard=False)), resume=True, quiet=True)
+    close(logged(tmp_path / "run"), logged(tmp_path / "whole"))
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from distilledprag.documents.reading import ReadingPool
 from distilledprag.errors import DocumentError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "documents"
+OUTLOOK = Path(__file__).parents[1] / "data" / "outlook"
 PIECES = {
     "text": ["Anna lives in Oakport. ", "\n", "\n\n", "====", "ALL CAPITALS", "\ufeff", "\u200b", "\0", "e.g. ", "…", "\u2028"],
     "markdown": ["# ", "* ", "_", "**", "`", "```\n", "[a](b", "![", "| a | b |\n|---|---|\n", "> ", "---\n", "1. ", "<b>"],
@@ -97,6 +98,8 @@ def samples(kind):
     found = [file.read_bytes() for file in sorted(EXAMPLES.iterdir()) if file.suffix == f".{alike}"]
     if kind in MADE:
         found = [MADE[kind]()]
+    if kind == "msg":
+        found = [file.read_bytes() for file in sorted(OUTLOOK.glob("*.msg"))]
     return tuple(found) or (b"Anna lives in Oakport.\n\nShe works for Velkor Foods.\n" * 5,)
 
 
@@ -106,6 +109,8 @@ def generated(draw, kind):
     text = "".join(draw.choices([*pieces, "Anna ", "7 "], k=draw.randint(1, 120)))
     if kind in ZIPPED and kind not in ("docx", "docm"):
         return repacked(draw, kind)
+    if kind == "msg":
+        return changed(draw, draw.choice(samples(kind)), kind)
     if kind in ("docx", "docm"):
         if draw.random() < 0.7:  # close what is open
             healed = lxml.etree.fromstring(f"<w:b {hostile_files.WORD}>{text}</w:b>", lxml.etree.XMLParser(recover=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
 from rich.console import Console
 
 from distilledprag.base.prepared import SCORER_FILE
@@ -12,14 +13,21 @@ from distilledprag.errors import ConfigError
 from distilledprag.recipes import checked_recipe, recipe_values
 
 _IN_MANY = ("reader", "distill", "compress")  # what several processes can train together
+_SHARDED = ("distill", "compress")  # what they can train without each holding the whole base
+
+
+class _Asked(BaseModel):
+    """What is asked of a recipe of any task before it is checked."""
+
+    training: Any = None
 
 
 def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
     """Train what the recipe's `task` says: a reader, a generator (`distill`), a compressor of states (`compress`), a sentence
     scorer (`scorer`), or a baseline (`prag`, `dyprag`).
 
-    Started by torchrun, it trains in several processes; the baselines train in one. Raises ConfigError for an unknown task and
-    for wrong keys.
+    Started by torchrun, it trains in several processes; the baselines train in one. Raises ConfigError for an unknown task, for
+    wrong keys and for a base that shall be sharded in a task that cannot.
     """
     from distilledprag.distillation.processes import joined
 
@@ -28,6 +36,15 @@ def run(file: Path, resume: bool, overrides: list[str] | None = None) -> None:
         task = values.get("task", "distill")
         if everyone.count > 1 and task not in _IN_MANY:
             raise ConfigError(f"{file}: {task} trains in one process; start it without torchrun")
+        training = checked_recipe(values, _Asked, str(file), overrides).training
+        if task not in _SHARDED and isinstance(training, dict) and training.get("shard_base"):
+            why = (
+                "each step of a reader keeps the weights of all layers, LoRA added, until its end, so that sharing the base out "
+                "would save no memory"
+                if task == "reader"
+                else f"{task} trains in one process, which has nobody to share the base with"
+            )
+            raise ConfigError(f"{file}: {why}; leave training.shard_base out, and take a base that fits the GPU")
         _train(task, values, file, resume, overrides, everyone.is_first)
 
 

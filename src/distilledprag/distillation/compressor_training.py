@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import all_hidden_states, changed_layer_output, logits_of
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, chosen_device, load_base
-from distilledprag.distillation.loop import LoopSettings, fit
+from distilledprag.base.llm import BaseLLM
+from distilledprag.distillation.loop import SharedLoopSettings, fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss
 from distilledprag.distillation.packing import PackedRows, RowTable
 from distilledprag.distillation.pair_data import PairData, TrainingRow
 from distilledprag.distillation.recipes import PairSource
+from distilledprag.distillation.sharded_base import load_for_training
 from distilledprag.generators.compressed import CompressorSettings, StateCompressor, load_compressor
 from distilledprag.lora.injection import inject
 from distilledprag.prompts import PromptBuilder
@@ -62,7 +63,7 @@ class CompressRecipe(Settings):
     start_from: str | None = None
     data: PairSource
     losses: CompressorLosses = CompressorLosses()
-    training: LoopSettings
+    training: SharedLoopSettings
 
 
 @dataclass
@@ -176,13 +177,22 @@ def _rotated(rows: Sequence[Tensor]) -> list[Tensor]:
 
 def train_compressor(recipe: CompressRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
     """Train a compressor as `recipe` says; the result is `recipe.output/model`. Returns the last evaluation."""
-    base = load_base(recipe.base or default_base(), device=chosen_device(), dtype=getattr(torch, recipe.dtype))
-    torch.manual_seed(recipe.training.seed)
-    if recipe.start_from:
-        compressor = load_compressor(recipe.start_from, base).requires_grad_()
-    else:
-        compressor = StateCompressor(recipe.compressor, base)
-    compressor.to(base.device).train()
+
+    def build(base: BaseLLM) -> StateCompressor:
+        return (
+            load_compressor(recipe.start_from, base).requires_grad_()
+            if recipe.start_from
+            else StateCompressor(recipe.compressor, base)
+        )
+
+    base, compressor = load_for_training(
+        recipe.base or default_base(),
+        build,
+        dtype=getattr(torch, recipe.dtype),
+        seed=recipe.training.seed,
+        shard=recipe.training.shard_base,
+        quiet=quiet,
+    )
     task = CompressorTask(base, compressor, recipe)
     if recipe.compressor.memory == "kept" and not recipe.start_from:
         compressor.learn_frequencies({text for passages, _ in task.data.groups for text in passages})
@@ -194,4 +204,5 @@ def train_compressor(recipe: CompressRecipe, *, resume: bool = False, quiet: boo
         recipe=recipe.model_dump(mode="json"),
         export=compressor.save_pretrained,
         quiet=quiet,
+        together=recipe.training.shard_base,
     )

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from distilledprag.base.architecture import all_hidden_states, logits_of
 from distilledprag.base.default import default_base
-from distilledprag.base.llm import BaseLLM, chosen_device, load_base
+from distilledprag.base.llm import BaseLLM
 from distilledprag.distillation.loop import fit
 from distilledprag.distillation.losses import cosine_loss, generation_loss, kl_loss, top_k_kl_loss
 from distilledprag.distillation.packing import PackedRows
 from distilledprag.distillation.pair_data import Batch, PairData, TrainingRow, collate
+from distilledprag.distillation.processes import training_processes
 from distilledprag.distillation.recipes import CosinePositions, DistillRecipe
+from distilledprag.distillation.sharded_base import load_for_training
 from distilledprag.distillation.teacher_cache import TeacherCache, batch_of, records_of
 from distilledprag.generators.document_states import DocumentStates
 from distilledprag.generators.interface import (
@@ -132,7 +134,10 @@ class DistillTask:
         real = zip(rows.ids, rows.segments, rows.labels, rows.is_token, strict=True)
         keys = [cache.key([part[token].tolist() for part in (ids, segments, labels)]) for ids, segments, labels, token in real]
         records = cache.load(keys)
-        if records is None:
+        missing = records is None
+        if self.recipe.training.shard_base:  # then the teacher runs in all processes or in none
+            missing = not training_processes().agree(not missing)
+        if records is None or missing:
             teacher, documents = self.read(batch)
             size, temperature = cache.settings.top_k, self.recipe.losses.temperature
             where = (compared, rows.is_supervised)
@@ -182,10 +187,18 @@ def _others(adapters: LoraBatch) -> LoraBatch:
 
 def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool = False) -> dict[str, float]:
     """Distil a generator as `recipe` says; the result is `recipe.output/model`. Returns the last evaluation."""
-    base = load_base(recipe.base or default_base(), device=chosen_device(), dtype=getattr(torch, recipe.dtype))
-    torch.manual_seed(recipe.training.seed)
-    generator = load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
-    generator.to(base.device)
+
+    def build(base: BaseLLM) -> ParameterGenerator:
+        return load_generator(recipe.start_from, base) if recipe.start_from else build_generator(recipe.generator, base)
+
+    base, generator = load_for_training(
+        recipe.base or default_base(),
+        build,
+        dtype=getattr(torch, recipe.dtype),
+        seed=recipe.training.seed,
+        shard=recipe.training.shard_base,
+        quiet=quiet,
+    )
     task = DistillTask(base, generator, recipe)
 
     return fit(
@@ -197,4 +210,5 @@ def train_generator(recipe: DistillRecipe, *, resume: bool = False, quiet: bool 
         export=generator.save_pretrained,
         initialise=None if recipe.start_from else task.initialise,
         quiet=quiet,
+        together=recipe.training.shard_base,
     )

@@ -58,6 +58,13 @@ class LoopSettings(BaseModel):
     tensorboard: bool = True
 
 
+class SharedLoopSettings(LoopSettings):
+    """For what can be trained on a base that no GPU holds whole. shard_base: share its layers out among the processes
+    (`sharded_base.py`)."""
+
+    shard_base: bool = False
+
+
 class Task(Protocol):
     """What the loop trains; of what `losses` returns, `loss` is minimised."""
 
@@ -97,11 +104,13 @@ def fit(
     initialise: Callable[[], None] | None = None,
     cpu: bool = False,
     quiet: bool = False,
+    together: bool = False,
 ) -> dict[str, float]:
     """Train `task.module` for `settings.steps` optimizer steps and return the last evaluation; nothing where no step was left.
 
     output: run folder. export: called with a temporary folder at every checkpoint, and for a run that has all its steps;
-    what it writes becomes `output/model`. initialise: called before the first step of a run that begins.
+    what it writes becomes `output/model`. initialise: called before the first step of a run that begins. together: all processes
+    evaluate, as they must where they share a base; else the first one does.
     Raises ConfigError if the folder holds another run (one of another recipe, if `resume` is true), for a precision that the
     device lacks and for batches that the processes cannot share out, CheckpointError if the loss stops being finite or the
     checkpoint to go on from is damaged.
@@ -118,7 +127,7 @@ def fit(
         folder.step = everyone.told(folder.step)
         if not folder.step and initialise:
             initialise()
-        return _train(task, settings, folder, accelerator, export, quiet or not everyone.is_first, everyone, own)
+        return _train(task, settings, folder, accelerator, export, quiet or not everyone.is_first, everyone, own, together)
 
 
 def _train(
@@ -130,6 +139,7 @@ def _train(
     quiet: bool,
     everyone: Processes,
     own: range,
+    together: bool,
 ) -> dict[str, float]:
     """own: which of a step's batches this process learns."""
     start = folder.step
@@ -210,7 +220,7 @@ def _train(
             record: dict[str, Any] = {"step": step, **sums, "gradient_norm": float(norm or 0.0)}
             record |= {"learning_rate": schedule.get_last_lr()[0], "examples_per_second": rate}
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                evaluation = everyone.told(task.evaluate(step) if everyone.is_first else {})
+                evaluation = everyone.told(task.evaluate(step) if together or everyone.is_first else {})
                 record |= evaluation
             if everyone.is_first and (step % settings.log_every == 0 or evaluation.keys() & record.keys()):
                 folder.append(record)

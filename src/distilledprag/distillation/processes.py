@@ -2,7 +2,8 @@
 
 The batches of a step are shared out: of n, process r of W does the numbers r, r + W, ... All of them start from the same
 parameters, their gradients are added up before each optimizer step, so all of them stay the same, and the step is the one that a
-single process would have made of the n batches, whatever W is. The first process alone writes files, logs and evaluates.
+single process would have made of the n batches, whatever W is. The first process alone writes files and logs, and evaluates
+unless the processes share a base that none of them holds whole (`sharded_base.py`).
 
 (It is data parallel training without torch's DistributedDataParallel, which wants one forward through one module a backward: the
 losses here run the frozen base around the trained module, and a reader's step has several backwards.)
@@ -57,6 +58,23 @@ class Processes:
         told = [value]
         dist.broadcast_object_list(told, src=0)
         return told[0]
+
+    def agree(self, holds: bool) -> bool:
+        """Whether it holds in all processes."""
+        return self.added({"holds": float(holds)})["holds"] == self.count
+
+    @contextlib.contextmanager
+    def in_turns(self) -> Iterator[None]:
+        """The processes of a machine do the block one after the other; they leave it together."""
+        if self.count == 1:
+            yield
+            return
+        turns = torch.tensor([int(os.environ["LOCAL_WORLD_SIZE"])], device=_device())
+        dist.all_reduce(turns, op=dist.ReduceOp.MAX)
+        for turn in range(int(turns)):
+            if turn == int(os.environ["LOCAL_RANK"]):
+                yield
+            dist.barrier()
 
     def added(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """Each number added up over the processes, which all have the same names."""

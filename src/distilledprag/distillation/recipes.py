@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel as Settings
 from pydantic import ConfigDict, Field
 
-from distilledprag.distillation.loop import LoopSettings
+from distilledprag.distillation.loop import SharedLoopSettings
 from distilledprag.distillation.pair_data import PairDataSettings
 from distilledprag.distillation.reader_training import ReaderSettings
 from distilledprag.distillation.teacher_cache import CacheSettings
@@ -51,7 +51,7 @@ class DistillRecipe(Settings):
     data: PairSource
     losses: LossSettings = LossSettings()
     teacher_cache: CacheSettings | None = None
-    training: LoopSettings
+    training: SharedLoopSettings
 
 
 class ReaderRecipe(Settings):

@@ -26,6 +26,7 @@ MAY_CHANGE = frozenset(
         "training.checkpoint_every",
         "training.checkpoint_minutes",
         "training.log_every",
+        "training.shard_base",
         "training.tensorboard",
     }
 )
