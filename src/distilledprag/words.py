@@ -264,6 +264,11 @@ _NUMBERED = frozenset(
 )
 
 
+# "4.", "2.1.", "iv." or "(b)." at a beginning, or between items that were joined, is the number of what follows.
+_LABEL = re.compile(r"(?:.*; )?\(?(?:\d{1,3}|[A-Za-z]|[ivxlcIVXLC]{2,6})\)?(?:\.\d{1,3})*\.", re.DOTALL)
+_LONGEST_LABEL = 16  # characters
+
+
 def sentences(text: str) -> list[str]:
     """Sentences and lines of a text, in order, none of them empty, without the white space between them."""
     return [sentence for line in text.split("\n") for sentence in _of_line(line)]
@@ -273,7 +278,8 @@ def _of_line(text: str) -> Iterator[str]:
     begin = 0
     for match in _SENTENCE_END.finditer(text):
         following = text[match.end() : match.end() + 1]
-        if not following or following.islower() or _is_abbreviation(text[begin : match.start() + 1], following):
+        sentence = text[begin : match.start() + 1]
+        if not following or following.islower() or _is_abbreviation(sentence, following) or _is_label(sentence):
             continue
         yield text[begin : match.end()].strip()
         begin = match.end()
@@ -288,6 +294,11 @@ def _is_abbreviation(sentence: str, following: str) -> bool:
     word = sentence.rsplit(maxsplit=1)[-1].strip(".(\"'“‘[").lower()
     initial = len(word) == 1 and word.isalpha() and word != "i" and sentence[-2:-1].isupper()
     return initial or word in _TITLES or (word in _NUMBERED and following.isdigit())
+
+
+def _is_label(sentence: str) -> bool:
+    """Whether it ends with the number of an item or clause, whose words follow."""
+    return _LABEL.fullmatch(sentence[-_LONGEST_LABEL:]) is not None
 
 
 def sentence_spans(text: str, count: Callable[[str], int]) -> list[tuple[str, int, int]]:

@@ -20,6 +20,11 @@ def test_abbreviations_and_initials_do_not_end_a_sentence():
     assert sentences(text) == ["Dr. J. Berg signed No. 4 on 3 Sept. 2021.", "She left, e.g. by train.", "It cost 3.50 dollars!"]
 
 
+def test_the_number_of_an_item_stays_with_its_words():
+    assert sentences("4.2. The rent is due. (b) Keys. 12. It ends.") == ["4.2. The rent is due.", "(b) Keys.", "12. It ends."]
+    assert sentences("a. Rent; 2. Keys. In 2019. Then") == ["a. Rent; 2. Keys.", "In 2019.", "Then"]
+
+
 def test_a_sentence_that_is_too_long_is_cut_behind_a_comma():
     assert split_text("one two three, four five six seven", 4) == ["one two three,", "four five six seven"]
 

@@ -16,7 +16,7 @@ from PIL import Image
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
-from reader_cases import COLUMNS, FACT, HEADS, ROWS, STAFF, Cases
+from reader_cases import COLUMNS, FACT, HEADS, ROWS, STAFF, UNREAD, Cases
 
 CASES = Cases()
 NAMESPACES = (
@@ -128,6 +128,25 @@ def form(document):
     xml(paragraph, f'<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:ddList>{entries}</w:ddList></w:ffData></w:fldChar></w:r>')
 
 
+def numbered(paragraph, num, level):
+    xml(paragraph, "<w:pPr/>") if paragraph._p.pPr is None else None
+    paragraph._p.pPr.append(parse_xml(f'<w:numPr {NAMESPACES}><w:ilvl w:val="{level}"/><w:numId w:val="{num}"/></w:numPr>'))
+
+
+@word(".docx", "automatic numbers", ("4.2 " + FACT,), ("4.1 The rent",), ("(a) the keys",), absent=["4.2 The rent"])
+def clauses(document):
+    lists = document.part.numbering_part.element
+    levels = "".join(
+        f'<w:lvl w:ilvl="{n}"><w:start w:val="{start}"/><w:numFmt w:val="{form}"/><w:lvlText w:val="{text}"/></w:lvl>'
+        for n, (start, form, text) in enumerate([(4, "decimal", "%1."), (1, "decimal", "%1.%2"), (1, "lowerLetter", "(%3)")])
+    )
+    lists.insert(0, parse_xml(f'<w:abstractNum {NAMESPACES} w:abstractNumId="90">{levels}</w:abstractNum>'))
+    lists.append(parse_xml(f'<w:num {NAMESPACES} w:numId="90"><w:abstractNumId w:val="90"/></w:num>'))
+    for level, text in enumerate(["Money", "The rent is 2000 euro a month.", "the keys"]):
+        numbered(document.add_paragraph(text), 90, level)
+    numbered(document.add_paragraph(FACT), 90, 1)
+
+
 @word(".docx", "text boxes", ("Emergency number 4711",))
 def box(document):
     paragraph = document.add_paragraph(FACT)
@@ -155,19 +174,21 @@ def merged(document):
         made.cell(*first).merge(made.cell(*last))
 
 
-@word(".docx", "large pictures", (FACT,), note="1 large picture is not read")
-def large_picture(document):
+@word(".docx", UNREAD, (FACT,), note="^1 picture is not read$")
+def pictures(document):
     document.add_paragraph(FACT)
-    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(8))
+    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(0.5))
+    document.add_picture(png(), width=docx.shared.Inches(6), height=docx.shared.Inches(0.5))
+    document.add_picture(png(10), width=docx.shared.Inches(2), height=docx.shared.Inches(0.7))
 
 
 CASES.text(".docx", "password", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", refused="has a password")
 CASES.text(".docx", "damaged", b"PK no zip", refused="cannot be read as a Word document")
 
 
-def png():
+def png(grey=200):
     buffer = io.BytesIO()
-    Image.new("L", (60, 80), 200).save(buffer, "PNG")
+    Image.new("L", (60, 80), grey).save(buffer, "PNG")
     buffer.seek(0)
     return buffer
 
@@ -298,6 +319,16 @@ def picture_slide(deck, slide):
     deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_picture(png(), 0, 0, Inches(5))
 
 
+@slides(UNREAD, (FACT,), note="^1 picture is not read$")
+def picture_beside_text(deck, slide):
+    slide.placeholders[1].text = FACT
+    slide.shapes.add_picture(png(), 0, 0, Inches(5))
+    slide.shapes.add_picture(png(10), 0, 0, Inches(1))
+    again = deck.slides.add_slide(deck.slide_layouts[5])
+    again.shapes.title.text = "More"
+    again.shapes.add_picture(png(), 0, 0, Inches(5))
+
+
 CASES.text(".pptx", "damaged", b"PK no zip", refused="cannot be read as a PowerPoint presentation")
 
 
@@ -373,6 +404,41 @@ odt(
     f"<table:table-row>{odf_spanned('North', rows=2)}{odf_cells(ROWS[2][1:])}</table:table-row>"
     f"<table:table-row>{COVERED}{odf_cells(ROWS[3][1:])}</table:table-row></table:table>",
     *HEADS,
+)
+ITEM = "<text:list-item>{}</text:list-item>"
+odt(
+    "automatic numbers",
+    '<text:list text:style-name="L1">'
+    + ITEM.format(
+        "<text:p>Money</text:p><text:list>"
+        + ITEM.format("<text:p>The rent is 2000 euro a month.</text:p>")
+        + ITEM.format(f"<text:p>{FACT}</text:p>")
+        + "</text:list>"
+    )
+    + "</text:list>",
+    ("4.2 " + FACT,),
+    ("4.1 The rent",),
+    styles='<text:list-style style:name="L1">'
+    '<text:list-level-style-number text:level="1" style:num-format="1" style:num-suffix="." text:start-value="4"/>'
+    '<text:list-level-style-number text:level="2" style:num-format="1" text:display-levels="2"/></text:list-style>',
+)
+DRAWING = (
+    'xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" xmlns:x="http://www.w3.org/1999/xlink" '
+    'xmlns:svg="urn:oasis:names:tc:opendocument:xmlns:svg-compatible:1.0"'
+)
+FRAME = f'<draw:frame {DRAWING} svg:width="{{}}cm" svg:height="{{}}cm">{{}}</draw:frame>'
+IMAGE = '<draw:image x:href="{}"/>'
+odt(
+    UNREAD,
+    f"<text:p>{FACT}" + FRAME.format(15, 1.5, IMAGE.format("a.png")) + FRAME.format(1, 1, IMAGE.format("b.png")) + "</text:p>",
+    (FACT,),
+    note="^1 picture is not read$",
+)
+odt(
+    "charts",
+    f"<text:p>{FACT}" + FRAME.format(9, 9, '<draw:object x:href="./Object 1"/>' + IMAGE.format("./Object 2")) + "</text:p>",
+    (FACT,),
+    note="^1 chart or embedded object is not read$",
 )
 odt("password", "", refused="needs a password", manifest="<encryption-data/>")
 CASES.text(".odt", "damaged", b"PK no zip", refused="cannot be read as an OpenDocument text")

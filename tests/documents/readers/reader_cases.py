@@ -20,6 +20,8 @@ HEADS = (("North", "2024", "Revenue", "51"), ("North", "2025", "Cost", "42"))  #
 STAFF = [["Name", "City", "Salary"], ["Anna Berg", "Oakport", "4711"], ["Ben Tarn", "Millport", "4712"]]
 COLUMNS = (("Name", "Anna Berg", "City", "Oakport", "Salary", "4711"), ("Ben Tarn", "City", "Millport", "Salary", "4712"))
 
+UNREAD = "pictures, without --ocr"
+
 
 @dataclass(frozen=True)
 class Case:

@@ -125,6 +125,23 @@ def test_a_slide_shows_its_pictures_after_its_words_and_each_picture_once(tmp_pa
     )
 
 
+def test_a_slide_or_page_whose_picture_was_read_before_or_not_at_all_is_not_said_to_hold_no_text(tmp_path):
+    large = io.BytesIO(bytes_of(Image.new("1", (8000, 8000))))
+    deck = pptx.Presentation()
+    for picture in (png(plain(60)), png(plain(60)), large, png(plain(70)), png(plain(70))):
+        deck.slides.add_slide(deck.slide_layouts[6]).shapes.add_picture(picture, 0, 0)
+    deck.save(str(tmp_path / "deck.pptx"))
+    assert texts(tmp_path / "deck.pptx", Said(empty=70))[1] == (
+        "1 picture was read by OCR (1 of 6 words are in doubt)",
+        "1 picture not read by OCR: more than 50 million pixels",
+        "only pictures on slide 4, 5; OCR finds no text in them",
+    )
+    named = {"a": plain(60), "b": plain(70), "c": Image.new("1", (8000, 8000))}
+    pictures = [(f"O/{name}.png", bytes_of(picture)) for name, picture in named.items()]
+    book_of(tmp_path / "a.epub", [f"<img src='{name}.png'/>" for name in "acaabb"], pictures)
+    assert "2 pages hold only pictures, in which OCR finds no text" in texts(tmp_path / "a.epub", Said(empty=70))[1]
+
+
 def test_pictures_of_a_book_are_found_from_its_pages_and_hidden_ones_are_not_read(tmp_path):
     pages = [
         "<p>One.</p><img src='a.png'/><p>Two.</p><p style='display:none'><img src='b.png'/></p>",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
 
-from reader_cases import COLUMNS, FACT, HEADS, STAFF, Cases
+from PIL import Image
+from reader_cases import COLUMNS, FACT, HEADS, STAFF, UNREAD, Cases
 
 CASES = Cases()
 MERGED = (
@@ -49,6 +51,16 @@ CASES.text(
     "<p>So <math><mi>E</mi><mo>=</mo><msup><mi>x</mi><mn>2</mn></msup></math> and 10<sup>6</sup></p>",
     ("E=x²", "10⁶"),
 )
+DECORATION = (
+    "<img src=a alt=''><img src=b role=presentation><img src=c width=1 height=1><img src=d height=16><p hidden><img src=e></p>"
+)
+CASES.text(
+    ".html",
+    UNREAD,
+    f"<p>{FACT}<img src=x><img src=x><img src=y alt='image 1'>{DECORATION}",
+    (FACT,),
+    note="^2 pictures are not read$",
+)
 CASES.text(".html", "pictures' descriptions", "<img src=x alt='Plan of Oakport 4711'>", ("Plan of Oakport 4711",))
 
 CASES.text(".md", "text", f"# Lease\n\n{FACT}\n", (FACT,))
@@ -58,6 +70,8 @@ CASES.text(
 CASES.text(
     ".md", "a rule at the beginning", f"---\n{FACT} It stays there\n\nRoom 4711\n\n---\n\nThe end.\n", (FACT,), ("Room 4711",)
 )
+CASES.text(".md", UNREAD, f"{FACT}\n\n![](x.png) ![screenshot.png](y.png)\n", (FACT,), note="^2 pictures are not read$")
+CASES.text(".md", "pictures' descriptions", "![Plan of Oakport 4711](x.png)\n", ("Plan of Oakport 4711",))
 CASES.text(".md", "front matter", f"---\ntitle: Lease\nauthor: Anna Berg\n---\n{FACT}\n", (FACT,), ("author: Anna Berg",))
 CASES.text(
     ".md", "list items below ten levels", "".join(f"{'  ' * n}- level {n}\n" for n in range(25)), ("level 9",), ("level 24",)
@@ -178,6 +192,21 @@ def epub(feature, *facts, pages, extra=(), **others):
 epub("text", (FACT,), ("Room 4711",), pages=[f"<p>{FACT}</p>", "<h1>One</h1><p>Room 4711</p>"])
 epub("tables", *COLUMNS, pages=[TABLE])
 epub("merged cells, rows of heads", *HEADS, pages=[MERGED])
+
+
+def drawn(width, height):
+    made = io.BytesIO()
+    Image.new("1", (width, height)).save(made, "PNG")
+    return made.getvalue()
+
+
+epub(
+    UNREAD,
+    (FACT,),
+    note="^1 picture is not read$",
+    pages=[f"<p>{FACT}<img src='a.png'/></p>", "<p>More<img src='a.png'/><img src='b.png'/><img src='gone.png'/></p>"],
+    extra=[("O/a.png", drawn(600, 60)), ("O/b.png", drawn(200, 60))],
+)
 epub(
     "scanned pages among readable ones",
     (FACT,),

@@ -40,7 +40,7 @@ PICTURES = {suffix: ("ocr", "read_picture") for suffix in (".png", ".jpg", ".jpe
 SCANS = frozenset({*PICTURES, ".pdf", ".docx", ".docm", ".odt", ".pptx", ".pptm", ".epub", ".eml", ".msg"})
 # Of the loader, where a library finds no room in the memory that is allowed.
 _NO_ROOM = ("failed to map segment", "Cannot allocate memory")
-VERSION = 4  # raised when readers give other passages for the same file, so that indexes read it anew
+VERSION = 5  # raised when readers give other passages for the same file, so that indexes read it anew
 
 
 def readable(pictures: bool) -> dict[str, tuple[str, str]]:

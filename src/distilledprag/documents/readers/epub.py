@@ -32,18 +32,25 @@ def read_epub(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     read = Pictures(ocr, package)
     missing = only_pictures = 0
     notes: list[str] = []
+    left: set[str] = set()  # pictures that nothing describes
     for page in pages:
         if page not in package.names:
             missing += 1
             continue
         text, page_notes = decode_html(package.data(page), f"{file}, {page},")
 
-        def picture(address: str, page: str = page) -> list[Text]:
-            part = posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(address)))
-            return read.text(part) if part in package.names else []
+        shown: list[str] = []
 
-        found = html_blocks(text, picture=picture if read.wanted else None)
-        only_pictures += not found and "<im" in text
+        def picture(address: str, page: str = page, shown: list[str] = shown) -> list[Text]:
+            shown.append(posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(address))))
+            return read.text(shown[-1]) if shown[-1] in package.names else []
+
+        unread: set[str] = set()
+        found = html_blocks(text, picture=picture if read.wanted else None, unread=unread)
+        if found:
+            left |= {posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(address))) for address in unread}
+        elif "<im" in text and (not read.wanted or (shown and all(map(read.is_blank, shown)))):
+            only_pictures += 1
         blocks += found
         notes += page_notes
     if missing:
@@ -51,6 +58,9 @@ def read_epub(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     if only_pictures:
         said = ", in which OCR finds no text" if read.wanted else ""
         notes.append(f"{only_pictures} page{'s hold' if only_pictures > 1 else ' holds'} only pictures{said}")
+    if not read.wanted:
+        for part in left & package.names:
+            read.leave(part, *read.size(part))
     return ReadDocument(tuple(blocks), tuple(dict.fromkeys(notes + read.notes())))
 
 

@@ -13,8 +13,9 @@ import tinycss2
 from bs4 import BeautifulSoup, NavigableString, Tag
 from bs4.dammit import EncodingDetector
 
-from distilledprag.documents.passages import Block, Kind, Outline, ReadDocument, clean
+from distilledprag.documents.passages import Block, Kind, Outline, ReadDocument, clean, not_read
 from distilledprag.documents.readers.formulas import fraction, lowered, raised, root
+from distilledprag.documents.readers.pictures import TOLD, inches, is_told
 from distilledprag.documents.readers.tables import Cell, add_table
 from distilledprag.encodings import decode
 
@@ -142,6 +143,10 @@ _BLOCKS = frozenset(
 )
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
 _NOT_FILLED_IN = frozenset("hidden password submit button reset image file".split())
+_NO_DESCRIPTION = re.compile(
+    r"(?:image|img|picture|photo|figure|screenshot|alt text)[\s_-]*\d{0,9}|\S+\.(?:png|jpe?g|gif|webp|svg|bmp|tiff?)",
+    re.IGNORECASE,
+)
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?\n)(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _FIELD = re.compile(r"([A-Za-z_][\w .-]*):(?:[ \t]+(.*)|[ \t]*)")
 _FIELD_GOES_ON = re.compile(r"[ \t]+\S.*|-[ \t].*|#.*|[ \t]*|\]|\}")
@@ -163,7 +168,10 @@ def read_markdown(file: Path) -> ReadDocument:
             if name.lower() != "title":
                 outline.add(f"{name}: {value}", "item")
     parser = MarkdownIt("commonmark", {"maxNesting": DEEPEST}).enable("table")
-    return ReadDocument(tuple(html_blocks(parser.render(text), outline)), notes)
+    unread: set[str] = set()
+    # Markdown that describes a picture by nothing gives the empty description by which HTML marks decoration.
+    html = parser.render(text).replace(' alt=""', "")
+    return ReadDocument(tuple(html_blocks(html, outline, unread=unread)), notes + _unread(unread))
 
 
 def _fields(front: str) -> list[tuple[str, str]]:
@@ -183,7 +191,12 @@ def _fields(front: str) -> list[tuple[str, str]]:
 def read_html(file: Path) -> ReadDocument:
     """What a browser would show, without navigation and buttons; the page's title serves until the first heading."""
     text, notes = decode_html(file.read_bytes(), str(file))
-    return ReadDocument(tuple(html_blocks(text)), notes)
+    unread: set[str] = set()
+    return ReadDocument(tuple(html_blocks(text, unread=unread)), notes + _unread(unread))
+
+
+def _unread(pictures: set[str]) -> tuple[str, ...]:
+    return (not_read(len(pictures), "picture"),) if pictures else ()
 
 
 def decode_html(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
@@ -191,16 +204,18 @@ def decode_html(data: bytes, name: str) -> tuple[str, tuple[str, ...]]:
     return decode(data, name, EncodingDetector.find_declared_encoding(data[:4096], is_html=True))
 
 
-def html_blocks(html: str, outline: Outline | None = None, picture: ReadPicture | None = None) -> list[Block]:
+def html_blocks(
+    html: str, outline: Outline | None = None, picture: ReadPicture | None = None, unread: set[str] | None = None
+) -> list[Block]:
     """The blocks of an HTML text, added to `outline`; a new outline begins with the page's title. picture: reads a picture by its
-    address."""
+    address. unread: is given the addresses of pictures that are shown, no decoration, and not described."""
     with warnings.catch_warnings():  # bs4 warns about short texts that look like file names, and about XHTML
         warnings.simplefilter("ignore")
         soup = BeautifulSoup(html, "lxml")
     if outline is None:
         title = soup.find("title")
         outline = Outline(title.get_text() if title and not title.find_parent("svg") else "")
-    walker = _Walker(outline, visibility_of(soup), picture)
+    walker = _Walker(outline, visibility_of(soup), picture, set() if unread is None else unread)
     walker.visit(soup, "paragraph", visible=True)
     return walker.finish()
 
@@ -208,10 +223,10 @@ def html_blocks(html: str, outline: Outline | None = None, picture: ReadPicture 
 class _Walker:
     """Walks the tree in reading order, gathering inline text until a block begins or ends."""
 
-    def __init__(self, outline: Outline, visibility: Visibility, picture: ReadPicture | None) -> None:
+    def __init__(self, outline: Outline, visibility: Visibility, picture: ReadPicture | None, unread: set[str]) -> None:
         self._outline = outline
         self._visibility = visibility
-        self._picture = picture
+        self._picture, self._unread = picture, unread
         self._buffer: list[str] = []
         self._waiting: list[tuple[str, Kind]] = []  # what stands in the pictures of the present block
         self._term = ""
@@ -265,6 +280,8 @@ class _Walker:
                 return root("".join(self._text(part, True) for part in tag.find_all(recursive=False)))
             case "img":
                 self._read_picture(tag.get("src"), visible)
+                if visible and (address := tag.get("src")) and not _is_described_or_decoration(tag):
+                    self._unread.add(str(address))
                 return f" {tag.get('alt') or ''} "
             case "svg":
                 for image in tag.find_all("image"):
@@ -314,13 +331,29 @@ class _Walker:
 
     def _text(self, tag: Tag, visible: bool) -> str:
         """All visible text below `tag`, on one line."""
-        walker = _Walker(Outline(), self._visibility, self._picture)
+        walker = _Walker(Outline(), self._visibility, self._picture, self._unread)
         walker.visit(tag, "paragraph", visible)
         return " ".join(block.text for block in walker.finish())
 
     def finish(self) -> list[Block]:
         self._flush("paragraph")
         return self._outline.finish()
+
+
+def _is_described_or_decoration(picture: Tag) -> bool:
+    """An empty description, a role and a small size mark decoration; a file's name and words like `image` describe nothing."""
+    if picture.get("role") in ("presentation", "none") or picture.get("aria-hidden") == "true":
+        return True
+    wide, high = (_inches(picture, name) for name in ("width", "height"))
+    if (wide and high and not is_told(wide, high)) or (0 < (wide or high) < TOLD[1]):
+        return True
+    return picture.has_attr("alt") and not _NO_DESCRIPTION.fullmatch(str(picture["alt"]).strip())
+
+
+def _inches(picture: Tag, name: str) -> float:
+    """A side of a picture, if it is told in pixels."""
+    told = str(picture.get(name) or "").strip()
+    return inches(told if told.endswith("px") else f"{told}px")
 
 
 def _filled_in(tag: Tag) -> str:

@@ -7,10 +7,11 @@ import posixpath
 from pathlib import Path
 from typing import Any
 
-from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment
+from distilledprag.documents.passages import Kind, Outline, ReadDocument, clean, comment, not_read
+from distilledprag.documents.readers.numbering import OpenNumbering
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package
-from distilledprag.documents.readers.pictures import Pictures, Text
+from distilledprag.documents.readers.pictures import Pictures, Text, inches
 from distilledprag.documents.readers.tables import WIDEST, Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
@@ -20,6 +21,7 @@ _GONE = {
     f"{_TEXT}{name}"
     for name in ("tracked-changes", "sequence-decls", "variable-decls", "user-field-decls", "note-citation", "hidden-text")
 }
+_SVG = f"{_OASIS}svg-compatible:1.0}}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
 _MATH_ANNOTATION = "{http://www.w3.org/1998/Math/MathML}annotation"
 
@@ -29,27 +31,33 @@ def read_odt(file: Path, ocr: Ocr | None = None) -> ReadDocument:
     package = Package(file, "an OpenDocument text")
     if "META-INF/manifest.xml" in package.names and b"encryption-data" in package.data("META-INF/manifest.xml"):
         raise DocumentError(f"{file} needs a password; save a copy without one")
-    reading = _Text(package, ocr)
-    if "styles.xml" in package.names:
-        for part in package.xml("styles.xml").iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
+    roots = [package.xml(name) for name in ("content.xml", "styles.xml") if name in package.names or name == "content.xml"]
+    numbering = OpenNumbering(roots)
+    reading = _Text(package, ocr, numbering.labels)
+    for root in roots[1:]:
+        for part in root.iter(f"{_OASIS}style:1.0}}header", f"{_OASIS}style:1.0}}footer"):
             name = "Page header" if str(part.tag).endswith("header") else "Page footer"
             text = clean(reading.inline(part))
             if any(character.isalpha() for character in text):
                 reading.outline.add(f"{name}: {text}")
             reading.flush()
-    body = package.xml("content.xml").find(f"{_OFFICE}body")
+    body = roots[0].find(f"{_OFFICE}body")
     if body is None:
         raise DocumentError(f"{file} cannot be read as an OpenDocument text (it has no body); open and save it again")
+    numbering.read(body)
     reading.add_all(body, "paragraph")
-    return ReadDocument(tuple(reading.outline.finish()), tuple(reading.pictures.notes()))
+    return ReadDocument(tuple(reading.outline.finish()), tuple(reading.notes()))
 
 
 class _Text:
-    def __init__(self, package: Package, ocr: Ocr | None) -> None:
+    """labels: the automatic numbers of headings and list items."""
+
+    def __init__(self, package: Package, ocr: Ocr | None, labels: dict[Any, str]) -> None:
         self.outline = Outline()
         self.pictures = Pictures(ocr, package)
-        self._package = package
+        self._package, self._labels = package, labels
         self._waiting: list[Text] = []  # notes and pictures of the present paragraph
+        self._objects = 0  # that are not read
 
     def add_all(self, parent: Any, kind: Kind) -> None:
         for element in parent:
@@ -72,6 +80,10 @@ class _Text:
             else:
                 self.add_all(element, "item" if tag == f"{_TEXT}list-item" else kind)
 
+    def notes(self) -> list[str]:
+        """What was not read."""
+        return ([not_read(self._objects, "chart or embedded object")] if self._objects else []) + self.pictures.notes()
+
     def flush(self) -> None:
         """Add what waits for the paragraph's end."""
         waiting, self._waiting = self._waiting, []
@@ -80,7 +92,8 @@ class _Text:
 
     def inline(self, element: Any) -> str:
         """The text below an element on one line; notes and comments wait until the paragraph ends."""
-        parts = [element.text or ""]
+        label = self._labels.get(element)
+        parts = [f"{label} " if label else "", element.text or ""]
         for child in element:
             tag = child.tag if isinstance(child.tag, str) else ""
             name = tag.rpartition("}")[2]
@@ -101,7 +114,8 @@ class _Text:
             elif name == "image":
                 self._add_picture(child)
             elif name == "object":
-                parts.append(self._object(child))
+                parts.append(text := self._object(child))
+                self._objects += not text and not self.pictures.wanted
             elif tag and tag not in _GONE:
                 inner = self.inline(child)
                 parts.append(f" {inner} " if name in ("p", "h", "list-item", "table-cell", "title", "desc") else inner)
@@ -114,7 +128,11 @@ class _Text:
             return
         if any(str(other.tag).endswith("}object") and self._object(other) for other in element.getparent()):
             return
-        if (part := posixpath.normpath(element.get(_HREF) or "")) in self._package.names:
+        frame = element.getparent()
+        part = posixpath.normpath(element.get(_HREF) or "")
+        if not any(str(other.tag).endswith("}object") for other in frame):  # which are noted themselves
+            self.pictures.leave(part, inches(frame.get(f"{_SVG}width")), inches(frame.get(f"{_SVG}height")))
+        if part in self._package.names:
             self._waiting += self.pictures.text(part)
 
     def _object(self, element: Any) -> str:

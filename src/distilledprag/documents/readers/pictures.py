@@ -4,18 +4,19 @@
 
 Each picture is read once, where it first stands: a logo on every slide is one. A picture costs no document: what is too many, too
 large, too slow or damaged is left out and noted, and so is a picture whose words OCR doubts, which is mostly none of text. One
-without words is not noted: most are photographs and logos.
+without words is not noted: most are photographs and logos. Without OCR they are counted, but for decoration.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import re
 import time
 from collections import Counter
 from typing import Any
 
-from distilledprag.documents.passages import Kind, Outline
+from distilledprag.documents.passages import Kind, Outline, not_read
 from distilledprag.documents.readers.layout import add_pages, items_of
 from distilledprag.documents.readers.ocr import LARGEST, Ocr, Recognised, UnreadPictureError, in_doubt
 from distilledprag.documents.readers.packages import Package
@@ -23,6 +24,11 @@ from distilledprag.errors import DocumentError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")  # decoded here; no other program is started for a picture
 SMALLEST = 12, 24  # pixels of the shorter and the longer side; smaller ones are bullets and rules
+# Square inches, and inches of the shorter side, of a picture as it is shown: without OCR, smaller ones (logos, signatures, icons,
+# rules) are not told.
+TOLD = 2.0, 0.4
+_LENGTH = re.compile(r"([\d.]{1,9})(in|cm|mm|pt|px)")
+_INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72, "px": 1 / 96}
 SMALL = 4e6  # pixels; the letters of a picture with fewer are small, and found better at twice the size
 SCREEN = 96  # pixels to the inch of a picture that was made on a screen
 Crop = tuple[float, float, float, float]  # shares of the picture that are not shown: left, upper, right, lower
@@ -40,6 +46,8 @@ class Pictures:
         self._read: list[Recognised] = []
         self._unread: Counter[str] = Counter()
         self._unsure = 0
+        self._blank: set[tuple[str, Crop] | tuple[bytes, Crop]] = set()  # of those seen: OCR finds no words in them
+        self._left: set[str] = set()
         self._clock = self._processor = 0.0  # seconds that pictures took: by the clock, and of this process
 
     @property
@@ -62,9 +70,30 @@ class Pictures:
             self._clock += time.monotonic() - began[0]
             self._processor += time.process_time() - began[1]
 
+    def is_blank(self, part: str, crop: Crop = WHOLE) -> bool:
+        """Whether OCR looked at a picture and found no words; unknown of one that it could not read."""
+        return (part, crop) in self._blank
+
+    def size(self, part: str) -> tuple[float, float]:
+        """Of a picture as browsers show it, in inches; 0 of one that is damaged or of another format."""
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(self._package.data(part)), formats=FORMATS) as picture:
+                return picture.width / SCREEN, picture.height / SCREEN
+        except MemoryError:
+            raise
+        except Exception:  # a damaged picture can break its decoder anywhere
+            return 0.0, 0.0
+
+    def leave(self, name: str, width: float, height: float) -> None:
+        """Count a picture that is not read for want of OCR, each once. name: any; width, height: as shown, in inches."""
+        if self._ocr is None and is_told(width, height):
+            self._left.add(name)
+
     def notes(self) -> list[str]:
-        """How many pictures were read, how sure OCR is of them, and why others were not."""
-        notes = []
+        """How many pictures were read, how sure OCR is of them, and how many were not, and why."""
+        notes = [not_read(len(self._left), "picture")] if self._left else []
         if self._read:
             doubt = in_doubt(self._read)
             notes.append(f"{_pictures(len(self._read))} {'was' if len(self._read) == 1 else 'were'} read by OCR{doubt}")
@@ -86,6 +115,8 @@ class Pictures:
             raise UnreadPictureError("the file's parts are damaged") from error
         key = (hashlib.sha256(data).digest(), crop)
         if key in self._seen:
+            if key in self._blank:
+                self._blank.add((part, crop))
             return []
         self._seen.add(key)
         drawn = _drawn(data, crop)
@@ -98,11 +129,27 @@ class Pictures:
             return []
         if found.words:
             self._read.append(found)
+        else:
+            self._blank.update((key, (part, crop)))
         outline = Outline()
         add_pages(outline, [items_of(found.rows)])
         # What stands below a heading in the picture keeps it; the document's own headings go on after the picture.
         blocks = outline.finish()
         return [(f"{block.title}: {block.text}" if block.title else block.text, block.kind) for block in blocks]
+
+
+def is_told(width: float, height: float) -> bool:
+    """Whether a picture of this size, in inches, is more than decoration."""
+    return width * height >= TOLD[0] and min(width, height) >= TOLD[1]
+
+
+def inches(length: str | None) -> float:
+    """A length such as `17cm`; 0 for one that is not told."""
+    found = _LENGTH.fullmatch((length or "").strip())
+    try:
+        return float(found[1]) * _INCHES[found[2]] if found else 0.0
+    except ValueError:  # such as 1.2.3
+        return 0.0
 
 
 def _drawn(data: bytes, crop: Crop) -> tuple[bytes, int] | None:

@@ -13,8 +13,10 @@ from pptx.enum.shapes import MSO_SHAPE_TYPE
 from distilledprag.documents.passages import Outline, ReadDocument
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package, drawn_paragraphs, shown_pictures
-from distilledprag.documents.readers.pictures import Pictures
+from distilledprag.documents.readers.pictures import Crop, Pictures
 from distilledprag.documents.readers.tables import Cell, add_table
+
+_INCH = 914_400  # in English metric units
 
 
 def read_slides(file: Path, ocr: Ocr | None = None) -> ReadDocument:
@@ -28,10 +30,14 @@ def read_slides(file: Path, ocr: Ocr | None = None) -> ReadDocument:
         title = slide.shapes.title
         outline.heading(title.text_frame.text if title is not None and title.text_frame.text.strip() else f"Slide {number}", 1)
         part = slide.part.partname.lstrip("/")
-        named = package.embedded(part) if pictures.wanted else {}
+        named = package.embedded(part)
+        shown: list[tuple[str, Crop]] = []
+        sizes: list[tuple[str, float, float]] = []
 
-        def add_pictures(element: Any, named: dict[str, str] = named) -> bool:
-            texts = [text for name, crop in shown_pictures(element) if name in named for text in pictures.text(named[name], crop)]
+        def add_pictures(element: Any, named: dict[str, str] = named, shown: list[tuple[str, Crop]] = shown) -> bool:
+            found = [(named[name], crop) for name, crop in shown_pictures(element) if name in named]
+            shown += found
+            texts = [text for each in found for text in pictures.text(*each)]
             for text, kind in texts:
                 outline.add(text, kind)
             return bool(texts)
@@ -41,7 +47,10 @@ def read_slides(file: Path, ocr: Ocr | None = None) -> ReadDocument:
             if title is not None and shape.shape_id == title.shape_id:
                 words = True
                 continue
-            has_picture = has_picture or shape.shape_type == MSO_SHAPE_TYPE.PICTURE
+            if str(shape._element.tag).endswith("}pic"):
+                has_picture = has_picture or shape.shape_type == MSO_SHAPE_TYPE.PICTURE
+                wide, high = (float(side or 0) / _INCH for side in (shape.width, shape.height))
+                sizes += ((named.get(name, name), wide, high) for name, _ in shown_pictures(shape._element))
             words = _add_shape(outline, shape) or words
             words = add_pictures(shape._element) or words
         for background in slide._element.iter(f"{{{slide._element.nsmap['p']}}}bg"):
@@ -53,7 +62,11 @@ def read_slides(file: Path, ocr: Ocr | None = None) -> ReadDocument:
             for line in slide.notes_slide.notes_text_frame.text.split("\n"):
                 outline.add(f"Speaker notes: {line}" if line.strip() else "")
         if has_picture and not words:
-            only_pictures.append(number)
+            if not pictures.wanted or (shown and all(pictures.is_blank(*each) for each in shown)):
+                only_pictures.append(number)
+        else:
+            for size in sizes:
+                pictures.leave(*size)
     notes = pictures.notes()
     if only_pictures:
         said = "OCR finds no text in them" if pictures.wanted else "text in them is not read"

@@ -3,7 +3,7 @@
 Read are the text with its lists, tables and text boxes, footnotes, endnotes and comments after the paragraph that they belong to,
 headers and footers, equations, symbols and form fields, and on demand by OCR what stands in pictures, after the paragraph or
 table that holds them. Left out is what Word does not show: deleted and moved-away text and hidden letters. Noted is what has no
-text: large pictures without OCR, charts and embedded objects.
+text: pictures without OCR, charts and embedded objects.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from mammoth.docx.dingbats import dingbats  # (font, code) -> Unicode of the let
 
 from distilledprag.documents.passages import Outline, ReadDocument, clean, comment, not_read
 from distilledprag.documents.readers.formulas import equation, lowered, raised
+from distilledprag.documents.readers.numbering import WordNumbering
 from distilledprag.documents.readers.ocr import Ocr
 from distilledprag.documents.readers.packages import Package, shown_pictures
-from distilledprag.documents.readers.pictures import Pictures, Text
+from distilledprag.documents.readers.pictures import Pictures, Text, inches
 from distilledprag.documents.readers.tables import Cell, add_table, looks_like_head
 from distilledprag.errors import DocumentError
 
@@ -34,8 +35,9 @@ _LINE_BREAKS = {f"{_W}{name}" for name in ("br", "cr", "p")}
 _OFF = ("0", "false", "off")
 _STRICT = b"http://purl.oclc.org/ooxml/"
 _ONLY_PAGE_NUMBER = re.compile(r"\W*(?:page|seite|p\.)?\W*\d{0,4}\W*(?:(?:of|von|/)\W*\d{0,4})?\W*", re.IGNORECASE)
-_SQUARE_INCH = 914_400**2  # in English metric units
-LARGE_PICTURE = 12  # square inches; smaller ones are logos and signatures
+_INCH = 914_400  # in English metric units
+_GRAPHIC = "{http://schemas.openxmlformats.org/drawingml/2006/main}graphic"
+_SIZE = re.compile(r"(?:^|;)\s*(width|height):([^;]*)")
 
 
 def read_docx(file: Path, ocr: Ocr | None = None) -> ReadDocument:
@@ -55,7 +57,10 @@ class _Word:
         self._pictures = Pictures(ocr, package)
         self._named: dict[Any, dict[str, str]] = {}  # root of a part -> the names that it gives other parts
         self._parts = package.related(main)
-        self._styles = self._style_table()
+        styles = self._roots("styles")
+        self._styles = _style_table(styles)
+        self._numbering = WordNumbering(self._roots("numbering"), styles)
+        self._begun: list[str] = []  # a paragraph whose end is deleted or hidden: the next one goes on with it
         self._notes: dict[tuple[str, str], Any] = {}
         for kind, tag in (("footnotes", "footnote"), ("endnotes", "endnote"), ("comments", "comment")):
             for root in self._roots(kind):
@@ -68,8 +73,7 @@ class _Word:
 
     def _root(self, part: str) -> Any:
         root = self._package.xml(part)
-        if self._pictures.wanted:
-            self._named[root] = self._package.embedded(part)
+        self._named[root] = self._package.embedded(part)
         return root
 
     def read(self) -> ReadDocument:
@@ -84,6 +88,7 @@ class _Word:
                     self._outline.add(f"{name}: {text}")
             self._flush_notes()
         self._add_all(body)
+        self._end_begun()
         for key, note in list(self._notes.items()):  # what no place in the text refers to
             if note.get(f"{_W}type") is None:
                 self._outline.add(self._note(key))
@@ -104,29 +109,34 @@ class _Word:
 
     def _add_paragraph(self, paragraph: Any) -> None:
         names, level = self._style(paragraph)
+        goes_on = _has_no_end(paragraph)
+        label = "" if goes_on else self._numbering.label(paragraph)
         text = self._text(paragraph)
+        if goes_on and (level is None or not text.strip()):
+            self._begun.append(text)
+            return
+        text = "".join([*self._begun, text])
+        self._begun.clear()
+        if label and text.strip():
+            text = f"{label} {text}"
         if level is not None:
             self._outline.heading(text, level)
         else:
-            numbered = paragraph.find(f"{_W}pPr/{_W}numPr") is not None
-            item = numbered or any(name.startswith("list") for name in names)
+            listed = self._numbering.place(paragraph) is not None
+            item = listed or any(name.startswith("list") for name in names)
             for part in text.split("\n\n"):
                 self._outline.add(part, "item" if item else "paragraph")
         self._flush_notes()
+
+    def _end_begun(self) -> None:
+        """Add what no paragraph goes on with."""
+        self._outline.add("".join(self._begun))
+        self._begun.clear()
 
     def _flush_notes(self) -> None:
         waiting, self._waiting = self._waiting, []
         for text, kind in waiting:
             self._outline.add(text, kind)
-
-    def _style_table(self) -> dict[str, tuple[str, str, int | None]]:
-        """Style id -> its name in lower case (Word keeps it in English), the style it builds on, its outline level."""
-        found = {}
-        for root in self._roots("styles"):
-            for style in root.iter(f"{_W}style"):
-                name, base, level = (_value(style, path) for path in ("w:name", "w:basedOn", "w:pPr/w:outlineLvl"))
-                found[style.get(f"{_W}styleId", "")] = (name.lower(), base, int(level) if level.isdigit() else None)
-        return found
 
     def _style(self, paragraph: Any) -> tuple[list[str], int | None]:
         """Names of the paragraph's style and those it builds on, and the level of a heading (0 is the title)."""
@@ -174,6 +184,8 @@ class _Word:
             elif tag == f"{_W}tc":
                 parts.append(self._text(child) + "\n")
             elif tag not in _GONE:
+                if tag == f"{_W}p" and not _has_no_end(child) and (label := self._numbering.label(child)):
+                    parts.append(f"{label} ")
                 parts.append(self._text(child))
                 if tag in _LINE_BREAKS:
                     parts.append("\n")
@@ -216,6 +228,8 @@ class _Word:
         if element.tag == f"{_V}imagedata":
             if part := named.get(element.get(_ID)):
                 self._waiting += self._pictures.text(part)
+                size = dict(_SIZE.findall(element.getparent().get("style") or ""))
+                self._pictures.leave(part, inches(size.get("width")), inches(size.get("height")))
             return
         frame = element.getparent()
         kinds = {str(data.get("uri")).rpartition("/")[2] for data in frame.iter() if str(data.tag).endswith("}graphicData")}
@@ -225,12 +239,15 @@ class _Word:
             for name, crop in shown_pictures(frame):
                 if part := named.get(name):
                     self._waiting += self._pictures.text(part, crop)
-        elif "picture" in kinds:
-            sides = [int(element.get(side) or 0) if (element.get(side) or "").isdigit() else 0 for side in ("cx", "cy")]
-            if sides[0] * sides[1] >= LARGE_PICTURE * _SQUARE_INCH:
-                self._count("large picture")
+        elif not _is_decoration(frame):
+            wide, high = (float(side) / _INCH if (side := element.get(name) or "").isdigit() else 0 for name in ("cx", "cy"))
+            for data in frame.iterfind(f"{_GRAPHIC}/*"):
+                if str(data.get("uri")).endswith("/picture"):
+                    for name, _ in shown_pictures(data):
+                        self._pictures.leave(named.get(name, name), wide, high)
 
     def _add_table(self, table: Any) -> None:
+        self._end_begun()
         rows = [row for row in _below(table, "tr") if row.find(f"{_W}trPr/{_W}del") is None]
         cells = [[cell for cell in _below(row, "tc") if cell.find(f"{_W}tcPr/{_W}cellDel") is None] for row in rows]
         if all(len(row) <= 1 for row in cells):  # a frame around paragraphs
@@ -267,6 +284,16 @@ class _Word:
         return made
 
 
+def _style_table(roots: list[Any]) -> dict[str, tuple[str, str, int | None]]:
+    """Style id -> its name in lower case (Word keeps it in English), the style it builds on, its outline level."""
+    found = {}
+    for root in roots:
+        for style in root.iter(f"{_W}style"):
+            name, base, level = (_value(style, path) for path in ("w:name", "w:basedOn", "w:pPr/w:outlineLvl"))
+            found[style.get(f"{_W}styleId", "")] = (name.lower(), base, int(level) if level.isdigit() else None)
+    return found
+
+
 def _below(parent: Any, name: str) -> Iterator[Any]:
     """The rows of a table or the cells of a row, also those in content controls."""
     for child in parent:
@@ -274,6 +301,23 @@ def _below(parent: Any, name: str) -> Iterator[Any]:
             yield child
         elif child.tag not in _GONE and child.tag not in (f"{_W}tr", f"{_W}tc", f"{_W}tbl"):
             yield from _below(child, name)
+
+
+def _is_decoration(frame: Any) -> bool:
+    """Whether its author says so of a picture."""
+    return any(str(mark.tag).endswith("}decorative") and mark.get("val") not in _OFF for mark in frame.iter())
+
+
+def _has_no_end(paragraph: Any) -> bool:
+    """Whether the mark that ends a paragraph is deleted, moved away or hidden: it has no number then, and the next one goes on
+    with its text. A mark of its own kind (specVanish) only puts a heading and the text after it on one line."""
+    mark = paragraph.find(f"{_W}pPr/{_W}rPr")
+    if mark is None:
+        return False
+    if mark.find(f"{_W}del") is not None or mark.find(f"{_W}moveFrom") is not None:
+        return True
+    hidden = mark.find(f"{_W}vanish")
+    return hidden is not None and hidden.get(f"{_W}val") not in _OFF and mark.find(f"{_W}specVanish") is None
 
 
 def _head_rows(rows: list[Any], cells: list[list[Cell]]) -> int:
