@@ -67,9 +67,13 @@ def _growth(rows: list[dict[str, Any]]) -> list[str]:
     by, first = next(iter(rows[0])), "first_token_seconds" in rows[0]
     ways = list(dict.fromkeys(row["way"] for row in rows))
     keys = ("first_token_seconds", "answer_seconds") if first else ("seconds",)
-    cells = {(row[by], row["way"]): " / ".join(_time(row[key]) for key in keys) for row in rows}
+    cells = {(row[by], row["way"]): " / ".join(_time(row[key]) for key in keys) + _rate(row) for row in rows}
     table = [[f"{size:,}", *(cells.get((size, way), "") for way in ways)] for size in sorted({row[by] for row in rows})]
     return [*(["First token / whole answer:", ""] if first else []), *_table([by, *ways], table)]
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    return f", {row['tokens_per_second']:.3g} tokens/s" if "tokens_per_second" in row else ""
 
 
 def _ratios(part: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,5 @@
-"""`make bench`: ways take turns, a ratio that got worse is told, a part that fails loses nothing of the others, and the page's tables
-say what was met."""
+"""`make bench`: ways take turns, a ratio that got worse is told, a part that fails loses nothing of the others, and the page's
+tables say what was met."""
 
 from __future__ import annotations
 

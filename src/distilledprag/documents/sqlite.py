@@ -177,8 +177,8 @@ class SqliteDatabase:
         chosen = "SELECT rowid FROM passage_words WHERE passage_words MATCH ?"
         values: tuple[Any, ...] = (query,)
         if collection is not None:
-            chosen += (
-                " AND rowid IN (SELECT passages.id FROM passages JOIN documents ON documents.id = document WHERE collection = ?)"
+            chosen += (  # "+": with a plain rowid SQLite would look the words up anew for each passage of the collection
+                " AND +rowid IN (SELECT passages.id FROM passages JOIN documents ON documents.id = document WHERE collection = ?)"
             )
             values = (query, collection)
         rows: list[tuple[Any, ...]] = connection.execute(
