@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 2
 # Keep freed memory in the process: large tensors come and go every step, and giving them back costs page faults.
 KEEP_MEMORY := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=1000000000 GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
-.PHONY: help setup demo test coverage test-slow test-scale test-browser test-clients test-vllm test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-1b bench-large bench-retrieval hooks constraints clean
+.PHONY: help setup demo test coverage test-slow test-scale test-browser test-clients test-vllm test-harness lint format train evaluate evidence evidence-quick bench bench-check bench-1b bench-retrieval hooks constraints clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -115,10 +115,6 @@ bench-check: $(STAMP)  ## measure again, write nothing, and fail when a ratio is
 SHAPED := docs/results/bench-1b-$(or $(DEVICE),cpu).json
 bench-1b: $(STAMP)  ## encoding, answers and load at Llama-3.2-1B's shape, random weights (10 minutes): DEVICE=cuda
 	$(BIN)/python benchmarks/bench.py $(or $(PARTS),encode answer load) --quick --shape llama-3.2-1b --device $(or $(DEVICE),cpu) --result $(SHAPED)
-	$(BIN)/python benchmarks/performance_page.py
-
-bench-large: $(STAMP)  ## the index over a corpus of 250,000 to 1,000,000 passages, its time and memory (20 minutes)
-	$(BIN)/python benchmarks/index_memory.py
 	$(BIN)/python benchmarks/performance_page.py
 
 bench-retrieval: $(STAMP)  ## recall of BM25, dense and hybrid retrieval: DATA=folder of eval files

@@ -1,13 +1,11 @@
 """Finding: indexing documents and asking for passages, as the store grows; and BM25 over a corpus on disk.
 
-Texts are made up: 100 words drawn by Zipf's law from a vocabulary that keeps growing. A million passages take `index_memory.py`
-some ten minutes; the page shows its figures beside these.
+Texts are made up: 100 words drawn by Zipf's law from a vocabulary that keeps growing. A question is a passage's first ten words.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,10 @@ from distilledprag.documents.indexing import content_hash
 from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval.bm25 import StoreRetriever
+from distilledprag.retrieval.corpus import Corpus
 from distilledprag.retrieval.corpus_index import CorpusIndex
 
-SIZES = (250, 1000, 10_000, 100_000)  # passages
+SIZES = (1000, 10_000, 100_000, 1_000_000)  # passages
 IN_STORE = 10_000  # the most that are put into a store
 QUESTIONS = 20
 
@@ -33,8 +32,7 @@ def measure(_: DistilledPRAG, quick: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_corpus(folder / "psgs.tsv", passages)
-            texts = [line.split("\t")[1].strip('"') for line in (folder / "psgs.tsv").read_text().splitlines()[1:]]
-            made = _corpus(folder, texts) | (_store(folder / "store", texts) if passages <= IN_STORE else {})
+            made = _corpus(folder) | (_store(folder) if passages <= IN_STORE else {})
         for way, times in made.items():
             found.setdefault(way, {})[passages] = times
     growth, ratios = [], {}
@@ -46,30 +44,28 @@ def measure(_: DistilledPRAG, quick: bool) -> dict[str, Any]:
     return {"rows": [], "growth": growth, "ratios": ratios, "at_most": {}}
 
 
-def _questions(texts: Sequence[str]) -> list[str]:
-    return [" ".join(text.split()[:10]) for text in texts[:: len(texts) // QUESTIONS][:QUESTIONS]]
-
-
-def _corpus(folder: Path, texts: Sequence[str]) -> dict[str, list[Spent]]:
+def _corpus(folder: Path) -> dict[str, list[Spent]]:
     watch = Watch()
     index = CorpusIndex.build(folder / "psgs.tsv", folder / "index", show_progress=False)
     indexed, times = watch.spent(), []
-    for question in _questions(texts):
+    step = len(index) // QUESTIONS
+    for question in [" ".join(index.passage(number * step).text.split()[:10]) for number in range(QUESTIONS)]:
         watch = Watch()
         index.retrieve(question, 3)
         times.append(watch.spent())
     return {"corpus, index": [indexed], "corpus, a question": times}
 
 
-def _store(folder: Path, texts: Sequence[str]) -> dict[str, list[Spent]]:
-    store = DocumentStore(folder)
+def _store(folder: Path) -> dict[str, list[Spent]]:
+    texts = [line.text for line in Corpus(folder / "psgs.tsv").lines()]
+    store = DocumentStore(folder / "store")
     try:
         watch = Watch()
         for begin in range(0, len(texts), 32):
             some = texts[begin : begin + 32]
             store.add([PreparedDocument("made.txt", [Passage(t, "")], content_hash(t.encode()), len(t)) for t in some])
         indexed, times = watch.spent(), []
-        for question in _questions(texts):
+        for question in [" ".join(text.split()[:10]) for text in texts[:: len(texts) // QUESTIONS][:QUESTIONS]]:
             watch = Watch()
             StoreRetriever(store.database, "default").find(question, 3)
             times.append(watch.spent())

@@ -28,12 +28,12 @@ HEADS = {
 
 def write_page(result: dict[str, Any], file: Path) -> None:
     """Put the tables into the page, and the picture beside the JSON file."""
-    lines = [line for name, part in result["parts"].items() for line in section(name, _with_millions(name, part, file.parent))]
+    lines = [line for name, part in result["parts"].items() for line in section(name, part)]
     lines += ["![growth](results/bench.png)"]
     for other in sorted(file.parent.glob(f"{file.stem}-*.json")):
         for name, part in json.loads(other.read_text())["parts"].items():
             lines += section(f"{name}, {part['base']}, {part['device']}", part)
-    _plot({name: _with_millions(name, part, file.parent)["growth"] for name, part in result["parts"].items()}, file)
+    _plot({name: part["growth"] for name, part in result["parts"].items()}, file)
     write_section(PAGE, "made by benchmarks/performance_page.py", "\n".join(lines))
 
 
@@ -109,19 +109,6 @@ def _time(seconds: float) -> str:
     if seconds >= 100:
         return f"{seconds:,.0f} s"
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
-
-
-def _with_millions(name: str, part: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """`find` with what `index_memory.py` measured of larger corpora."""
-    file = folder / "index_memory.json"
-    if name != "find" or not file.exists():
-        return dict(part)
-    larger = [
-        {"passages": row["passages"], "way": f"corpus, {what}", "seconds": row[key]}
-        for row in json.loads(file.read_text())["rows"]
-        for what, key in (("index", "build_seconds"), ("a question", "search_median_seconds"))
-    ]
-    return {**part, "growth": [*part["growth"], *larger]}
 
 
 def _plot(growing: Mapping[str, list[dict[str, Any]]], file: Path) -> None:

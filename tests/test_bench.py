@@ -133,14 +133,3 @@ def test_the_page_has_every_part_and_says_which_target_was_missed(tmp_path, monk
     assert "| tokens | encode | keep |" in text and "| 2,048 | 1.02 s | 205 ms |" in text
     assert "| peft |  | 120 kB |" in text and "### encode, llama, cpu" in text
     assert (tmp_path / "bench.png").stat().st_size > 1000
-
-
-def test_the_page_shows_larger_corpora_beside_those_that_were_found_in(tmp_path, monkeypatch):
-    page = tmp_path / "performance.md"
-    page.write_text("<!-- made by benchmarks/performance_page.py -->\n<!-- end -->\n")
-    monkeypatch.setattr(performance_page, "PAGE", page)
-    larger = {"passages": 1_000_000, "build_seconds": 441.4, "search_median_seconds": 0.0243}
-    (tmp_path / "index_memory.json").write_text(json.dumps({"rows": [larger]}))
-    sizes = [{"passages": 1000, "way": f"corpus, {what}", "seconds": 0.5} for what in ("index", "a question")]
-    performance_page.write_page({"parts": {"find": part(growth=sizes)}}, tmp_path / "bench.json")
-    assert "| 1,000 | 500 ms | 500 ms |\n| 1,000,000 | 441 s | 24.3 ms |" in page.read_text()
