@@ -29,12 +29,12 @@ HEADS = {
 def write_page(result: dict[str, Any], file: Path) -> None:
     """Put the tables into the page, and the picture beside the JSON file."""
     lines = [line for name, part in result["parts"].items() for line in section(name, part)]
-    lines += ["![growth](results/bench.png)"]
+    lines += ["![growth](results/bench.png)", ""]
     for other in sorted(file.parent.glob(f"{file.stem}-*.json")):
         for name, part in json.loads(other.read_text())["parts"].items():
             lines += section(f"{name}, {part['base']}, {part['device']}", part)
     _plot({name: part["growth"] for name, part in result["parts"].items()}, file)
-    write_section(PAGE, "made by benchmarks/performance_page.py", "\n".join(lines))
+    write_section(PAGE, "made by benchmarks/performance_page.py", "\n".join(lines).rstrip())
 
 
 def section(name: str, part: Mapping[str, Any]) -> list[str]:
@@ -126,6 +126,9 @@ def _plot(growing: Mapping[str, list[dict[str, Any]]], file: Path) -> None:
             own = [row for row in growth if row["way"] == way]
             axis.plot([row[by] for row in own], [row[key] for row in own], marker="o", label=way.replace("_", " "))
         axis.set(title=name, xlabel=by, ylabel=key.replace("_", " "), xscale="log", yscale="log")
+        sizes = sorted({row[by] for row in growth})
+        axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axis.xaxis.minorticks_off()
         axis.grid(alpha=0.3)
         axis.legend(fontsize=7)
     figure.tight_layout()
