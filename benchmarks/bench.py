@@ -64,7 +64,8 @@ def main() -> None:
         if options.check:
             worse += compared({name: part}, known["parts"])
         else:
-            known["parts"][name] = part
+            parts = known["parts"] | {name: part}
+            known["parts"] = {each: parts[each] for each in PARTS if each in parts}
             write_atomically(options.result, json.dumps(known, indent=1) + "\n")
     if options.check:
         print("\n".join(worse) or "no ratio is worse than the committed one")
