@@ -2,9 +2,10 @@
 
     python benchmarks/bench.py [PART ...] [--quick] [--check]
 
-Parts: encode, answer, load, train_step, find. One that is named takes the place of its own figures and leaves the others.
-`--check` measures, writes nothing and fails when a ratio is worse than the committed one by more than a fourth. `--result`: with
-another file than the committed one the page stays as it is. `--shape`: a base of that shape with random weights.
+Parts: encode, answer, load, train_step, find. Each is written when it is done, in place of its own former figures; one that fails
+is told at the end and loses nothing of the others. `--check` measures, writes nothing and fails when a ratio is worse than the
+committed one by more than a fourth and by more than chance. `--result`: with another file than the committed one the page stays
+as it is. `--shape`: a base of that shape with random weights.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from measuring import ROOT, Watch
+from performance_page import section, write_page
 from shapes import SHAPES, random_base
 
 from distilledprag.base.default import original_base
@@ -29,6 +32,7 @@ from distilledprag.pipeline import DistilledPRAG
 RESULT = ROOT / "docs" / "results" / "bench.json"
 PARTS = ("encode", "answer", "load", "train_step", "find")  # modules beside this one; each with what it needs
 SLACK = 1.25
+SPREADS = 3  # how many of both runs' standard errors a ratio may be off in addition
 
 
 def main() -> None:
@@ -47,38 +51,54 @@ def main() -> None:
     options = parser.parse_args()
     if (options.shape or options.device != "cpu") and options.result == RESULT:
         parser.error("--shape and --device need a --result of their own: the committed figures are the default base's on a CPU")
-    made: dict[str, Any] = {}
+    known = json.loads(options.result.read_text()) if options.result.exists() else {"benchmark": "bench", "parts": {}}
+    failed, worse = [], []
     for name in options.parts or PARTS:
-        if options.shape:
-            prag = random_base(options.shape, options.base or str(original_base(print)), options.device)
+        try:
+            part = measured(name, options)
+        except Exception:  # the other parts' figures are worth having
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        print("\n".join(section(name, part)), flush=True)
+        if options.check:
+            worse += compared({name: part}, known["parts"])
         else:
-            prag = DistilledPRAG.from_pretrained(options.base, device=options.device)
-        load_before, watch = os.getloadavg()[0], Watch()
-        part = importlib.import_module(name).measure(prag, options.quick)
-        seconds = round(watch.spent().seconds)
-        made[name] = {**part, "quick": options.quick, "load_before": round(load_before, 1), "took_seconds": seconds, **machine()}
-        print(json.dumps({name: made[name]["ratios"]}), file=sys.stderr, flush=True)
-    known = json.loads(options.result.read_text()) if options.result.exists() else {"parts": {}}
+            parts = known["parts"] | {name: part}
+            known["parts"] = {each: parts[each] for each in PARTS if each in parts}
+            write_atomically(options.result, json.dumps(known, indent=1) + "\n")
     if options.check:
-        worse = compared(made, known["parts"])
         print("\n".join(worse) or "no ratio is worse than the committed one")
-        sys.exit(bool(worse))
-    result = {
-        "benchmark": "bench",
-        "base": options.shape or prag.base.id,
-        "device": options.device,
-        "parts": known["parts"] | made,
-    }
-    write_atomically(options.result, json.dumps(result, indent=1) + "\n")
-    if options.result == RESULT:
-        from performance_page import write_page
+    elif options.result == RESULT:
+        write_page(known, RESULT)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    sys.exit(bool(worse or failed))
 
-        write_page(result, RESULT)
+
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """A part's figures, and on what they were measured. The base is loaded anew: a part leaves nothing to the next."""
+    torch.manual_seed(0)
+    if options.shape:
+        prag = random_base(options.shape, options.base or str(original_base(print)), options.device)
+    else:
+        prag = DistilledPRAG.from_pretrained(options.base, device=options.device)
+    load_before, watch = os.getloadavg()[0], Watch()
+    part = importlib.import_module(name).measure(prag, options.quick)
+    return {
+        **part,
+        "base": prag.base.id,
+        "device": options.device,
+        "quick": options.quick,
+        "load_before": round(load_before, 1),
+        "took_seconds": round(watch.spent().seconds),
+        **machine(),
+    }
 
 
 def compared(made: dict[str, Any], before: dict[str, Any]) -> list[str]:
-    """Ratios that are worse than before by more than a fourth. Processor seconds decide where there are any: a busy machine moves
-    them least."""
+    """Ratios that are worse than before by more than a fourth and what both runs may be off by chance. Processor seconds decide
+    where there are any: a busy machine moves them least."""
     worse = []
     for name, part in made.items():
         for what, ratio in part["ratios"].items():
@@ -86,12 +106,12 @@ def compared(made: dict[str, Any], before: dict[str, Any]) -> list[str]:
             if old is None:
                 continue
             key = "processor_seconds" if "processor_seconds" in ratio else next(iter(ratio))
+            slack = SLACK + SPREADS * (ratio.get("spread", 0.0) + old.get("spread", 0.0))
             higher_is_better = what in part.get("at_least", {})
-            if ratio[key] < old[key] / SLACK if higher_is_better else ratio[key] > old[key] * SLACK:
+            if ratio[key] < old[key] / slack if higher_is_better else ratio[key] > old[key] * slack:
                 worse.append(f"{name}: {what}: {ratio[key]} ({key}), was {old[key]}")
     return worse
 
 
 if __name__ == "__main__":
-    torch.manual_seed(0)
     main()

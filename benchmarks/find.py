@@ -1,6 +1,6 @@
 """Finding: indexing documents and asking for passages, as the store grows; and BM25 over a corpus on disk.
 
-Texts are made up: 100 words drawn by Zipf's law from a vocabulary that keeps growing.
+Texts are made up: 100 words drawn by Zipf's law from a vocabulary that keeps growing. A question is a passage's first ten words.
 """
 
 from __future__ import annotations
@@ -10,62 +10,65 @@ from pathlib import Path
 from typing import Any
 
 from index_memory import write_corpus
-from measuring import Watch, medians
+from measuring import Spent, Watch, medians, ratio
 
 from distilledprag.documents import Passage
 from distilledprag.documents.indexing import content_hash
 from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.pipeline import DistilledPRAG
 from distilledprag.retrieval.bm25 import StoreRetriever
+from distilledprag.retrieval.corpus import Corpus
 from distilledprag.retrieval.corpus_index import CorpusIndex
 
-LARGEST = 100_000  # passages of the corpus
-IN_STORE = 1000  # a question of ten common words takes the store 0.1 ms for each passage, up to 500
+SIZES = (1000, 10_000, 100_000, 1_000_000)  # passages
+IN_STORE = 10_000  # the most that are put into a store
+QUESTIONS = 20
 
 
 def measure(_: DistilledPRAG, quick: bool) -> dict[str, Any]:
     """Seconds to index and to find, by number of passages."""
-    growth = []
-    for passages in (100, 400) if quick else (250, 1000, 10_000, LARGEST):
+    found: dict[str, dict[int, list[Spent]]] = {}  # way -> passages -> what it took
+    for passages in (100, 400) if quick else SIZES:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_corpus(folder / "psgs.tsv", passages)
-            lines = (folder / "psgs.tsv").read_text().splitlines()[1:]
-            if passages <= IN_STORE:
-                growth += _store(folder / "store", [line.split("\t")[1].strip('"') for line in lines])
-            watch = Watch()
-            index = CorpusIndex.build(folder / "psgs.tsv", folder / "index")
-            growth.append({"passages": passages, "way": "corpus, index", **medians([watch.spent()])})
-            times = []
-            for line in lines[:: max(1, passages // 20)]:
-                watch = Watch()
-                index.retrieve(" ".join(line.split()[1:11]), 3)
-                times.append(watch.spent())
-            growth.append({"passages": passages, "way": "corpus, a question", **medians(times)})
-    ratios: dict[str, dict[str, float]] = {}
-    for way in ("store, a question", "corpus, a question"):
-        of = [row for row in growth if row["way"] == way]
-        ratios[f"{way}, {of[-1]['passages']} / {of[0]['passages']} passages"] = {
-            key: round(of[-1][key] / of[0][key], 2) for key in ("seconds", "processor_seconds")
-        }
+            made = _corpus(folder) | (_store(folder) if passages <= IN_STORE else {})
+        for way, times in made.items():
+            found.setdefault(way, {})[passages] = times
+    growth, ratios = [], {}
+    for way, by_size in found.items():
+        growth += [{"passages": passages, "way": way, **medians(times)} for passages, times in by_size.items()]
+        if way.endswith("question"):
+            least, most = min(by_size), max(by_size)
+            ratios[f"{way}, {most} / {least} passages"] = ratio(by_size[most], by_size[least])
     return {"rows": [], "growth": growth, "ratios": ratios, "at_most": {}}
 
 
-def _store(folder: Path, texts: list[str]) -> list[dict[str, Any]]:
-    store = DocumentStore(folder)
+def _corpus(folder: Path) -> dict[str, list[Spent]]:
+    watch = Watch()
+    index = CorpusIndex.build(folder / "psgs.tsv", folder / "index", show_progress=False)
+    indexed, times = watch.spent(), []
+    step = len(index) // QUESTIONS
+    for question in [" ".join(index.passage(number * step).text.split()[:10]) for number in range(QUESTIONS)]:
+        watch = Watch()
+        index.retrieve(question, 3)
+        times.append(watch.spent())
+    return {"corpus, index": [indexed], "corpus, a question": times}
+
+
+def _store(folder: Path) -> dict[str, list[Spent]]:
+    texts = [line.text for line in Corpus(folder / "psgs.tsv").lines()]
+    store = DocumentStore(folder / "store")
     try:
         watch = Watch()
         for begin in range(0, len(texts), 32):
             some = texts[begin : begin + 32]
             store.add([PreparedDocument("made.txt", [Passage(t, "")], content_hash(t.encode()), len(t)) for t in some])
         indexed, times = watch.spent(), []
-        for text in texts[:: max(1, len(texts) // 20)]:
+        for question in [" ".join(text.split()[:10]) for text in texts[:: len(texts) // QUESTIONS][:QUESTIONS]]:
             watch = Watch()
-            StoreRetriever(store.database, "default").find(" ".join(text.split()[:10]), 3)
+            StoreRetriever(store.database, "default").find(question, 3)
             times.append(watch.spent())
     finally:
         store.close()
-    return [
-        {"passages": len(texts), "way": "store, index", **medians([indexed])},
-        {"passages": len(texts), "way": "store, a question", **medians(times)},
-    ]
+    return {"store, index": [indexed], "store, a question": times}

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from distilledprag.retrieval.corpus_index import SHARD_PASSAGES, CorpusIndex
 
 WIKIPEDIA = 21_015_324  # passages of psgs_w100.tsv
 WORDS = 100  # per passage, as there
+VOCABULARY = 1_000_000
 QUESTIONS = 20
 RESULT = Path(__file__).parents[1] / "docs" / "results" / "index_memory.json"
 
@@ -67,27 +69,43 @@ def main() -> None:
 
 def write_corpus(file: Path, passages: int) -> None:
     """Passages of 100 words, drawn by Zipf's law from a vocabulary that keeps growing (one new word in 200)."""
-    chosen = random.Random(0)
+    chosen, known = random.Random(0), vocabulary()
     with file.open("w", encoding="utf-8") as opened:
         opened.write("id\ttext\ttitle\n")
         for number in range(1, passages + 1):
-            words = [f"w{int(1e6 ** chosen.random())}" for _ in range(WORDS)]
+            words = drawn(chosen, known, WORDS)
             if number % 2:
-                words[-1] = f"new{number}"
+                words[-1] = f"new{_letters(number)}"
             opened.write(f'{number}\t"{" ".join(words)}"\tTitle {number // 10}\n')
+
+
+def vocabulary() -> list[str]:
+    """Words of letters, as those of texts are; the first ones are drawn most."""
+    return [f"q{_letters(number)}" for number in range(VOCABULARY)]
+
+
+def drawn(chosen: random.Random, known: Sequence[str], count: int) -> list[str]:
+    """So many words by Zipf's law."""
+    return [known[int(VOCABULARY ** chosen.random())] for _ in range(count)]
+
+
+def _letters(number: int) -> str:
+    """A number in base 26."""
+    word = chr(97 + number % 26)
+    return word if number < 26 else _letters(number // 26) + word
 
 
 def measure(folder: Path, shard_passages: int) -> dict[str, Any]:
     """One row: the corpus `folder`/psgs.tsv is indexed and searched; megabytes are 10^6 bytes."""
+    chosen, known, times = random.Random(1), vocabulary(), []
+    questions = [" ".join(drawn(chosen, known, 10)) for _ in range(QUESTIONS)]
     before = Peak.anonymous()
     with Peak() as build:
         begin = time.perf_counter()
         index = CorpusIndex.build(folder / "psgs.tsv", folder / "index", shard_passages)
         seconds = time.perf_counter() - begin
-    chosen, times = random.Random(1), []
     with Peak() as search:
-        for _ in range(QUESTIONS):
-            question = " ".join(f"w{int(1e6 ** chosen.random())}" for _ in range(10))
+        for question in questions:
             begin = time.perf_counter()
             index.retrieve(question, 3)
             times.append(time.perf_counter() - begin)

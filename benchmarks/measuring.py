@@ -66,43 +66,65 @@ def medians(spent: Sequence[Spent]) -> dict[str, float]:
 
 
 def ratio(ours: Sequence[Spent], theirs: Sequence[Spent]) -> dict[str, float]:
-    """Our median over theirs, by the clock and by the processor."""
+    """Our median over theirs, by the clock and by the processor. spread: how far the latter is off by chance, as a share of it,
+    from the rounds' own ratios (the median's standard error)."""
     mine, other = medians(ours), medians(theirs)
-    return {name: round(mine[name] / other[name], 3) for name in ("seconds", "processor_seconds")}
+    found = {name: round(mine[name] / other[name], 3) for name in ("seconds", "processor_seconds")}
+    return {**found, "spread": _spread([one.processor / two.processor for one, two in zip(ours, theirs, strict=True)])}
+
+
+def _spread(ratios: Sequence[float]) -> float:
+    middle = statistics.median(ratios)
+    deviation = 1.48 * statistics.median(abs(one - middle) for one in ratios)  # that of a normal distribution
+    return round(1.25 * deviation / middle / len(ratios) ** 0.5, 3)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about three passages of some 120 words, one of which holds its answer."""
+    """A question about passages, one of which holds its answer."""
 
     question: str
     answers: tuple[str, ...]
     passages: tuple[str, ...]
 
 
-def questions(count: int, passages: int = 3) -> list[Asked]:
-    """The everyday questions of the test data; a passage is a document, followed by others up to 120 words."""
+def questions(count: int, passages: int = 3, words: int = WORDS) -> list[Asked]:
+    """The everyday questions of the test data. A passage is a document, followed by sentences of others up to so many words; no
+    two of a question are the same."""
     rows: list[dict[str, Any]] = [json.loads(line) for line in (ROOT / "tests/data/everyday.jsonl").read_text().splitlines()]
     documents = list(dict.fromkeys(document["text"] for row in rows for document in row["documents"]))
     asked = []
     for number in range(count):
         row = rows[number % len(rows)]
         own = row["documents"][0]["text"]
-        others = [text for text in documents if text != own]
-        turn = number % len(others)
-        others = others[turn:] + others[:turn]
-        begins = [own, *others[: passages - 1]]
-        made = [_filled(begin, others[passages - 1 + 5 * place :]) for place, begin in enumerate(begins)]
+        others = _turned([text for text in documents if text != own], number)
+        made = [
+            _filled(begin, _turned(others, passages - 1 + 5 * place), words)
+            for place, begin in enumerate([own, *others][:passages])
+        ]
+        while len(made) < passages:  # sentences of others only, in another order
+            made.append(_filled("", _turned(others[::-1], len(made)), words))
         at = number % passages
         made[0], made[at] = made[at], made[0]
         asked.append(Asked(row["question"], tuple(row["answers"]), tuple(made)))
     return asked
 
 
-def _filled(text: str, more: Sequence[str]) -> str:
-    """`text` and sentences of others behind it, up to 120 words."""
-    sentences = [sentence for other in more for sentence in other.split(". ")]
-    for sentence in sentences:
-        if len(text.split()) + len(sentence.split()) <= WORDS:
-            text = f"{text} {sentence.rstrip('.')}."
+def _turned(texts: list[str], by: int) -> list[str]:
+    return texts[by % len(texts) :] + texts[: by % len(texts)]
+
+
+def _filled(text: str, more: Sequence[str], words: int) -> str:
+    """`text` and sentences of others behind it, up to so many words."""
+    for sentence in (sentence for other in more for sentence in other.split(". ")):
+        if len(text.split()) + len(sentence.split()) <= words:
+            text = f"{text} {sentence.rstrip('.')}.".strip()
     return text
+
+
+def passages_of(tokenizer: Any, tokens: int, count: int = 1) -> list[str]:
+    """Texts of some `tokens` tokens each, cut one behind the other from the questions' passages."""
+    text = " ".join(dict.fromkeys(passage for one in questions(60) for passage in one.passages))
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(ids) >= tokens * count
+    return [tokenizer.decode(ids[begin : begin + tokens]).strip() for begin in range(0, tokens * count, tokens)]

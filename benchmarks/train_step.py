@@ -69,7 +69,7 @@ def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
             sizes["straight"] = _straight_step(task, generator, batch)
             optimizer.step()
 
-    spent = side_by_side({"ours": ours, "straight": straight}, 1 if quick else 5)
+    spent = side_by_side({"ours": ours, "straight": straight}, 1 if quick else 3)
     adapters = generator(task.read(packed)[1])
     sizes["ours"] = sum(a.nbytes + b.nbytes for a, b in adapters.modules.values())
     found = []

@@ -9,13 +9,14 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from distilledprag.documents import Passage
-from distilledprag.documents.indexing import prepare_bytes, prepare_text
+from distilledprag.documents.indexing import content_hash, prepare_bytes, prepare_text
 from distilledprag.documents.sqlite import SqliteDatabase
-from distilledprag.documents.store import DocumentStore
+from distilledprag.documents.store import DocumentStore, PreparedDocument
 from distilledprag.errors import DiskFullError, InputError, StoreError, UnknownDocumentError
 from distilledprag.retrieval import BM25Retriever
 from distilledprag.retrieval.bm25 import StoreRetriever
@@ -115,6 +116,21 @@ def test_a_collection_is_searched_alone(store):
         written(store, "c.txt", "Text.", "../people")
 
 
+def test_a_collection_is_searched_as_fast_as_the_whole_store(file_store):
+    passages = [Passage(random_text(seed), "") for seed in range(300)]
+    file_store.add([PreparedDocument("many.txt", passages, content_hash(b"many"), 1)])
+
+    def least(collection):
+        times = []
+        for _ in range(3):
+            begin = time.process_time()
+            assert StoreRetriever(file_store.database, collection).retrieve(" ".join(WORDS), 3)
+            times.append(time.process_time() - begin)
+        return min(times)
+
+    assert least("default") < 5 * least(None)
+
+
 @pytest.mark.parametrize("question", ['"', "a OR b", "NEAR(", "words: x*", "'); DROP TABLE documents; --", "ß İ ﬁ 😀", "\0"])
 def test_no_question_is_taken_for_a_query_language(store, question):
     written(store, "a.txt", "Words about a or b.")
@@ -201,7 +217,7 @@ _WRITER = """
 import sys
 from distilledprag.documents.indexing import prepare_text
 from distilledprag.documents.sqlite import SqliteDatabase
-from distilledprag.documents.store import DocumentStore
+from distilledprag.documents.store import DocumentStore, PreparedDocument
 store, number = DocumentStore(sys.argv[1]), int(sys.argv[2])
 while True:
     text = "\\n\\n".join(f"Document {number}, paragraph {p} about granite." for p in range(20))
