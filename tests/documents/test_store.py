@@ -217,7 +217,7 @@ while True:
 def test_no_acknowledged_document_is_lost_when_the_process_is_killed_at_any_moment(place):
     acknowledged, deleted = {}, set()
     chosen = random.Random(0)
-    for start in range(0, 8000, 1000):
+    for start in range(0, 5000, 1000):
         process = subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(place), str(start)], stdout=subprocess.PIPE, text=True, bufsize=1
         )
