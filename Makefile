@@ -15,24 +15,29 @@ help:  ## list the targets
 setup: $(STAMP)  ## make the virtual environment
 
 # Bytecode is compiled afterwards, on all cores. Without it every `dprag` would compile torch anew where PYTHONDONTWRITEBYTECODE is set.
+# Not of what nothing here imports, a third of it all: other models, what another package could use.
+NOT_COMPILED := /tests?/|py312_|/olefile2|/transformers/models/(?!auto|bert|byt5|gemma|gpt_oss|llama|mistral|phi3|qwen[23]/)[^/]+/|/(mypyc?|networkx|nltk|pandas)/|/torch/(_inductor|testing)/
 PIP := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PIP) -e '.[dev]'
-	-$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|py312_|/olefile2' $(VENV)/lib
+	-$(BIN)/python -m compileall -qq -j 0 -x '$(NOT_COMPILED)' $(VENV)/lib
 	touch $(STAMP)
 
 demo: $(STAMP)  ## ten questions over the sample documents, and what left the machine
 	$(BIN)/dprag demo
 
 # The default base is fetched before, so that no two processes do it at once; without a network its own tests say what is missing.
-test: $(STAMP)  ## the test suite without the slow tests, in two processes of one thread; JOBS=1: in one
+# Files in their order: the largest come early and small ones end the run, so that both processes end together.
+test: $(STAMP)  ## the test suite without the slow tests, in two processes of one thread, and its coverage; JOBS=1: in one
 	-$(BIN)/dprag path base
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow' $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile) $(PYTEST)
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover -m pytest -m 'not slow' $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder) $(PYTEST)
+	@$(BIN)/python scripts/coverage_line.py
 
-coverage:  ## `make test` and the share of lines that it ran (slower: up to 40 % more CPU time on Python 3.11, little from 3.12 on)
-	COVERAGE_CORE=$(shell python3 -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")') $(MAKE) test PYTEST=--cov
+coverage:  ## which lines the last `make test` did not run, file by file
+	$(BIN)/python -m slipcover --merge build/coverage.json --out build/coverage.json
 
 test-slow: $(STAMP)  ## the tests that take minutes or need the package index
 	$(BIN)/python -m pytest -m slow

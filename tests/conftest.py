@@ -1,45 +1,98 @@
-"""A tiny base LM with random weights, a tiny tokenizer and a mask token, shared by the suite."""
+"""A tiny base LM with random weights, a tiny tokenizer and a mask token, shared by the suite.
+
+What is slow to import is imported by the fixtures: pytest-xdist loads this file in the process that only hands tests out, too.
+"""
 
 from __future__ import annotations
 
+import functools
+import gc
 import itertools
+import os
+import ssl
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import postgres_server
 import pytest
-import torch
-from fpdf import FPDF
-from PIL import Image
-from tiny import PAPER, random_generator, save_tiny_base, save_tiny_prepared
 
-from distilledprag.base.llm import BaseLLM, load_base
-from distilledprag.cli import main as cli
-from distilledprag.documents.reading import ReadingPool
+if TYPE_CHECKING:
+    from distilledprag.base.llm import BaseLLM
+
+
+def pytest_collection_finish() -> None:
+    """Imported modules stay to the end: without this every collection of garbage looks at their million objects again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def system_certificates_are_read_once():
+    """An HTTP client reads the system's certificates when it is made, 20 ms of CPU time; the suite makes over a thousand."""
+    import certifi
+    import httpcore2
+
+    create, usual = ssl.create_default_context, (None, certifi.where(), os.environ.get("SSL_CERT_FILE"))
+    of_system = functools.cache(create)
+
+    def context(*arguments, cafile=None, **options):
+        return (of_system if cafile in usual else create)(*arguments, cafile=cafile, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ssl, "create_default_context", context)
+        patch.setattr(httpcore2, "default_ssl_context", functools.cache(httpcore2.default_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def servers_stop_at_once():
+    """uvicorn looks every tenth of a second whether it should stop, and then waits for another one; here for a fiftieth of it."""
+    import asyncio
+
+    import uvicorn.server
+
+    hurried = SimpleNamespace(**vars(asyncio) | {"sleep": lambda seconds: asyncio.sleep(seconds / 50)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uvicorn.server, "asyncio", hurried)
+        yield
 
 
 @pytest.fixture(scope="session")
 def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import save_tiny_base
+
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "base", seed=0)
 
 
 @pytest.fixture(scope="session")
 def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import save_tiny_base
+
     return save_tiny_base(tmp_path_factory.mktemp("tiny") / "other-base", seed=1)
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import save_tiny_prepared
+
     return save_tiny_prepared(tmp_path_factory.mktemp("tiny") / "prepared")
 
 
 @pytest.fixture(scope="session")
 def tiny_base(tiny_base_folder: Path) -> BaseLLM:
+    import torch
+
+    from distilledprag.base.llm import load_base
+
     return load_base(tiny_base_folder, dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")
 def tiny_generator_folder(tiny_base: BaseLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny import PAPER, random_generator
+
     folder = tmp_path_factory.mktemp("tiny") / "generator"
     random_generator(tiny_base, PAPER).save_pretrained(folder)
     return folder
@@ -48,6 +101,8 @@ def tiny_generator_folder(tiny_base: BaseLLM, tmp_path_factory: pytest.TempPathF
 @pytest.fixture(scope="session")
 def reading():
     """The processes that read files, shared so that few are started."""
+    from distilledprag.documents.reading import ReadingPool
+
     with ReadingPool() as pool:
         yield pool
 
@@ -55,6 +110,9 @@ def reading():
 @pytest.fixture(scope="session")
 def half_scanned(tmp_path_factory):
     """A PDF whose pages 2 and 3 are pictures."""
+    from fpdf import FPDF
+    from PIL import Image
+
     pdf, file = FPDF(), tmp_path_factory.mktemp("scan") / "scan.pdf"
     pdf.set_font("Helvetica", size=12)
     for page in range(1, 5):
@@ -91,6 +149,7 @@ def new_place(request, tmp_path):
 @pytest.fixture
 def dprag(monkeypatch, capsys):
     """Run the command in this process; returns (exit code, stdout, stderr)."""
+    from distilledprag.cli import main as cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["dprag", *map(str, arguments)])

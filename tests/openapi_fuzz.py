@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 
-import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
 
-def fuzz(description: dict, url: str, key: str, examples: int = 40) -> int:
-    """Send `examples` requests to each operation; returns how many. Fails on a 5xx and on an error that is not JSON."""
+def fuzz(description: dict, url: str, key: str, examples: int) -> int:
+    """Send `examples` right and wrong requests each to every operation, fewer where there are no more; returns how many.
+
+    Fails on a 5xx and on an error that is not JSON.
+    """
+    import schemathesis  # slow, and every worker collects the tests that need it
+
     schema = schemathesis.openapi.from_dict(description)
     schema.config.base_url = url
     sent = 0

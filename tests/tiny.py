@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ two was built earlier, the bridge or the harbour? In what city was she born? Is 
 """
 
 
-def tiny_tokenizer(context: int = 2048) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of at most 600 tokens: any text can be encoded. context: its `model_max_length`."""
+@cache
+def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,8 +54,13 @@ def tiny_tokenizer(context: int = 2048) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer(context: int = 2048) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of at most 600 tokens: any text can be encoded. context: its `model_max_length`."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=Tokenizer.from_str(_trained()),
         eos_token=END_TOKEN,
         pad_token=PAD_TOKEN,
         extra_special_tokens=[START_TOKEN],

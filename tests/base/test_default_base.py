@@ -49,7 +49,7 @@ def test_everyday_questions_are_answered_as_by_plain_rag(tmp_path):
     file.write_text("\n".join(EVERYDAY.read_text().splitlines()[::10]) + "\n")
     methods = ["closed_book", "rag", "state", "state_plain"]
     options = {"output": tmp_path, "n": None, "seed": 0, "base": None, "chosen_rows": 0.35, "methods": methods}
-    recipe = EvaluationRecipe(**rows_recipe(file, **options))
+    recipe = EvaluationRecipe(**rows_recipe(file, **options) | {"max_new_tokens": 16})
     evaluation = Evaluation(recipe)
     answers = evaluation.run(recipe, evaluation.questions(recipe), tmp_path / "answers.jsonl")
     right = {method: sum(one.scores["exact_match"] for one in found) for method, found in answers.items()}

@@ -260,3 +260,9 @@ def test_tokens_are_drawn_as_often_as_their_probability_says():
     torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.04, rtol=0)
     suppressed = next_tokens(logits, [Sampler(Sampling(1.0, seed=seed)) for seed in range(2000)], suppressed=[3, 0])
     assert set(suppressed) == {1, 2}
+
+
+def test_a_temperature_too_small_for_single_precision_draws_the_likeliest():
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    samplers = [Sampler(Sampling(temperature, seed=1)) for temperature in (1e-160, 5e-324, 1e-40)]
+    assert next_tokens(logits.clone(), samplers, suppressed=[]) == logits.argmax(-1).tolist()

@@ -45,12 +45,13 @@ def test_every_hostile_file_is_refused_for_its_reason_and_harms_nobody(running, 
     assert running.engine.adapters.count == 2  # the good one and the victim's
 
 
-def test_two_thousand_damaged_adapters_are_refused_with_a_reason_or_are_within_the_bounds(tiny_base):
+@pytest.mark.parametrize("mutations", [500, pytest.param(MUTATIONS, marks=pytest.mark.slow)])
+def test_damaged_adapters_are_refused_with_a_reason_or_are_within_the_bounds(tiny_base, mutations):
     """The gate itself, without HTTP: nothing else than a refusal comes out of it, and nothing that is not finite passes."""
     spec = AdapterSpec.from_config(tiny_base.model.config, identity=tiny_base.identity)
     data, counts = small_adapter(spec).to_bytes(), {"accepted": 0, "refused": 0}
 
-    @settings(max_examples=MUTATIONS, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @settings(max_examples=mutations, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(damage())
     def attack(choices):
         try:
@@ -65,7 +66,7 @@ def test_two_thousand_damaged_adapters_are_refused_with_a_reason_or_are_within_t
             assert max(pair.a.abs().max(), pair.b.abs().max()) <= spec.largest_value
 
     attack()
-    assert min(counts.values()) > 100 and sum(counts.values()) >= MUTATIONS
+    assert min(counts.values()) > mutations // 20 and sum(counts.values()) >= mutations
 
 
 @pytest.mark.parametrize("mutations", [120, pytest.param(MUTATIONS, marks=pytest.mark.slow)])
@@ -111,7 +112,7 @@ def test_an_adapter_that_drives_its_own_values_to_infinity_ends_its_own_answer_o
 
 def test_deleting_an_adapter_during_its_answer_ends_nothing(running, adapter_bytes, masked_prompts):
     uploaded = running.upload(adapter_bytes[1])
-    fields = {"max_tokens": 400, "temperature": 1.5, "seed": 1, "stream": True}
+    fields = {"max_tokens": 200, "temperature": 1.5, "seed": 1, "stream": True}
     body = {"model": uploaded["model"], "prompt": masked_prompts[1], **fields}
     with running.http() as http, victim(running, adapter_bytes[0], masked_prompts[0]):
         expected = http.post("/v1/completions", json=body).text

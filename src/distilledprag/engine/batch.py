@@ -286,6 +286,7 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """A token id per row of `logits` (B, V), float32, on the CPU: the first whose probability, with those of all ids before it,
     passes the row's random number."""
     temperatures = torch.tensor([sampler.sampling.temperature for sampler in samplers])
+    temperatures = temperatures.clamp(min=torch.finfo(torch.float32).tiny)  # 1e-160 would be a division by 0
     probabilities = torch.softmax((logits - logits.amax(-1, keepdim=True)) / temperatures[:, None], dim=-1)
     for row, sampler in enumerate(samplers):
         if sampler.sampling.top_p < 1:

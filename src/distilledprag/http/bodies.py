@@ -13,6 +13,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -175,10 +176,20 @@ def body_of_type(schemas: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def describe_bodies(app: FastAPI, *kinds: type[BaseModel]) -> None:
-    """Add the schemas that `json_body` refers to; call it when `app` has all its routes."""
-    wanted: list[Any] = [(kind, "validation") for kind in kinds]
-    described = models_json_schema(wanted, ref_template=_COMPONENTS + "{model}")[1]
-    app.openapi().setdefault("components", {}).setdefault("schemas", {}).update(described["$defs"])
+    """Add the schemas that `json_body` refers to, each time the description of `app` is asked for."""
+    of_routes = app.openapi
+
+    @cache
+    def of_bodies() -> dict[str, Any]:
+        wanted: list[Any] = [(kind, "validation") for kind in kinds]
+        return models_json_schema(wanted, ref_template=_COMPONENTS + "{model}")[1]["$defs"]
+
+    def openapi() -> dict[str, Any]:
+        description = of_routes()
+        description.setdefault("components", {}).setdefault("schemas", {}).update(of_bodies())
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's documentation has it
 
 
 def _too_large(limit: int) -> TooLargeError:
