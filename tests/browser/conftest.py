@@ -18,8 +18,9 @@ def chromium():
     return found or pytest.skip("needs a Chromium: apt install chromium")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """Of one file's tests: while Playwright's interface is open, no other test of the process can start an event loop."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
     sync_api.expect.set_options(timeout=WAIT)
     with sync_api.sync_playwright() as playwright:
@@ -34,7 +35,7 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def address(browser, base, tmp_path_factory):
+def address(base, tmp_path_factory):
     store = tmp_path_factory.mktemp("up") / "store"
     ports = ["--port", 0, "--engine-port", 0]
     with server("serve", "--store", store, *ports, "--no-browser", "--allow-plaintext", "--base", base) as (_, url):
