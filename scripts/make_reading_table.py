@@ -1,4 +1,4 @@
-"""docs/results/reading.md and the README's table from docs/results/reading.json."""
+"""docs/results/reading.md and the README's table from docs/results/reading.json, and what else was run on these questions."""
 
 # ruff: noqa: E501
 from __future__ import annotations
@@ -9,6 +9,7 @@ from pathlib import Path
 from distilledprag.files import write_section
 
 ROOT = Path(__file__).resolve().parents[1]
+FURTHER = {"1,000 questions": "reading-n1000.json", "Half of the rows": "reading-rows-0.5.json"}
 METHODS = ("closed_book", "rag", "state", "state_plain", "state_chosen", "shuffled")
 
 
@@ -55,6 +56,9 @@ def main() -> None:
         "# Real questions over real passages\n\nToken F1 (share of plain RAG's in brackets). Made by "
         f"`scripts/make_reading_table.py` from `reading.json`: {made}.\n\n{table(rows, types=True)}\n\n## Details\n\n{details(rows)}\n"
     )
+    for title, name in FURTHER.items():
+        other = json.loads((ROOT / "docs/results" / name).read_text())
+        page += f"\n## {title}\n\n`{name}`: `{other['config']['command']}`.\n\n{details(other['rows'])}\n"
     (ROOT / "docs/results/reading.md").write_text(page)
     write_section(ROOT / "README.md", "made by scripts/make_reading_table.py", table(rows, types=False))
 
