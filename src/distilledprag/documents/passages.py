@@ -59,7 +59,8 @@ def clean(text: str) -> str:
 class Outline:
     """Collects a document's blocks in reading order, each with the heading that it stands under.
 
-    No text is lost: a heading without any text before the next one of the same or a higher level becomes a block itself.
+    No text is lost: a heading without any text before the next one becomes a block itself, or, where the next one is of a lower
+    level, is joined with it ("Lease: 1 Rent").
     """
 
     def __init__(self, title: str = "") -> None:
@@ -77,6 +78,8 @@ class Outline:
             self.add(text)
         if self._bare and level <= self._level:
             self._blocks.append(Block(self._title))
+        elif self._bare:
+            text = f"{self._title}: {text}"
         self._title, self._level, self._bare = text, level, True
 
     def add(self, text: str, kind: Kind = "paragraph") -> None:
