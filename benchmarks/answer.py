@@ -39,7 +39,7 @@ MOST = 16  # tokens of an answer
 WAYS = ("rag", "exact", "chosen", "chosen_by_words", "exact_unencoded", "chosen_unencoded")
 OTHERS = ("rag", "peft", "prag", "dyprag")
 GROWING = ("rag", "exact", "chosen", "prag")
-SHORT = 60  # words of a passage, of which the base reads 64
+SHORT = 30  # words of a passage, at least: 64 of them are 3,900 rows, and an adapter has at most 4,096
 MOST_BYTES = 100  # kB of a passage's adapter
 
 
