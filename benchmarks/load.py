@@ -35,7 +35,7 @@ def measure(prag: DistilledPRAG, quick: bool) -> dict[str, Any]:
     engine.start()
     growth, ratios, at_least = [], {}, {}
     try:
-        for users, rounds in ((1, 2), (8, 2)) if quick else ((1, 9), (8, 5), (32, 3), (64, 2)):
+        for users, rounds in ((1, 2), (8, 2)) if quick else ((1, 5), (8, 3), (32, 2), (64, 2)):
             spent = _by_way(prag, engine, users, rounds)
             for way, times in spent.items():
                 seen = medians(times)
