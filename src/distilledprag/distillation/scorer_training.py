@@ -239,19 +239,24 @@ class ScorerTask:
         return calibrated([(found, example.sizes.tolist()) for found, example in zip(scores, self.held_out, strict=True)])
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; how often
-        every kind of wanted sentence is (`all_kept`); and the share of the rows that is kept (`rows`)."""
+        """What `kept` says of the scores now."""
         scores = self.held_out_scores()
+        return self.kept(scores, self.certainty(scores))
+
+    def kept(self, scores: Sequence[NDArray[np.float64]], certainty: Certainty) -> dict[str, float]:
+        """How often a sentence with the answer is kept, of all held-out questions and by source, beside words alone; how often
+        every kind of wanted sentence is (`all_kept`); and the share of the rows that is kept (`rows`). scores: of the held-out
+        questions."""
         ways: dict[str, tuple[Certainty, Sequence[NDArray[np.float64]]]] = {
-            "kept": (self.certainty(scores), scores),
+            "kept": (certainty, scores),
             "words": (WordScorer.default().certainty, [example.reading.word_scores.astype(float) for example in self.held_out]),
         }
         seen: dict[str, list[float]] = {}
-        for name, (certainty, rows) in ways.items():
+        for name, (sure, rows) in ways.items():
             for example, row in zip(self.held_out, rows, strict=True):
                 parts = [Sentence(0, number, "", int(size)) for number, size in enumerate(example.sizes)]
                 for share in SHARES:
-                    chosen = list(choose(row, parts, share, certainty))
+                    chosen = list(choose(row, parts, share, sure))
                     kept = bool(example.wanted[0, chosen].any())
                     seen.setdefault(f"{name}/{share}", []).append(kept)
                     seen.setdefault(f"all_{name}/{share}", []).append(all(k[chosen].any() for k in example.wanted if k.any()))
@@ -284,7 +289,9 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
     task = ScorerTask(base, net, recipe)
 
     def export(target: Path) -> None:
-        net.settings = net.settings.model_copy(update={"certainty": task.certainty(task.held_out_scores())})
+        scores = task.held_out_scores()
+        certainty = task.certainty(scores)
+        net.settings = net.settings.model_copy(update={"certainty": certainty})
         net.save(target)
         record = {
             "data": [file.name for file in recipe.data.files],
@@ -293,7 +300,7 @@ def train_scorer(recipe: ScorerRecipe, *, resume: bool = False, quiet: bool = Fa
             "training_questions": len(task.training),
             "held_out_questions": len(task.held_out),
             "recipe": recipe.model_dump(mode="json", exclude={"output": True, "base": True, "data": {"files"}}),
-            "answer_kept": task.evaluate(0),
+            "answer_kept": task.kept(scores, certainty),
         }
         write_atomically((target / SCORER_FILE).with_suffix(".json"), json.dumps(record, indent=1) + "\n")
 
